@@ -1,0 +1,370 @@
+//! The handle of a running cluster.
+
+use std::{
+    env,
+    ffi::OsStr,
+    fs,
+    io::Write,
+    net::TcpStream,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::{
+    audit::AuditLog,
+    control_plane::{self, API_SERVER, AUDIT_LOG, ETCD, Ports},
+    options::Options,
+    pki::Authority,
+    process::{Component, Janitor, Spawner, wait_until},
+    tools::Tools,
+};
+
+/// Names an existing cluster to use instead of one of our own.
+pub const KUBECONFIG_ENV: &str = "TORPOR_KUBECONFIG";
+
+const START_LIMIT: Duration = Duration::from_secs(90);
+
+/// A Kubernetes control plane with nodes that kwok plays. Dropping the handle stops everything and deletes the data
+/// folder; so does the end of the process, whatever ends it.
+pub struct Cluster {
+    own: Option<Own>,
+    kubeconfig: PathBuf,
+    data: PathBuf,
+    tools: Tools,
+    users: AtomicU32,
+    // Last, because it deletes the data folder.
+    janitor: Janitor,
+}
+
+/// What exists for a cluster that we started ourselves.
+struct Own {
+    components: Mutex<Vec<Component>>,
+    authority: Authority,
+    server: String,
+    ports: Ports,
+    spawner: Spawner,
+}
+
+impl Cluster {
+    /// Starts a cluster of our own and waits until its nodes take pods. Builds the tools first if need be.
+    pub fn start(options: Options) -> Result<Self> {
+        if let Some(dir) = &options.keep_dir {
+            let empty = fs::read_dir(dir).map_or(true, |mut entries| entries.next().is_none());
+            ensure!(empty, "the data folder {} is not empty", dir.display());
+        }
+        let tools = Tools::ensure()?;
+        match Self::try_start(tools.clone(), &options) {
+            // Somebody took a port between our choice and the start.
+            Err(error) if format!("{error:#}").contains("address already in use") => {
+                Self::try_start(tools, &options)
+            }
+            other => other,
+        }
+    }
+
+    /// Uses the cluster that `TORPOR_KUBECONFIG` names, or starts one. An existing cluster must hold no Tenants, and
+    /// is left running at the end.
+    pub fn connect_or_start(options: Options) -> Result<Self> {
+        match env::var_os(KUBECONFIG_ENV).filter(|path| !path.is_empty()) {
+            Some(path) => Self::connect(Path::new(&path)),
+            None => Self::start(options),
+        }
+    }
+
+    fn try_start(tools: Tools, options: &Options) -> Result<Self> {
+        let data = match &options.keep_dir {
+            Some(dir) => {
+                fs::create_dir_all(dir)
+                    .with_context(|| format!("cannot create {}", dir.display()))?;
+                std::path::absolute(dir)?
+            }
+            None => temp_folder()?,
+        };
+        let janitor = Janitor::start(&data, options.keep_dir.is_none())?;
+        let ports = Ports::choose()?;
+        let server = format!("https://127.0.0.1:{}", ports.api_server);
+        let authority = Authority::new()?;
+        let stages = options.stages(&tools.kwok_stages()?)?;
+        control_plane::write_files(&data, &authority, &server, &stages)?;
+        let components = control_plane::components(&tools, &data, &ports, options);
+        let cluster = Self {
+            own: Some(Own {
+                components: Mutex::new(components),
+                authority,
+                server,
+                ports,
+                spawner: Spawner::start()?,
+            }),
+            kubeconfig: data.join("admin.kubeconfig"),
+            data,
+            tools,
+            users: AtomicU32::new(0),
+            janitor,
+        };
+        cluster.bring_up(options)?;
+        Ok(cluster)
+    }
+
+    fn bring_up(&self, options: &Options) -> Result<()> {
+        let names: Vec<&str> = self.components()?.iter().map(|one| one.name).collect();
+        for name in names {
+            self.restart_component(name)?;
+        }
+        self.kubectl([
+            OsStr::new("apply"),
+            OsStr::new("-f"),
+            self.tools.storage_class().as_os_str(),
+        ])?;
+        if let Some(nodes) = options.node_list() {
+            self.kubectl_stdin(["create", "-f", "-"], &nodes)?;
+        }
+        self.wait("nodes", || self.nodes_take_pods())?;
+        self.wait("the default service account", || {
+            Ok(self
+                .kubectl(["-n", "default", "get", "serviceaccount", "default"])
+                .is_ok())
+        })
+    }
+
+    fn nodes_take_pods(&self) -> Result<bool> {
+        const READY_AND_TAINTS: &str = "-o=jsonpath={range .items[*]}\
+            {.status.conditions[?(@.type==\"Ready\")].status}{.spec.taints}{\"\\n\"}{end}";
+        let nodes = self.kubectl(["get", "nodes", READY_AND_TAINTS])?;
+        Ok(nodes.lines().all(|node| node == "True"))
+    }
+
+    fn connect(path: &Path) -> Result<Self> {
+        ensure!(
+            path.is_file(),
+            "{KUBECONFIG_ENV}: there is no file {}",
+            path.display()
+        );
+        let tools = Tools::ensure()?;
+        let data = temp_folder()?;
+        let cluster = Self {
+            own: None,
+            kubeconfig: path.canonicalize()?,
+            janitor: Janitor::start(&data, true)?,
+            data,
+            tools,
+            users: AtomicU32::new(0),
+        };
+        let config = cluster.flat_kubeconfig()?;
+        let server = config["clusters"][0]["cluster"]["server"]
+            .as_str()
+            .unwrap_or("(none)")
+            .to_owned();
+        let context = config["current-context"].as_str().unwrap_or("(none)");
+        eprintln!("using the existing cluster {server} (context {context})");
+        let crd = cluster
+            .kubectl([
+                "--request-timeout=15s",
+                "get",
+                "crd",
+                "tenants.torpor.dev",
+                "--ignore-not-found",
+                "--output=name",
+            ])
+            .with_context(|| format!("cannot use the cluster {server}"))?;
+        if !crd.trim().is_empty() {
+            let tenants = cluster.kubectl(["get", "tenants.torpor.dev", "-A", "--output=name"])?;
+            let count = tenants.lines().count();
+            ensure!(
+                count == 0,
+                "{KUBECONFIG_ENV}: the cluster {server} has {count} Tenants, and this would disturb them; use another"
+            );
+        }
+        Ok(cluster)
+    }
+
+    /// The kubeconfig file of the administrator.
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
+    /// A new kubeconfig file for any user: with a client certificate of that name in a cluster of our own (at most two
+    /// groups), by impersonation in an existing one.
+    pub fn kubeconfig_for(&self, user: &str, groups: &[&str]) -> Result<PathBuf> {
+        let content = match &self.own {
+            Some(own) => own.authority.kubeconfig(&own.server, user, groups)?,
+            None => {
+                let mut config = self.flat_kubeconfig()?;
+                config["users"][0]["user"]["as"] = user.into();
+                config["users"][0]["user"]["as-groups"] = groups.into();
+                config.to_string()
+            }
+        };
+        let number = self.users.fetch_add(1, Ordering::Relaxed);
+        let file = self.data.join(format!("user-{number}.kubeconfig"));
+        fs::write(&file, content)?;
+        Ok(file)
+    }
+
+    fn flat_kubeconfig(&self) -> Result<Value> {
+        let text = self.kubectl([
+            "config",
+            "view",
+            "--raw",
+            "--flatten",
+            "--minify",
+            "-o=json",
+        ])?;
+        Ok(serde_json::from_str(&text)?)
+    }
+
+    /// The path of a built program: `kubectl`, `helm`, `kube-apiserver`, …
+    pub fn bin(&self, name: &str) -> PathBuf {
+        self.tools.bin(name)
+    }
+
+    /// The folder of the built programs.
+    pub fn bin_dir(&self) -> &Path {
+        self.tools.path()
+    }
+
+    /// The folder with every component's `<name>.log`, certificates and etcd's data.
+    pub fn data_dir(&self) -> &Path {
+        &self.data
+    }
+
+    /// Runs kubectl as administrator and returns its stdout; the error carries its stderr.
+    pub fn kubectl<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Result<String> {
+        self.kubectl_stdin(args, "")
+    }
+
+    /// The same with `input` as kubectl's stdin, for `apply -f -`.
+    pub fn kubectl_stdin<A: AsRef<OsStr>>(
+        &self,
+        args: impl IntoIterator<Item = A>,
+        input: &str,
+    ) -> Result<String> {
+        let mut command = Command::new(self.bin("kubectl"));
+        command
+            .args(args)
+            .env("KUBECONFIG", &self.kubeconfig)
+            // Its default is keyed by host and port, which later clusters use again.
+            .env("KUBECACHEDIR", self.data.join("kube-cache"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().context("cannot start kubectl")?;
+        if let Some(mut stdin) = child.stdin.take() {
+            // kubectl may well end without reading its input; its exit code tells.
+            let _ = stdin.write_all(input.as_bytes());
+        }
+        let output = child.wait_with_output()?;
+        if !output.status.success() {
+            let words: Vec<_> = command.get_args().map(OsStr::to_string_lossy).collect();
+            bail!(
+                "kubectl {}: {}",
+                words.join(" "),
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
+        }
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// The API server's audit log; `None` for an existing cluster, whose log isn't ours to read.
+    pub fn audit(&self) -> Option<AuditLog> {
+        let file = self.data.join(AUDIT_LOG);
+        self.own.is_some().then(|| AuditLog::new(&file))
+    }
+
+    /// Kills one component of a cluster of our own (SIGKILL) and leaves it down.
+    pub fn kill_component(&self, name: &str) -> Result<()> {
+        let mut components = self.components()?;
+        find(&mut components, name)?.kill();
+        self.janitor.watch(components.iter())
+    }
+
+    /// Starts one component again, on the same port and data, and waits until it can be talked to.
+    pub fn restart_component(&self, name: &str) -> Result<()> {
+        let own = self.own()?;
+        {
+            let mut components = self.components()?;
+            let component = find(&mut components, name)?;
+            component.kill();
+            component.start(&own.spawner)?;
+            self.janitor.watch(components.iter())?;
+        }
+        let port = match name {
+            ETCD => own.ports.etcd,
+            API_SERVER => own.ports.api_server,
+            _ => return Ok(()),
+        };
+        self.wait(name, || {
+            Ok(TcpStream::connect(("127.0.0.1", port)).is_ok()
+                && (name == ETCD || self.kubectl(["get", "--raw=/readyz"]).is_ok()))
+        })
+    }
+
+    /// Stops everything now. The same as dropping the handle.
+    pub fn stop(self) {}
+
+    fn own(&self) -> Result<&Own> {
+        self.own
+            .as_ref()
+            .with_context(|| format!("{KUBECONFIG_ENV} is set, its components aren't ours"))
+    }
+
+    fn components(&self) -> Result<MutexGuard<'_, Vec<Component>>> {
+        let components = &self.own()?.components;
+        Ok(components.lock().unwrap_or_else(|error| error.into_inner()))
+    }
+
+    /// Waits, but not for something that a component which has died can no longer bring about.
+    fn wait(&self, what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+        wait_until(what, START_LIMIT, || {
+            for component in self.components()?.iter_mut() {
+                component.check()?;
+            }
+            done()
+        })
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if let Ok(mut components) = self.components() {
+            // What depends on others goes first, so that no log ends in lost connections.
+            for component in components.iter_mut().rev() {
+                component.kill();
+            }
+            // The janitor must not kill by pids that may belong to others by now.
+            let _ = self.janitor.watch(components.iter());
+        }
+    }
+}
+
+fn find<'a>(components: &'a mut [Component], name: &str) -> Result<&'a mut Component> {
+    let known: Vec<&str> = components.iter().map(|one| one.name).collect();
+    let message = format!("no component {name:?}, only {}", known.join(", "));
+    components
+        .iter_mut()
+        .find(|one| one.name == name)
+        .context(message)
+}
+
+fn temp_folder() -> Result<PathBuf> {
+    use std::os::unix::fs::DirBuilderExt;
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("torpor-cluster-{}-{number}", std::process::id());
+        let dir = env::temp_dir().join(name);
+        // Nobody else may read it: it holds the administrator's key.
+        match fs::DirBuilder::new().mode(0o700).create(&dir) {
+            Ok(()) => return Ok(dir),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error).context(format!("cannot create {}", dir.display())),
+        }
+    }
+}

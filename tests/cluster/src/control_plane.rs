@@ -1,0 +1,235 @@
+//! The files and command lines of the control plane's programs.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    hash::{BuildHasher, RandomState},
+    net::TcpListener,
+    path::Path,
+};
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use crate::{options::Options, pki::Authority, process::Component, tools::Tools};
+
+pub(crate) const ETCD: &str = "etcd";
+pub(crate) const API_SERVER: &str = "kube-apiserver";
+pub(crate) const AUDIT_LOG: &str = "audit.log";
+
+/// One port for each thing that listens, so that clusters can run side by side.
+pub(crate) struct Ports {
+    pub(crate) etcd: u16,
+    etcd_peer: u16,
+    pub(crate) api_server: u16,
+    controller_manager: u16,
+    scheduler: u16,
+    kwok: u16,
+}
+
+impl Ports {
+    pub(crate) fn choose() -> Result<Self> {
+        let [
+            etcd,
+            etcd_peer,
+            api_server,
+            controller_manager,
+            scheduler,
+            kwok,
+        ] = free_ports()?;
+        Ok(Self {
+            etcd,
+            etcd_peer,
+            api_server,
+            controller_manager,
+            scheduler,
+            kwok,
+        })
+    }
+}
+
+/// Ports below the range the kernel gives to outgoing connections: a port from that range may be taken between the
+/// choice and the start, or while a component is down, by the other components' own connections.
+fn free_ports<const N: usize>() -> Result<[u16; N]> {
+    const RANGE: std::ops::Range<u16> = 20_000..32_000;
+    let random = RandomState::new();
+    let candidates = (0..1_000_u32).map(|attempt| {
+        let offset = random.hash_one(attempt) % u64::from(RANGE.end - RANGE.start);
+        RANGE.start + offset as u16
+    });
+    let mut ports = BTreeSet::new();
+    for port in candidates {
+        if ports.len() == N {
+            break;
+        }
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            ports.insert(port);
+        }
+    }
+    let ports: Vec<u16> = ports.into_iter().collect();
+    ports.try_into().ok().context("no free loopback ports")
+}
+
+/// Writes keys, certificates and configuration into the data folder.
+pub(crate) fn write_files(
+    data: &Path,
+    authority: &Authority,
+    server: &str,
+    stages: &str,
+) -> Result<()> {
+    let serving = authority.serving(&[
+        "127.0.0.1",
+        "localhost",
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+    ])?;
+    // The key that signs service account tokens only has to be a key.
+    let service_accounts = authority.client("service-accounts", &[])?;
+    let policy = json!({
+        "apiVersion": "audit.k8s.io/v1",
+        "kind": "Policy",
+        "omitStages": ["RequestReceived"],
+        "rules": [{"level": "Metadata"}],
+    });
+    let files = [
+        ("ca.crt", authority.cert.as_str()),
+        ("apiserver.crt", &serving.cert),
+        ("apiserver.key", &serving.key),
+        ("service-accounts.key", &service_accounts.key),
+        ("audit-policy.yaml", &policy.to_string()),
+        ("stages.yaml", stages),
+    ];
+    for (name, content) in files {
+        fs::write(data.join(name), content)?;
+    }
+    // The API server creates it with its first event; readers shouldn't have to care.
+    fs::write(data.join(AUDIT_LOG), "")?;
+    let users = [
+        ("admin", "kubernetes-admin", "system:masters"),
+        ("kwok", "kwok", "system:masters"),
+        ("controller-manager", "system:kube-controller-manager", ""),
+        ("scheduler", "system:kube-scheduler", ""),
+    ];
+    for (file, user, group) in users {
+        let groups: &[&str] = if group.is_empty() { &[] } else { &[group] };
+        let config = authority.kubeconfig(server, user, groups)?;
+        fs::write(data.join(format!("{file}.kubeconfig")), config)?;
+    }
+    Ok(())
+}
+
+/// The programs in the order they start in.
+pub(crate) fn components(
+    tools: &Tools,
+    data: &Path,
+    ports: &Ports,
+    options: &Options,
+) -> Vec<Component> {
+    let file = |name: &str| data.join(name).display().to_string();
+    let component =
+        |name: &'static str, args: Vec<String>| Component::new(name, tools.bin(name), args, data);
+    let etcd_client = format!("http://127.0.0.1:{}", ports.etcd);
+    let etcd_peer = format!("http://127.0.0.1:{}", ports.etcd_peer);
+    vec![
+        component(
+            ETCD,
+            vec![
+                "--name=torpor".into(),
+                format!("--data-dir={}", file("etcd")),
+                format!("--listen-client-urls={etcd_client}"),
+                format!("--advertise-client-urls={etcd_client}"),
+                format!("--listen-peer-urls={etcd_peer}"),
+                format!("--initial-advertise-peer-urls={etcd_peer}"),
+                format!("--initial-cluster=torpor={etcd_peer}"),
+                "--unsafe-no-fsync".into(),
+                format!("--quota-backend-bytes={}", 8_u64 << 30),
+                "--log-level=warn".into(),
+            ],
+        ),
+        component(
+            API_SERVER,
+            vec![
+                "--bind-address=127.0.0.1".into(),
+                format!("--secure-port={}", ports.api_server),
+                // Kubernetes 1.37 refuses to advertise a loopback address.
+                "--endpoint-reconciler-type=none".into(),
+                format!("--etcd-servers={etcd_client}"),
+                format!("--client-ca-file={}", file("ca.crt")),
+                format!("--tls-cert-file={}", file("apiserver.crt")),
+                format!("--tls-private-key-file={}", file("apiserver.key")),
+                "--service-account-issuer=https://kubernetes.default.svc".into(),
+                format!(
+                    "--service-account-key-file={}",
+                    file("service-accounts.key")
+                ),
+                format!(
+                    "--service-account-signing-key-file={}",
+                    file("service-accounts.key")
+                ),
+                "--authorization-mode=Node,RBAC".into(),
+                "--enable-admission-plugins=NodeRestriction".into(),
+                "--allow-privileged=true".into(),
+                format!("--service-cluster-ip-range={}", options.service_cidr),
+                "--max-requests-inflight=3000".into(),
+                "--max-mutating-requests-inflight=1000".into(),
+                format!("--audit-policy-file={}", file("audit-policy.yaml")),
+                format!("--audit-log-path={}", file(AUDIT_LOG)),
+                // Marks are offsets into one file, so it must not be rotated.
+                "--audit-log-maxsize=100000".into(),
+            ],
+        ),
+        component(
+            "kube-controller-manager",
+            vec![
+                format!("--kubeconfig={}", file("controller-manager.kubeconfig")),
+                "--bind-address=127.0.0.1".into(),
+                format!("--secure-port={}", ports.controller_manager),
+                "--use-service-account-credentials".into(),
+                format!(
+                    "--service-account-private-key-file={}",
+                    file("service-accounts.key")
+                ),
+                format!("--root-ca-file={}", file("ca.crt")),
+                "--leader-elect=false".into(),
+                "--kube-api-qps=500".into(),
+                "--kube-api-burst=1000".into(),
+                "--concurrent-statefulset-syncs=50".into(),
+            ],
+        ),
+        component(
+            "kube-scheduler",
+            vec![
+                format!("--kubeconfig={}", file("scheduler.kubeconfig")),
+                "--bind-address=127.0.0.1".into(),
+                format!("--secure-port={}", ports.scheduler),
+                "--leader-elect=false".into(),
+                "--kube-api-qps=500".into(),
+                "--kube-api-burst=1000".into(),
+            ],
+        ),
+        component(
+            "kwok",
+            vec![
+                format!("--kubeconfig={}", file("kwok.kubeconfig")),
+                format!("--config={}", file("stages.yaml")),
+                "--manage-all-nodes=false".into(),
+                "--manage-nodes-with-annotation-selector=kwok.x-k8s.io/node=fake".into(),
+                // Without leases every node goes NotReady about once a minute.
+                "--node-lease-duration-seconds=40".into(),
+                format!("--server-address=127.0.0.1:{}", ports.kwok),
+            ],
+        ),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_differ() {
+        let ports: BTreeSet<u16> = free_ports::<6>().unwrap().into();
+        assert_eq!(ports.len(), 6);
+    }
+}

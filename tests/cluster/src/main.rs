@@ -1,0 +1,2 @@
+//! `torpor-cluster`: see `torpor-cluster --help`.
+fn main() {}

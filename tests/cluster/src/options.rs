@@ -1,0 +1,218 @@
+//! What a cluster is made of: its options, and the objects and kwok stages that follow from them.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+/// The worker pools that get nodes by default.
+pub const POOLS: [&str; 4] = ["worker-low", "worker-mid", "worker-high", "worker-premium"];
+
+/// The label of a node that names its pool.
+pub const POOL_LABEL: &str = "torpor.dev/pool";
+
+const COMPONENT_LABEL: &str = "app.kubernetes.io/component";
+const COMPONENT_BOT: &str = "bot";
+
+/// How a cluster is to be made. `Options::default()` gives two nodes for each of the four pools.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Nodes for each of [`POOLS`].
+    pub nodes_per_pool: usize,
+    /// Size of every node that names no other.
+    pub capacity: NodeCapacity,
+    /// More nodes, outside the pools unless their labels say so.
+    pub extra_nodes: Vec<NodeSpec>,
+    /// How long pods labelled as bots take to end once deleted; without it every pod ends at once.
+    pub graceful_stop: Option<Duration>,
+    /// The range of Service addresses.
+    pub service_cidr: String,
+    /// A data folder to use and to keep, instead of a temporary one; must be absent or empty.
+    pub keep_dir: Option<PathBuf>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            nodes_per_pool: 2,
+            capacity: NodeCapacity::default(),
+            extra_nodes: Vec::new(),
+            graceful_stop: None,
+            service_cidr: "10.200.0.0/16".into(),
+            keep_dir: None,
+        }
+    }
+}
+
+/// What a node offers to pods.
+#[derive(Clone, Debug)]
+pub struct NodeCapacity {
+    /// CPU quantity.
+    pub cpu: String,
+    /// Memory quantity.
+    pub memory: String,
+    /// Number of pods.
+    pub pods: u32,
+}
+
+impl Default for NodeCapacity {
+    fn default() -> Self {
+        Self {
+            cpu: "64".into(),
+            memory: "256Gi".into(),
+            pods: 500,
+        }
+    }
+}
+
+/// One node that kwok plays.
+#[derive(Clone, Debug, Default)]
+pub struct NodeSpec {
+    /// Name of the node.
+    pub name: String,
+    /// Labels besides the host name.
+    pub labels: BTreeMap<String, String>,
+    /// Size, if it differs from the cluster's default.
+    pub capacity: Option<NodeCapacity>,
+}
+
+impl NodeSpec {
+    /// A node without any label of its own.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            ..Self::default()
+        }
+    }
+
+    /// The same node with one more label.
+    #[must_use]
+    pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.labels.insert(key.into(), value.into());
+        self
+    }
+
+    pub(crate) fn manifest(&self, default: &NodeCapacity) -> Value {
+        let mut labels = self.labels.clone();
+        labels.insert("kubernetes.io/hostname".into(), self.name.clone());
+        labels.insert("kubernetes.io/os".into(), "linux".into());
+        labels.insert("kubernetes.io/arch".into(), "amd64".into());
+        let capacity = self.capacity.as_ref().unwrap_or(default);
+        let resources = json!({
+            "cpu": capacity.cpu,
+            "memory": capacity.memory,
+            "pods": capacity.pods.to_string(),
+        });
+        json!({
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {
+                "name": self.name,
+                "labels": labels,
+                "annotations": {"kwok.x-k8s.io/node": "fake"},
+            },
+            "status": {"capacity": resources, "allocatable": resources},
+        })
+    }
+}
+
+impl Options {
+    fn nodes(&self) -> impl Iterator<Item = NodeSpec> {
+        let pools = POOLS.iter().flat_map(|pool| {
+            (0..self.nodes_per_pool)
+                .map(move |n| NodeSpec::new(format!("{pool}-{n}")).label(POOL_LABEL, *pool))
+        });
+        pools.chain(self.extra_nodes.iter().cloned())
+    }
+
+    /// All nodes as one `List`, or nothing when there are none.
+    pub(crate) fn node_list(&self) -> Option<String> {
+        let items: Vec<Value> = self
+            .nodes()
+            .map(|node| node.manifest(&self.capacity))
+            .collect();
+        (!items.is_empty())
+            .then(|| json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string())
+    }
+
+    /// kwok's own pod stages ignore the grace period, so bots get a stage of their own when their end must take time.
+    pub(crate) fn stages(&self, stock: &str) -> Result<String> {
+        let Some(delay) = self.graceful_stop else {
+            return Ok(stock.to_owned());
+        };
+        let mut stages = serde_yaml::Deserializer::from_str(stock)
+            .map(Value::deserialize)
+            .collect::<Result<Vec<_>, _>>()?;
+        let delete = stages
+            .iter_mut()
+            .find(|stage| stage["metadata"]["name"] == "pod-delete")
+            .context("kwok has no stage pod-delete")?;
+        let mut slow = delete.clone();
+        slow["metadata"]["name"] = "pod-delete-bot".into();
+        slow["spec"]["delay"] = json!({"durationMilliseconds": delay.as_millis() as u64});
+        match_bots(&mut slow, "In")?;
+        match_bots(delete, "NotIn")?;
+        stages.push(slow);
+        let texts = stages
+            .iter()
+            .map(serde_yaml::to_string)
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(texts.join("---\n"))
+    }
+}
+
+fn match_bots(stage: &mut Value, operator: &str) -> Result<()> {
+    stage["spec"]["selector"]["matchExpressions"]
+        .as_array_mut()
+        .context("kwok's stage pod-delete selects by other means than expressions")?
+        .push(json!({
+            "key": format!(".metadata.labels[\"{COMPONENT_LABEL}\"]"),
+            "operator": operator,
+            "values": [COMPONENT_BOT],
+        }));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STOCK: &str = "metadata:\n  name: other\n---\nmetadata:\n  name: pod-delete\nspec:\n  selector:\n    matchExpressions:\n    - key: a\n      operator: Exists\n  next:\n    delete: true\n";
+
+    #[test]
+    fn bots_get_a_slow_stage_and_leave_the_quick_one() {
+        let options = Options {
+            graceful_stop: Some(Duration::from_secs(3)),
+            ..Options::default()
+        };
+        let text = options.stages(STOCK).unwrap();
+        let stages: Vec<Value> = serde_yaml::Deserializer::from_str(&text)
+            .map(|stage| Value::deserialize(stage).unwrap())
+            .collect();
+        let operator = |n: usize| {
+            stages[n]["spec"]["selector"]["matchExpressions"][1]["operator"]
+                .as_str()
+                .unwrap()
+        };
+        assert_eq!((operator(1), operator(2)), ("NotIn", "In"));
+        assert_eq!(stages[2]["spec"]["delay"]["durationMilliseconds"], 3000);
+        assert_eq!(Options::default().stages(STOCK).unwrap(), STOCK);
+    }
+
+    #[test]
+    fn nodes_of_the_pools_and_extra_ones() {
+        let options = Options {
+            nodes_per_pool: 1,
+            extra_nodes: vec![NodeSpec::new("plain").label("a", "y")],
+            ..Options::default()
+        };
+        let list: Value = serde_json::from_str(&options.node_list().unwrap()).unwrap();
+        assert_eq!(list["items"].as_array().unwrap().len(), 5);
+        assert_eq!(
+            list["items"][0]["metadata"]["labels"][POOL_LABEL],
+            "worker-low"
+        );
+        assert_eq!(list["items"][4]["metadata"]["labels"]["a"], "y");
+    }
+}
