@@ -84,7 +84,7 @@ pub(crate) fn write_files(
         "kubernetes.default",
         "kubernetes.default.svc",
     ])?;
-    // The key that signs service account tokens only has to be a key.
+    // The API server takes the public half of the token key from a certificate.
     let service_accounts = authority.client("service-accounts", &[])?;
     let policy = json!({
         "apiVersion": "audit.k8s.io/v1",
@@ -96,6 +96,7 @@ pub(crate) fn write_files(
         ("ca.crt", authority.cert.as_str()),
         ("apiserver.crt", &serving.cert),
         ("apiserver.key", &serving.key),
+        ("service-accounts.crt", &service_accounts.cert),
         ("service-accounts.key", &service_accounts.key),
         ("audit-policy.yaml", &policy.to_string()),
         ("stages.yaml", stages),
@@ -161,7 +162,7 @@ pub(crate) fn components(
                 "--service-account-issuer=https://kubernetes.default.svc".into(),
                 format!(
                     "--service-account-key-file={}",
-                    file("service-accounts.key")
+                    file("service-accounts.crt")
                 ),
                 format!(
                     "--service-account-signing-key-file={}",
