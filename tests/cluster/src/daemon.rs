@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io::ErrorKind,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
@@ -144,8 +145,9 @@ pub fn serve(args: &UpArgs) -> Result<()> {
 /// Others wait for this file to appear, so it must appear complete.
 fn publish(from: &Path, to: &Path) -> Result<()> {
     let partial = to.with_extension("partial");
-    // Copying keeps the mode, and the data folder may be readable only as a whole.
     fs::copy(from, &partial)?;
+    // In the data folder the folder itself keeps others out.
+    fs::set_permissions(&partial, fs::Permissions::from_mode(0o600))?;
     fs::rename(partial, to)?;
     Ok(())
 }
