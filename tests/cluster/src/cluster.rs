@@ -30,6 +30,18 @@ use crate::{
 /// Names an existing cluster to use instead of one of our own.
 pub const KUBECONFIG_ENV: &str = "TORPOR_KUBECONFIG";
 
+/// What was asked for can't be done, and the asker can change that.
+#[derive(Debug)]
+pub struct Refused(String);
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Refused {}
+
 const START_LIMIT: Duration = Duration::from_secs(90);
 
 /// A Kubernetes control plane with nodes that kwok plays. Dropping the handle stops everything and deletes the data
@@ -58,7 +70,8 @@ impl Cluster {
     pub fn start(options: Options) -> Result<Self> {
         if let Some(dir) = &options.keep_dir {
             let empty = fs::read_dir(dir).map_or(true, |mut entries| entries.next().is_none());
-            ensure!(empty, "the data folder {} is not empty", dir.display());
+            let text = format!("the data folder {} is not empty", dir.display());
+            ensure!(empty, Refused(text));
         }
         let tools = Tools::ensure()?;
         match Self::try_start(tools.clone(), &options) {
@@ -142,11 +155,8 @@ impl Cluster {
     }
 
     fn connect(path: &Path) -> Result<Self> {
-        ensure!(
-            path.is_file(),
-            "{KUBECONFIG_ENV}: there is no file {}",
-            path.display()
-        );
+        let text = format!("{KUBECONFIG_ENV}: there is no file {}", path.display());
+        ensure!(path.is_file(), Refused(text));
         let tools = Tools::ensure()?;
         let data = temp_folder()?;
         let cluster = Self {
@@ -177,10 +187,10 @@ impl Cluster {
         if !crd.trim().is_empty() {
             let tenants = cluster.kubectl(["get", "tenants.torpor.dev", "-A", "--output=name"])?;
             let count = tenants.lines().count();
-            ensure!(
-                count == 0,
-                "{KUBECONFIG_ENV}: the cluster {server} has {count} Tenants, and this would disturb them; use another"
+            let text = format!(
+                "{KUBECONFIG_ENV}: the cluster {server} has {count} Tenants, which this would disturb; use another"
             );
+            ensure!(count == 0, Refused(text));
         }
         Ok(cluster)
     }
@@ -263,11 +273,13 @@ impl Cluster {
         let output = child.wait_with_output()?;
         if !output.status.success() {
             let words: Vec<_> = command.get_args().map(OsStr::to_string_lossy).collect();
-            bail!(
-                "kubectl {}: {}",
-                words.join(" "),
-                String::from_utf8_lossy(&output.stderr).trim()
-            );
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            // The discovery client logs each of its attempts; kubectl's own message follows them.
+            let lines = stderr
+                .lines()
+                .filter(|line| !line.contains(" memcache.go:"));
+            let message = lines.collect::<Vec<_>>().join("\n");
+            bail!("kubectl {}: {}", words.join(" "), message.trim());
         }
         Ok(String::from_utf8(output.stdout)?)
     }

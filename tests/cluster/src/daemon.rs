@@ -6,6 +6,10 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -124,7 +128,13 @@ pub fn serve(args: &UpArgs) -> Result<()> {
         bail!("a cluster runs already");
     };
     let (stop, stopped) = std::sync::mpsc::channel();
-    signals::on_signal(move |_| {
+    let ready = Arc::new(AtomicBool::new(false));
+    let is_ready = Arc::clone(&ready);
+    signals::on_signal(move |signal| {
+        // Half a cluster needs no orderly stop: its processes end with ours.
+        if !is_ready.load(Ordering::SeqCst) {
+            std::process::exit(128 + signal);
+        }
         let _ = stop.send(());
     })?;
     fs::write(state.pid_file(), std::process::id().to_string())?;
@@ -133,10 +143,9 @@ pub fn serve(args: &UpArgs) -> Result<()> {
         keep_dir: args.keep_dir.clone(),
         ..Options::default()
     })?;
-    if stopped.try_recv().is_err() {
-        publish(cluster.kubeconfig(), &state.kubeconfig())?;
-        stopped.recv()?;
-    }
+    ready.store(true, Ordering::SeqCst);
+    publish(cluster.kubeconfig(), &state.kubeconfig())?;
+    stopped.recv()?;
     state.clear()?;
     cluster.stop();
     Ok(())

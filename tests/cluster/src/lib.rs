@@ -21,6 +21,6 @@ mod process;
 mod tools;
 
 pub use audit::{AuditEvent, AuditLog, AuditMark};
-pub use cluster::{Cluster, KUBECONFIG_ENV};
+pub use cluster::{Cluster, KUBECONFIG_ENV, Refused};
 pub use options::{NodeCapacity, NodeSpec, Options, POOL_LABEL, POOLS};
 pub use tools::{Tools, cache_dir};

@@ -8,7 +8,7 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand, error::ErrorKind};
-use torpor_cluster::Tools;
+use torpor_cluster::{Refused, Tools};
 
 /// A real Kubernetes control plane on this machine, with nodes that kwok plays.
 #[derive(Parser)]
@@ -76,7 +76,11 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            if error.is::<Refused>() {
+                ExitCode::from(2)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }
