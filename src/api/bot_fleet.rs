@@ -1,0 +1,161 @@
+//! `BotFleet`: bots that share one configuration.
+
+use kube::{CustomResource, KubeSchema};
+use serde::{Deserialize, Serialize};
+
+use super::common::{CEL_STORAGE_KEEPS, DNS_LABEL_PATTERN, IMAGE_PATTERN, QUANTITY_PATTERN, Resources};
+use super::conditions::Condition;
+
+/// Default bot image: the first release with `hbot start --foreground`, which stops gracefully on SIGTERM.
+pub const BOT_IMAGE: &str = "hummingbot/hummingbot:version-2.16.0";
+/// Longest name of a BotFleet: the StatefulSet, its revision label and its claims stay legal.
+pub const MAX_FLEET_NAME: usize = 40;
+
+fn default_replicas() -> i32 {
+    1
+}
+
+fn default_image() -> String {
+    BOT_IMAGE.to_owned()
+}
+
+fn default_storage() -> String {
+    "500Mi".to_owned()
+}
+
+fn default_grace() -> i64 {
+    120
+}
+
+/// The wanted bots of one fleet.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[kube(
+    group = "torpor.dev",
+    version = "v1alpha1",
+    kind = "BotFleet",
+    plural = "botfleets",
+    shortname = "bf",
+    category = "torpor",
+    namespaced,
+    status = "BotFleetStatus",
+    derive = "PartialEq",
+    cel,
+    doc = "A BotFleet is a number of Hummingbot bots with one configuration, in the namespace of its tenant. One pod is one bot with a volume of its own.",
+    scale(spec_replicas_path = ".spec.replicas", status_replicas_path = ".status.replicas", label_selector_path = ".status.selector"),
+    validation = Rule::new("self.metadata.name.size() <= 40").message("metadata.name must be at most 40 characters"),
+    validation = Rule::new("self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')").message("metadata.name must be a DNS label: lower case letters, digits and '-'"),
+    printcolumn(name = "Wanted", type_ = "integer", json_path = ".spec.replicas"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
+    printcolumn(name = "Bots", type_ = "integer", json_path = ".status.readyReplicas"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Image", type_ = "string", json_path = ".spec.image", priority = 1),
+    printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", priority = 1)
+)]
+#[serde(rename_all = "camelCase")]
+pub struct BotFleetSpec {
+    /// Number of bots. Default 1. Bots above the tier's number are not started; a smaller number stops the highest ones gracefully and keeps their volumes.
+    #[serde(default = "default_replicas")]
+    #[schemars(range(min = 0, max = 200))]
+    pub replicas: i32,
+    /// Hummingbot image, version 2.16.0 or later. Default `hummingbot/hummingbot:version-2.16.0`. A change restarts this fleet's bots one at a time.
+    #[serde(default = "default_image")]
+    #[schemars(length(min = 1, max = 300), regex(pattern = IMAGE_PATTERN))]
+    pub image: String,
+    /// What the bots trade with.
+    pub strategy: Strategy,
+    /// Secret in the tenant's namespace whose keys `<exchange>.json` hold exchange credentials and whose key `HBOT_PASSWORD` holds the keystore password. Default: none, for paper trading.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = DNS_LABEL_PATTERN))]
+    pub credentials_secret: Option<String>,
+    /// CPU and memory limits of one bot. All bots together stay within the tier. Default 200m and 512Mi.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
+    /// Size of each bot's volume (trades database and logs). Default `500Mi`. It can grow where the StorageClass allows it, and never shrink.
+    #[serde(default = "default_storage")]
+    #[schemars(length(min = 1, max = 20), regex(pattern = QUANTITY_PATTERN))]
+    #[x_kube(validation = Rule::new(CEL_STORAGE_KEEPS).message("storage of a fleet cannot shrink"))]
+    pub storage: String,
+    /// Stops this fleet's bots gracefully and keeps their volumes. Default false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
+    /// Seconds a bot has to cancel its orders when it is stopped. Default 120; exchanges that cancel slowly need more (XRPL 660).
+    #[serde(default = "default_grace")]
+    #[schemars(range(min = 120, max = 3600))]
+    pub termination_grace_period_seconds: i64,
+}
+
+/// Kind of Hummingbot configuration.
+#[derive(Serialize, Deserialize, schemars::JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum StrategyKind {
+    /// A V2 script configuration (`conf/scripts`), naming its script with `script_file_name`.
+    Script,
+    /// A single controller configuration (`conf/controllers`).
+    Controller,
+    /// A V1 strategy configuration (`conf/strategies`).
+    V1,
+}
+
+/// A strategy: its kind, and its configuration either inline or in a ConfigMap.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.config) != has(self.configMapRef)")
+        .message("strategy needs exactly one of config and configMapRef")
+)]
+pub struct Strategy {
+    /// script (V2 script), controller (one V2 controller) or v1 (V1 strategy).
+    pub kind: StrategyKind,
+    /// The configuration file's text (YAML, at most 32768 characters). `${BOT_INDEX}` and `${BOT_NAME}` are replaced for each bot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 32768))]
+    pub config: Option<String>,
+    /// A ConfigMap in the tenant's namespace that holds the configuration file. A change of its contents restarts the fleet's bots one at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_map_ref: Option<ConfigMapRef>,
+}
+
+fn default_key() -> String {
+    "config.yml".to_owned()
+}
+
+/// A key of a ConfigMap in the same namespace.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq, Hash)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigMapRef {
+    /// Name of the ConfigMap.
+    #[schemars(length(min = 1, max = 63), regex(pattern = DNS_LABEL_PATTERN))]
+    pub name: String,
+    /// Key that holds the configuration file. Default `config.yml`.
+    #[serde(default = "default_key")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = "^[-._a-zA-Z0-9]+$"))]
+    pub key: String,
+}
+
+/// What was seen of the fleet.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct BotFleetStatus {
+    /// The `metadata.generation` that was last handled in full; -1 before the first time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Ready, Reconciling, Stalled and Hibernated, each with a reason and a message.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+    /// Bots that should run now: `spec.replicas` within the tier, 0 while paused or asleep.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub desired_replicas: Option<i32>,
+    /// Bots that exist.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<i32>,
+    /// Bots that are ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_replicas: Option<i32>,
+    /// Label selector of the fleet's pods, for `kubectl scale` and autoscalers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub selector: Option<String>,
+}

@@ -1,0 +1,3 @@
+//! Torpor runs the stack of every tenant of a trading-bot service on Kubernetes.
+pub mod api;
+pub mod domain;

@@ -1,0 +1,3 @@
+fn main() {
+    for crd in torpor::api::crds::all() { println!("---\n{}", serde_yaml::to_string(&crd).unwrap()); }
+}
