@@ -1,3 +1,4 @@
 //! Torpor runs the stack of every tenant of a trading-bot service on Kubernetes.
 pub mod api;
 pub mod domain;
+pub mod plan;
