@@ -127,7 +127,7 @@ fn build_into(dir: &Path) -> Result<()> {
     let started = Instant::now();
     let total = PROGRAMS.len();
     eprintln!(
-        "building {total} tools into {} (once; about 6 minutes on two cores)",
+        "building {total} tools into {} (once; 6 to 10 minutes on two cores)",
         dir.display()
     );
     for (number, (name, package)) in (1..).zip(PROGRAMS) {
