@@ -1,0 +1,88 @@
+//! Settings of the operator that shape the objects of every tenant.
+
+use std::collections::BTreeMap;
+
+/// What the operator's administrator chose for all tenants. None of it is part of a restart hash,
+/// so a change never restarts a bot: pods take it over when they are replaced for another reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Image of the PostgreSQL metrics exporter.
+    pub exporter_image: String,
+    /// Whether pods run in a user namespace of their own (`hostUsers: false`).
+    pub user_namespaces: UserNamespaces,
+    /// StorageClass of every volume; none means the cluster's default class.
+    pub storage_class: Option<String>,
+    /// How exclusively a volume is mounted.
+    pub volume_access: VolumeAccess,
+    /// Names of image pull Secrets. They must exist in the tenants' namespaces.
+    pub image_pull_secrets: Vec<String>,
+    /// Where pods may ask for names.
+    pub dns: Dns,
+    /// Namespace whose pods may reach the dashboards: the one the gateway runs in.
+    pub gateway_namespace: String,
+    /// Labels of the namespaces whose pods may scrape metrics; none means that nobody may.
+    pub scraper_namespaces: Option<BTreeMap<String, String>>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            exporter_image: "quay.io/prometheuscommunity/postgres-exporter:v0.20.1".to_owned(),
+            user_namespaces: UserNamespaces::default(),
+            storage_class: None,
+            volume_access: VolumeAccess::default(),
+            image_pull_secrets: Vec::new(),
+            dns: Dns::default(),
+            gateway_namespace: "torpor-system".to_owned(),
+            scraper_namespaces: None,
+        }
+    }
+}
+
+/// Whether root inside a pod is nobody on the node. Chosen, never detected: a value that followed
+/// the state of nodes would change pod templates, and with them restart bots.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UserNamespaces {
+    /// Pods have user namespaces. Needs Kubernetes 1.33 and nodes that support them.
+    #[default]
+    On,
+    /// Pods share the node's user namespace.
+    Off,
+}
+
+/// Access mode of every volume claim.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum VolumeAccess {
+    /// One pod at a time, which keeps a second copy of a bot from ever running on the same data.
+    #[default]
+    ReadWriteOncePod,
+    /// One node at a time, for storage drivers without `ReadWriteOncePod`.
+    ReadWriteOnce,
+}
+
+impl VolumeAccess {
+    /// Kubernetes' name of the access mode.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            VolumeAccess::ReadWriteOncePod => "ReadWriteOncePod",
+            VolumeAccess::ReadWriteOnce => "ReadWriteOnce",
+        }
+    }
+}
+
+/// The cluster's name servers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dns {
+    /// Labels of the namespace in which they run.
+    pub namespace_labels: BTreeMap<String, String>,
+    /// Addresses outside of pods that answer, too, in CIDR notation. Default: that of Kubernetes'
+    /// node-local cache, which no pod selector matches because it runs in the node's network.
+    pub addresses: Vec<String>,
+}
+
+impl Default for Dns {
+    fn default() -> Self {
+        let labels = [("kubernetes.io/metadata.name".to_owned(), "kube-system".to_owned())];
+        Self { namespace_labels: labels.into(), addresses: vec!["169.254.20.10/32".to_owned()] }
+    }
+}

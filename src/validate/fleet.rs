@@ -1,0 +1,190 @@
+//! Validation of a BotFleet against the tier of its tenant.
+
+use kube::ResourceExt;
+
+use super::{Findings, LEAST, Problem, default_pool};
+use crate::api::{BotFleet, BotFleetSpec, StrategyKind, Tier};
+use crate::domain::quantity::{Bytes, Cpu, Size};
+
+/// What a fleet needs to know of its tenant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FleetContext {
+    /// Name of the tenant.
+    pub tenant: String,
+    /// Namespace of tenant and fleet.
+    pub namespace: String,
+    /// Tier of the tenant.
+    pub tier: Tier,
+    /// PriorityClass of the tier's pods.
+    pub priority_class: String,
+    /// Most bots of all fleets together.
+    pub max_bots: i32,
+    /// Limits of one bot, from the catalogue.
+    pub bot: Size,
+    /// Requests of one bot, from the catalogue.
+    pub bot_request: Size,
+    /// Sorted names of the WorkerPools that serve the tier. Empty when there is none.
+    pub pools: Vec<String>,
+}
+
+impl FleetContext {
+    /// What all bots of the tenant may use in sum.
+    pub fn room(&self) -> Size {
+        self.bot * i64::from(self.max_bots)
+    }
+
+    /// Names of the pools whose nodes pods may run on: those that serve the tier or, when there is
+    /// none, the tier's default pool, so that pods wait for it instead of running anywhere.
+    pub fn affinity_pools(&self) -> Vec<String> {
+        if self.pools.is_empty() { vec![default_pool(self.tier).to_owned()] } else { self.pools.clone() }
+    }
+
+    /// Requests of a bot with these limits, in the catalogue's proportion of the two.
+    fn request(&self, limit: Size) -> Size {
+        Size {
+            cpu: Cpu(share(limit.cpu.0, self.bot_request.cpu.0, self.bot.cpu.0)),
+            memory: Bytes(share(limit.memory.0, self.bot_request.memory.0, self.bot.memory.0)),
+        }
+    }
+}
+
+/// `of * part / whole`, rounded down and at least 1, without an overflow in between.
+fn share(of: i64, part: i64, whole: i64) -> i64 {
+    let share = i128::from(of) * i128::from(part) / i128::from(whole.max(1));
+    i64::try_from(share).unwrap_or(of).max(1)
+}
+
+/// What the operator wants of a fleet at this moment, besides its spec.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Desired {
+    /// Bots that the tier leaves to this fleet, from [`super::allot`].
+    pub replicas: i32,
+}
+
+/// A BotFleet without contradictions, with everything read that its plan needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ValidatedFleet {
+    /// Name of the BotFleet.
+    pub name: String,
+    /// Its uid; none before it was stored, as in `torpor render`.
+    pub uid: Option<String>,
+    /// What it needs to know of its tenant.
+    pub context: FleetContext,
+    /// Bots that run while the tenant is awake: 0 while paused, never more than the tier leaves.
+    pub replicas: i32,
+    /// Image of the bots.
+    pub image: String,
+    /// Kind of configuration.
+    pub kind: StrategyKind,
+    /// Text of the configuration file, with its placeholders.
+    pub config: String,
+    /// Secret with exchange credentials.
+    pub credentials_secret: Option<String>,
+    /// Limits of one bot.
+    pub size: Size,
+    /// Requests of one bot.
+    pub request: Size,
+    /// Size of one bot's volume.
+    pub storage: Bytes,
+    /// Seconds a bot has to cancel its orders.
+    pub grace_seconds: i64,
+}
+
+/// The trades database of a bot starts with a few megabytes, a day of logs takes some more.
+const LEAST_STORAGE: Bytes = Bytes::mi(50);
+/// A ConfigMap holds 1 MiB; the fleet's holds more than this file.
+const MOST_CONFIG: usize = 900_000;
+
+/// Reads a BotFleet; `config` is the text of its strategy file, wherever that came from.
+///
+/// # Errors
+/// Every [`Problem`] it has.
+pub fn fleet(
+    fleet: &BotFleet,
+    context: &FleetContext,
+    desired: Desired,
+    config: &str,
+) -> Result<ValidatedFleet, Vec<Problem>> {
+    let mut findings = Findings::default();
+    let name = fleet.name_any();
+    if name.is_empty() {
+        findings.add("metadata.name", "is missing");
+    }
+    let spec = &fleet.spec;
+    let size = check(&mut findings, "spec", spec, context);
+    let bots = size * i64::from(spec.replicas.clamp(0, context.max_bots));
+    let room = context.room();
+    if !bots.fits_into(room) {
+        findings.add(
+            "spec.resources",
+            format_args!(
+                "{} bots ask for {bots} in sum, tier {} has {room} for all bots; lower resources or replicas",
+                spec.replicas, context.tier
+            ),
+        );
+    }
+    check_config(&mut findings, spec.strategy.kind, config);
+    findings.finish(ValidatedFleet {
+        name,
+        uid: fleet.metadata.uid.clone(),
+        context: context.clone(),
+        replicas: if spec.paused { 0 } else { desired.replicas.clamp(0, context.max_bots) },
+        image: spec.image.clone(),
+        kind: spec.strategy.kind,
+        config: config.to_owned(),
+        credentials_secret: spec.credentials_secret.clone(),
+        size,
+        request: context.request(size),
+        storage: Bytes::parse(&spec.storage).unwrap_or(LEAST_STORAGE),
+        grace_seconds: spec.termination_grace_period_seconds,
+    })
+}
+
+/// Checks what can be told of a fleet's spec without its configuration, and returns the limits of
+/// one of its bots.
+pub(super) fn check(findings: &mut Findings, field: &str, spec: &BotFleetSpec, context: &FleetContext) -> Size {
+    findings.bytes(&format!("{field}.storage"), &spec.storage, LEAST_STORAGE);
+    if let Some((major, minor)) = release(&spec.image).filter(|release| *release < FIRST_RELEASE) {
+        findings.add(
+            &format!("{field}.image"),
+            format_args!("version {major}.{minor} cannot stop its orders when it is stopped; use 2.16 or later"),
+        );
+    }
+    if spec.strategy.config.is_some() == spec.strategy.config_map_ref.is_some() {
+        findings.add(&format!("{field}.strategy"), "needs exactly one of config and configMapRef");
+    }
+    findings.size(&format!("{field}.resources"), spec.resources.as_ref(), context.bot, LEAST, context.room())
+}
+
+/// The first release with `hbot start --foreground`, which stops gracefully on SIGTERM.
+const FIRST_RELEASE: (u32, u32) = (2, 16);
+
+/// Release of an official image tag such as `version-2.16.0`; none when the tag tells none.
+fn release(image: &str) -> Option<(u32, u32)> {
+    let (_, version) = image.split_once(":version-")?;
+    let mut parts = version.split(['.', '@', '-']).map(str::parse::<u32>);
+    Some((parts.next()?.ok()?, parts.next()?.ok()?))
+}
+
+/// Finds what would make every bot of the fleet end at once with a configuration error.
+fn check_config(findings: &mut Findings, kind: StrategyKind, config: &str) {
+    let field = "spec.strategy";
+    if config.len() > MOST_CONFIG {
+        findings.add(field, format_args!("the configuration has {} bytes, at most {MOST_CONFIG} fit", config.len()));
+        return;
+    }
+    // Placeholders are replaced before the file is YAML; a number and a word stand for any value.
+    let sample = config.replace("${BOT_INDEX}", "0").replace("${BOT_NAME}", "bot");
+    let parsed: serde_yaml::Value = match serde_yaml::from_str(&sample) {
+        Ok(parsed) => parsed,
+        Err(error) => return findings.add(field, format_args!("the configuration is not YAML: {error}")),
+    };
+    let needed = match kind {
+        StrategyKind::Script => "script_file_name",
+        StrategyKind::Controller => "controller_name",
+        StrategyKind::V1 => "strategy",
+    };
+    if parsed.get(needed).is_none() {
+        findings.add(field, format_args!("the configuration has no key {needed}, by which Hummingbot finds what to run"));
+    }
+}
