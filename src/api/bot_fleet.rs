@@ -3,7 +3,10 @@
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use super::common::{CEL_STORAGE_KEEPS, DNS_LABEL_PATTERN, IMAGE_PATTERN, QUANTITY_PATTERN, Resources};
+use super::common::{
+    CEL_DNS_LABEL, CEL_IMAGE, CEL_STORAGE, CEL_STORAGE_KEEPS, DNS_LABEL_MESSAGE, IMAGE_MESSAGE,
+    Resources, STORAGE_MESSAGE,
+};
 use super::conditions::Condition;
 
 /// Default bot image: the first release with `hbot start --foreground`, which stops gracefully on SIGTERM.
@@ -42,8 +45,8 @@ fn default_grace() -> i64 {
     cel,
     doc = "A BotFleet is a number of Hummingbot bots with one configuration, in the namespace of its tenant. One pod is one bot with a volume of its own.",
     scale(spec_replicas_path = ".spec.replicas", status_replicas_path = ".status.replicas", label_selector_path = ".status.selector"),
-    validation = Rule::new("self.metadata.name.size() <= 40").message("metadata.name must be at most 40 characters"),
-    validation = Rule::new("self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')").message("metadata.name must be a DNS label: lower case letters, digits and '-'"),
+    validation = Rule::new("self.metadata.name.size() <= 40").message("metadata.name must be at most 40 characters").field_path(".metadata.name"),
+    validation = Rule::new("self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')").message("metadata.name must be a DNS label: lower case letters, digits and '-'").field_path(".metadata.name"),
     printcolumn(name = "Wanted", type_ = "integer", json_path = ".spec.replicas"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
@@ -60,21 +63,26 @@ pub struct BotFleetSpec {
     pub replicas: i32,
     /// Hummingbot image, version 2.16.0 or later. Default `hummingbot/hummingbot:version-2.16.0`. A change restarts this fleet's bots one at a time.
     #[serde(default = "default_image")]
-    #[schemars(length(min = 1, max = 300), regex(pattern = IMAGE_PATTERN))]
+    #[schemars(length(max = 300))]
+    #[x_kube(validation = Rule::new(CEL_IMAGE).message(IMAGE_MESSAGE))]
     pub image: String,
     /// What the bots trade with.
     pub strategy: Strategy,
     /// Secret in the tenant's namespace whose keys `<exchange>.json` hold exchange credentials and whose key `HBOT_PASSWORD` holds the keystore password. Default: none, for paper trading.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63), regex(pattern = DNS_LABEL_PATTERN))]
+    #[schemars(length(max = 63))]
+    #[x_kube(validation = Rule::new(CEL_DNS_LABEL).message(DNS_LABEL_MESSAGE))]
     pub credentials_secret: Option<String>,
     /// CPU and memory limits of one bot. All bots together stay within the tier. Default 200m and 512Mi.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
     /// Size of each bot's volume (trades database and logs). Default `500Mi`. It can grow where the StorageClass allows it, and never shrink.
     #[serde(default = "default_storage")]
-    #[schemars(length(min = 1, max = 20), regex(pattern = QUANTITY_PATTERN))]
-    #[x_kube(validation = Rule::new(CEL_STORAGE_KEEPS).message("storage of a fleet cannot shrink"))]
+    #[schemars(length(max = 20))]
+    #[x_kube(
+        validation = Rule::new(CEL_STORAGE).message(STORAGE_MESSAGE),
+        validation = Rule::new(CEL_STORAGE_KEEPS).message("storage of a fleet cannot shrink")
+    )]
     pub storage: String,
     /// Stops this fleet's bots gracefully and keeps their volumes. Default false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -125,11 +133,13 @@ fn default_key() -> String {
 #[serde(rename_all = "camelCase")]
 pub struct ConfigMapRef {
     /// Name of the ConfigMap.
-    #[schemars(length(min = 1, max = 63), regex(pattern = DNS_LABEL_PATTERN))]
+    #[schemars(length(max = 63))]
+    #[x_kube(validation = Rule::new(CEL_DNS_LABEL).message(DNS_LABEL_MESSAGE))]
     pub name: String,
     /// Key that holds the configuration file. Default `config.yml`.
     #[serde(default = "default_key")]
-    #[schemars(length(min = 1, max = 253), regex(pattern = "^[-._a-zA-Z0-9]+$"))]
+    #[schemars(length(max = 253))]
+    #[x_kube(validation = Rule::new("self.matches('^[-._a-zA-Z0-9]+$')").message("must be a ConfigMap key: letters, digits, '-', '_' and '.'"))]
     pub key: String,
 }
 

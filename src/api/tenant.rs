@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::bot_fleet::BotFleetSpec;
 use super::common::{
-    CEL_STORAGE_KEEPS, DNS_LABEL_PATTERN, DURATION_PATTERN, IMAGE_PATTERN, QUANTITY_PATTERN, Resources, Tier,
-    cel_seconds,
+    CEL_DNS_LABEL, CEL_DURATION, CEL_IMAGE, CEL_STORAGE, CEL_STORAGE_KEEPS, DNS_LABEL_MESSAGE,
+    DURATION_MESSAGE, IMAGE_MESSAGE, Resources, STORAGE_MESSAGE, Tier, cel_not_shorter,
 };
 use super::conditions::Condition;
 use crate::domain::stage::Stage;
@@ -28,15 +28,15 @@ pub const MAX_TENANT_NAME: usize = 40;
     derive = "PartialEq",
     cel,
     doc = "A Tenant is one customer of the trading-bot service: PostgreSQL, Redis, dashboard, metrics exporter and bots in a namespace of its own.",
-    validation = Rule::new("self.metadata.name.size() <= 40").message("metadata.name must be at most 40 characters"),
-    validation = Rule::new("self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')").message("metadata.name must be a DNS label: lower case letters, digits and '-'"),
+    validation = Rule::new("self.metadata.name.size() <= 40").message("metadata.name must be at most 40 characters").field_path(".metadata.name"),
+    validation = Rule::new("self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')").message("metadata.name must be a DNS label: lower case letters, digits and '-'").field_path(".metadata.name"),
     printcolumn(name = "Tier", type_ = "string", json_path = ".spec.tier"),
     printcolumn(name = "Stage", type_ = "string", json_path = ".status.hibernation.stage"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
-    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
     printcolumn(name = "Bots", type_ = "integer", json_path = ".status.bots.ready"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Desired", type_ = "integer", json_path = ".status.bots.desired", priority = 1),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason", priority = 1),
     printcolumn(name = "Namespace", type_ = "string", json_path = ".status.namespace", priority = 1),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", priority = 1)
 )]
@@ -84,7 +84,9 @@ pub struct TenantSpec {
 }
 
 /// What happens to a tenant's data when its Tenant object is deleted.
-#[derive(Serialize, Deserialize, schemars::JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(
+    Serialize, Deserialize, schemars::JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq,
+)]
 pub enum DeletionPolicy {
     /// Namespace, volumes and Secret stay.
     #[default]
@@ -93,7 +95,7 @@ pub enum DeletionPolicy {
     Delete,
 }
 
-/// How a tenant goes to sleep.
+/// Auto sleeps by itself, Prompt asks first, Never does not sleep. Default: the tier's mode. Tier free is always Auto.
 #[derive(Serialize, Deserialize, schemars::JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum HibernationMode {
     /// Sleeps by itself when idle.
@@ -108,11 +110,11 @@ pub enum HibernationMode {
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new(ascending("self.stopBotsAfter", "self.stopServicesAfter"))
+    validation = Rule::new(cel_not_shorter("self.stopBotsAfter", "self.stopServicesAfter"))
         .message("hibernation.stopServicesAfter must not be shorter than stopBotsAfter"),
-    validation = Rule::new(ascending("self.stopServicesAfter", "self.databaseOnlyAfter"))
+    validation = Rule::new(cel_not_shorter("self.stopServicesAfter", "self.databaseOnlyAfter"))
         .message("hibernation.databaseOnlyAfter must not be shorter than stopServicesAfter"),
-    validation = Rule::new(ascending("self.stopBotsAfter", "self.databaseOnlyAfter"))
+    validation = Rule::new(cel_not_shorter("self.stopBotsAfter", "self.databaseOnlyAfter"))
         .message("hibernation.databaseOnlyAfter must not be shorter than stopBotsAfter")
 )]
 pub struct Hibernation {
@@ -121,20 +123,19 @@ pub struct Hibernation {
     pub mode: Option<HibernationMode>,
     /// Idle time after which bots stop, like `7d` or `36h` (units s, m, h, d). Default: the tier's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 2, max = 7), regex(pattern = DURATION_PATTERN))]
+    #[schemars(length(max = 20))]
+    #[x_kube(validation = Rule::new(CEL_DURATION).message(DURATION_MESSAGE))]
     pub stop_bots_after: Option<String>,
     /// Idle time after which dashboard and Redis stop. Default: the tier's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 2, max = 7), regex(pattern = DURATION_PATTERN))]
+    #[schemars(length(max = 20))]
+    #[x_kube(validation = Rule::new(CEL_DURATION).message(DURATION_MESSAGE))]
     pub stop_services_after: Option<String>,
     /// Idle time after which only the database stays, with its least size. Default: the tier's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 2, max = 7), regex(pattern = DURATION_PATTERN))]
+    #[schemars(length(max = 20))]
+    #[x_kube(validation = Rule::new(CEL_DURATION).message(DURATION_MESSAGE))]
     pub database_only_after: Option<String>,
-}
-
-fn ascending(first: &str, second: &str) -> String {
-    format!("!has({first}) || !has({second}) || ({}) <= ({})", cel_seconds(first), cel_seconds(second))
 }
 
 /// A fleet written inside its Tenant: a name and the fields of a BotFleet.
@@ -142,7 +143,8 @@ fn ascending(first: &str, second: &str) -> String {
 #[serde(rename_all = "camelCase")]
 pub struct TenantFleet {
     /// Name of the fleet and of the BotFleet object: a DNS label of at most 40 characters.
-    #[schemars(length(min = 1, max = 40), regex(pattern = DNS_LABEL_PATTERN))]
+    #[schemars(length(max = 40))]
+    #[x_kube(validation = Rule::new(CEL_DNS_LABEL).message(DNS_LABEL_MESSAGE))]
     pub name: String,
     /// The fleet itself.
     #[serde(flatten)]
@@ -174,12 +176,16 @@ pub const DASHBOARD_IMAGE: &str = "hummingbot/dashboard:latest";
 pub struct Database {
     /// PostgreSQL image of the official, Debian-based layout (user 999). Default `postgres:17.11-bookworm`. A change restarts the database; its major version cannot change.
     #[serde(default = "default_database_image")]
-    #[schemars(length(min = 1, max = 300), regex(pattern = IMAGE_PATTERN))]
+    #[schemars(length(max = 300))]
+    #[x_kube(validation = Rule::new(CEL_IMAGE).message(IMAGE_MESSAGE))]
     pub image: String,
     /// Size of the data volume. Default `5Gi`. It can grow where the StorageClass allows it, and never shrink.
     #[serde(default = "default_database_storage")]
-    #[schemars(length(min = 1, max = 20), regex(pattern = QUANTITY_PATTERN))]
-    #[x_kube(validation = Rule::new(CEL_STORAGE_KEEPS).message("database.storage cannot shrink"))]
+    #[schemars(length(max = 20))]
+    #[x_kube(
+        validation = Rule::new(CEL_STORAGE).message(STORAGE_MESSAGE),
+        validation = Rule::new(CEL_STORAGE_KEEPS).message("database.storage cannot shrink")
+    )]
     pub storage: String,
     /// CPU and memory limits. All services together stay within the tier. Default: the tier's share.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -188,7 +194,11 @@ pub struct Database {
 
 impl Default for Database {
     fn default() -> Self {
-        Self { image: default_database_image(), storage: default_database_storage(), resources: None }
+        Self {
+            image: default_database_image(),
+            storage: default_database_storage(),
+            resources: None,
+        }
     }
 }
 
@@ -202,12 +212,16 @@ fn default_redis_image() -> String {
 pub struct Redis {
     /// Redis image of the official layout (user 999). Default `redis:7.2.16-bookworm`.
     #[serde(default = "default_redis_image")]
-    #[schemars(length(min = 1, max = 300), regex(pattern = IMAGE_PATTERN))]
+    #[schemars(length(max = 300))]
+    #[x_kube(validation = Rule::new(CEL_IMAGE).message(IMAGE_MESSAGE))]
     pub image: String,
-    /// Size of a volume for its snapshots. Default: none, contents are lost on a restart. It can grow and never shrink.
+    /// Size of a volume for its snapshots. Default: none, contents are lost on a restart. Chosen when the Tenant is created: it cannot be added or left out later, and can grow but never shrink.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 20), regex(pattern = QUANTITY_PATTERN))]
-    #[x_kube(validation = Rule::new(CEL_STORAGE_KEEPS).message("redis.storage cannot shrink"))]
+    #[schemars(length(max = 20))]
+    #[x_kube(
+        validation = Rule::new(CEL_STORAGE).message(STORAGE_MESSAGE),
+        validation = Rule::new(CEL_STORAGE_KEEPS).message("redis.storage cannot shrink")
+    )]
     pub storage: Option<String>,
     /// CPU and memory limits. All services together stay within the tier. Default: the tier's share.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -216,7 +230,11 @@ pub struct Redis {
 
 impl Default for Redis {
     fn default() -> Self {
-        Self { image: default_redis_image(), storage: None, resources: None }
+        Self {
+            image: default_redis_image(),
+            storage: None,
+            resources: None,
+        }
     }
 }
 
@@ -230,11 +248,13 @@ fn default_dashboard_image() -> String {
 pub struct Dashboard {
     /// Dashboard image, serving port 8501. Default `hummingbot/dashboard:latest`.
     #[serde(default = "default_dashboard_image")]
-    #[schemars(length(min = 1, max = 300), regex(pattern = IMAGE_PATTERN))]
+    #[schemars(length(max = 300))]
+    #[x_kube(validation = Rule::new(CEL_IMAGE).message(IMAGE_MESSAGE))]
     pub image: String,
     /// Host name under which the dashboard is reached, for example `alice.bots.example.com`. Given to the dashboard's Service as the annotation `torpor.dev/host`. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"))]
+    #[schemars(length(max = 253))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?([.][a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*$')").message("must be a host name like alice.bots.example.com, without scheme, port or path"))]
     pub host: Option<String>,
     /// CPU and memory limits. All services together stay within the tier. Default: the tier's share.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -243,7 +263,11 @@ pub struct Dashboard {
 
 impl Default for Dashboard {
     fn default() -> Self {
-        Self { image: default_dashboard_image(), host: None, resources: None }
+        Self {
+            image: default_dashboard_image(),
+            host: None,
+            resources: None,
+        }
     }
 }
 

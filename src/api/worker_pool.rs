@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use super::common::{DNS_LABEL_PATTERN, DURATION_PATTERN, Tier};
+use super::common::{CEL_DNS_LABEL, CEL_DURATION, DNS_LABEL_MESSAGE, DURATION_MESSAGE, Tier};
 use super::conditions::Condition;
 
 fn default_max_tenants() -> i32 {
@@ -25,13 +25,13 @@ fn default_max_tenants() -> i32 {
     derive = "PartialEq",
     cel,
     doc = "A WorkerPool is a group of nodes on which tenants of some tiers run, with the priority of their pods.",
-    validation = Rule::new("self.metadata.name.size() <= 63 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')").message("metadata.name must be a DNS label of at most 63 characters: it becomes a node label's value"),
+    validation = Rule::new("self.metadata.name.size() <= 63 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')").message("metadata.name must be a DNS label of at most 63 characters: it becomes a node label's value").field_path(".metadata.name"),
     printcolumn(name = "Tiers", type_ = "string", json_path = ".spec.tiers"),
     printcolumn(name = "Nodes", type_ = "integer", json_path = ".status.nodes.ready"),
     printcolumn(name = "Tenants", type_ = "integer", json_path = ".status.tenants"),
-    printcolumn(name = "Dedicated", type_ = "boolean", json_path = ".spec.dedicated"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Dedicated", type_ = "boolean", json_path = ".spec.dedicated", priority = 1),
     printcolumn(name = "Priority", type_ = "integer", json_path = ".spec.priority.value", priority = 1),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", priority = 1)
 )]
@@ -43,7 +43,12 @@ pub struct WorkerPoolSpec {
     pub tiers: Vec<Tier>,
     /// Labels that find the pool's nodes. A selector `torpor.dev/pool: <name of the pool>` adopts nodes labelled so by others; with any other selector the operator puts that label on the nodes it finds.
     #[schemars(extend("minProperties" = 1, "maxProperties" = 16, "additionalProperties" = {"type": "string", "maxLength": 63}))]
-    #[x_kube(validation = Rule::new("self.all(k, k.size() <= 317)").message("nodeSelector keys must be at most 317 characters"))]
+    #[x_kube(
+        validation = Rule::new(r"self.all(k, k.matches('^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[a-zA-Z0-9]([-_.a-zA-Z0-9]{0,61}[a-zA-Z0-9])?$'))")
+            .message("nodeSelector keys must be label keys like torpor.dev/pool"),
+        validation = Rule::new("self.all(k, self[k].matches('^([a-zA-Z0-9]([-_.a-zA-Z0-9]*[a-zA-Z0-9])?)?$'))")
+            .message("nodeSelector values must be label values: letters, digits, '-', '_' and '.'")
+    )]
     pub node_selector: BTreeMap<String, String>,
     /// Puts a taint on the pool's nodes so that only tenants of its tiers run there. Default false.
     #[serde(default)]
@@ -66,7 +71,9 @@ pub struct WorkerPoolSpec {
 }
 
 /// Whether pods of a PriorityClass may push out others.
-#[derive(Serialize, Deserialize, schemars::JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(
+    Serialize, Deserialize, schemars::JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq,
+)]
 pub enum Preemption {
     /// Pods of lower priority make room.
     #[default]
@@ -80,8 +87,11 @@ pub enum Preemption {
 #[serde(rename_all = "camelCase")]
 pub struct PoolPriority {
     /// Name of the PriorityClass, for example `torpor-low`. It is the class that the tier catalogue gives to the pool's tiers.
-    #[schemars(length(min = 1, max = 63), regex(pattern = DNS_LABEL_PATTERN))]
-    #[x_kube(validation = Rule::new("!self.startsWith('system-')").message("priority.class must not start with system-"))]
+    #[schemars(length(max = 63))]
+    #[x_kube(
+        validation = Rule::new(CEL_DNS_LABEL).message(DNS_LABEL_MESSAGE),
+        validation = Rule::new("!self.startsWith('system-')").message("priority.class must not start with system-")
+    )]
     pub class: String,
     /// Priority of the pods, higher first. A change replaces the PriorityClass; pods that exist keep their old value.
     #[schemars(range(min = -1_000_000_000, max = 1_000_000_000))]
@@ -146,7 +156,8 @@ pub struct Autoscaling {
     pub tenant_percent: i32,
     /// How long a threshold must hold, like `10m`. Default `10m`.
     #[serde(default = "default_window")]
-    #[schemars(length(min = 2, max = 7), regex(pattern = DURATION_PATTERN))]
+    #[schemars(length(max = 20))]
+    #[x_kube(validation = Rule::new(CEL_DURATION).message(DURATION_MESSAGE))]
     pub window: String,
 }
 
