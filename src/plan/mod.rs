@@ -2,30 +2,74 @@
 //!
 //! [`tenant`] makes everything of a tenant except what runs its bots; each fleet written inside the
 //! Tenant becomes a `BotFleet` object there, and [`fleet`] makes the workload of one such object.
-//! Both are total: what was validated can be planned.
+//! Both are total: what was validated can be planned. Sleeping removes no object: a part that is
+//! down at a stage has no replicas.
 
+mod budgets;
 pub mod child;
+mod cost;
+mod dashboard;
+mod fleet;
 pub mod hash;
+mod monitoring;
+mod namespace;
+mod network;
+mod pod;
+mod postgres;
+mod postgres_conf;
+mod quota;
+mod redis;
+mod scope;
+mod secret;
 pub mod settings;
+#[cfg(test)]
+mod tests;
+mod workload;
 
 pub use child::{Child, ChildKind};
+pub use cost::cost;
+pub use secret::{SECRET_KEYS, secret_values};
 pub use settings::Settings;
 
-use crate::domain::quantity::Size;
+use scope::Scope;
+
+use crate::domain::names::{self, Component};
 use crate::domain::stage::Stage;
 use crate::validate::{ValidatedFleet, ValidatedTenant};
 
 /// The objects of a tenant at a stage, in the order in which they are applied.
-pub fn tenant(_tenant: &ValidatedTenant, _stage: Stage, _settings: &Settings) -> Vec<Child> {
-    Vec::new()
+pub fn tenant(tenant: &ValidatedTenant, stage: Stage, settings: &Settings) -> Vec<Child> {
+    let scope = Scope::of_tenant(tenant, settings);
+    let mut children = namespace::plan(&scope);
+    children.extend(network::plan(&scope));
+    children.extend(quota::plan(&scope, tenant));
+    children.push(secret::plan(&scope));
+    children.extend(postgres::plan(&scope, tenant, stage));
+    children.extend(redis::plan(&scope, &tenant.redis, one_until(Stage::BotsStopped, stage)));
+    children.extend(dashboard::plan(&scope, &tenant.dashboard, one_until(Stage::BotsStopped, stage)));
+    children.push(monitoring::plan(&scope, tenant.monitoring, one_until(Stage::ServicesStopped, stage)));
+    children.push(Child::Service(workload::headless_service(&scope, names::BOTS, Component::Bot)));
+    children.extend(budgets::plan(&scope));
+    children.extend(tenant.fleets.iter().map(|(name, spec)| fleet::object(&scope, name, spec)));
+    in_apply_order(children)
 }
 
 /// The objects of a fleet at its tenant's stage, in the order in which they are applied.
-pub fn fleet(_fleet: &ValidatedFleet, _stage: Stage, _settings: &Settings) -> Vec<Child> {
-    Vec::new()
+pub fn fleet(fleet: &ValidatedFleet, stage: Stage, settings: &Settings) -> Vec<Child> {
+    let replicas = match stage {
+        Stage::Active => fleet.replicas,
+        Stage::BotsStopped | Stage::ServicesStopped | Stage::DatabaseOnly => 0,
+    };
+    in_apply_order(fleet::plan(&Scope::of_fleet(fleet, settings), fleet, replicas))
 }
 
-/// Sum of what the pods of these objects request of the scheduler, by the workloads' replicas.
-pub fn cost(_children: &[Child]) -> Size {
-    Size::default()
+/// One replica as long as the tenant sleeps no deeper than `last`.
+fn one_until(last: Stage, stage: Stage) -> i32 {
+    i32::from(stage <= last)
+}
+
+/// By kind; objects of one kind stay in the order in which they were planned.
+fn in_apply_order(mut children: Vec<Child>) -> Vec<Child> {
+    children.sort_by_key(Child::kind);
+    children
 }

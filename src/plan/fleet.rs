@@ -1,0 +1,202 @@
+//! One fleet: the BotFleet object of a Tenant, and the ConfigMap and StatefulSet of a BotFleet.
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVar, Probe, VolumeMount};
+use serde_json::json;
+
+use super::pod::{
+    self, DATA, Pod, container, exec_probe, field_env, mount, read_only_mount, secret_env, strings, text_env,
+};
+use super::scope::Scope;
+use super::secret::BOT_PASSWORD;
+use super::workload::{Workload, texts};
+use super::{Child, hash};
+use crate::api::{BotFleet, BotFleetSpec, StrategyKind};
+use crate::domain::names::{self, Component, annotation, label};
+use crate::domain::quantity::Bytes;
+use crate::validate::ValidatedFleet;
+
+/// Any user but root; the image names none.
+const USER: i64 = 10_001;
+const HOME: &str = "/home/hummingbot";
+/// Files of the fleet's ConfigMap.
+const CONFIG: &str = "/etc/torpor";
+/// Exchange credentials, in the init container only.
+const EXCHANGE_KEYS: &str = "/run/secrets/exchange";
+/// Key of a credentials Secret that holds the keystore password.
+const PASSWORD_KEY: &str = "HBOT_PASSWORD";
+
+/// Lays out the writable configuration. Pod names hold no character that sed would take for more
+/// than itself.
+const INIT: &str = include_str!("bot/init.sh");
+/// Tells whether this run of the bot has started its strategy.
+const STARTED: &str = include_str!("bot/started.sh");
+/// Tells whether the bot still answers.
+const ALIVE: &str = include_str!("bot/alive.sh");
+
+/// The BotFleet object of a fleet written inside its Tenant.
+pub(super) fn object(scope: &Scope, name: &str, spec: &BotFleetSpec) -> Child {
+    let mut fleet = BotFleet::new(name, spec.clone());
+    fleet.metadata = scope.owned(name, Component::Bot);
+    let labels = fleet.metadata.labels.get_or_insert_default();
+    labels.insert(label::FLEET.to_owned(), name.to_owned());
+    Child::BotFleet(Box::new(fleet))
+}
+
+pub(super) fn plan(scope: &Scope, fleet: &ValidatedFleet, replicas: i32) -> Vec<Child> {
+    let name = names::fleet_workload(&fleet.name);
+    let client = client_conf(scope.namespace());
+    let config = ConfigMap {
+        metadata: scope.owned(&name, Component::Bot),
+        data: Some(texts([
+            ("strategy.yml", &fleet.config),
+            ("conf_client.yml", &client),
+            ("init.sh", INIT),
+            ("started.sh", STARTED),
+            ("alive.sh", ALIVE),
+        ])),
+        ..ConfigMap::default()
+    };
+    let workload = stateful_set(scope, fleet, &name, replicas);
+    vec![Child::ConfigMap(config), Child::StatefulSet(Box::new(workload))]
+}
+
+/// Hummingbot completes the file with its defaults. Two of those would send data about the tenant
+/// to third parties; they are off.
+fn client_conf(namespace: &str) -> String {
+    format!(
+        "instance_id: {namespace}-${{BOT_NAME}}\n\
+         anonymized_metrics_mode: anonymized_metrics_disabled\n\
+         send_error_logs: false\n\
+         log_level: INFO\n"
+    )
+}
+
+/// Folder of a kind of configuration, and the flag that says so. The flag is needed: for a controller
+/// Hummingbot writes a second file of the same name, which a restart of the container would find.
+const fn folder(kind: StrategyKind) -> (&'static str, &'static str) {
+    match kind {
+        StrategyKind::Script => ("scripts", "--v2-script"),
+        StrategyKind::Controller => ("controllers", "--controller"),
+        StrategyKind::V1 => ("strategies", "--v1-strategy"),
+    }
+}
+
+/// Name of the configuration file. Hummingbot names the trades database after it, up to the first
+/// dot; a fleet's name has none, and stays the same for the fleet's life.
+fn file(fleet: &str) -> String {
+    format!("{fleet}.yml")
+}
+
+fn stateful_set(scope: &Scope, fleet: &ValidatedFleet, name: &str, replicas: i32) -> StatefulSet {
+    let restart = hash::of(&json!({
+        "image": fleet.image,
+        "cpu": fleet.size.cpu.0,
+        "memory": fleet.size.memory.0,
+        "kind": folder(fleet.kind).0,
+        "config": fleet.config,
+        "credentials": fleet.credentials_secret,
+    }));
+    let mut annotations = pod::restart_annotation(&restart);
+    annotations.insert(annotation::SAFE_TO_EVICT.to_owned(), "false".to_owned());
+    let mut volumes = vec![
+        pod::config("config", name),
+        // Keystores are made anew at every start; in memory they never reach a disk.
+        pod::memory("conf", Bytes::mi(16)),
+        pod::scratch("tmp", Bytes::mi(256)),
+    ];
+    volumes.extend(fleet.credentials_secret.as_deref().map(|secret| pod::secret("exchange", secret)));
+    let pod = Pod {
+        component: Component::Bot,
+        user: USER,
+        grace_seconds: fleet.grace_seconds,
+        init_containers: vec![init(fleet)],
+        container: bot(fleet),
+        volumes,
+        annotations,
+    };
+    Workload {
+        name,
+        service: names::BOTS,
+        replicas,
+        claim: Some(fleet.storage),
+        restart_hash: &restart,
+    }
+    .stateful_set(scope, pod)
+}
+
+/// The image and user of the bot, so that what it writes is what the bot reads.
+fn init(fleet: &ValidatedFleet) -> Container {
+    let mut init = container("configure", &fleet.image, fleet.request, fleet.size);
+    init.command = Some(vec!["sh".to_owned(), format!("{CONFIG}/init.sh")]);
+    let mut env = environment(fleet);
+    env.extend([
+        field_env("BOT_INDEX", "metadata.labels['apps.kubernetes.io/pod-index']"),
+        field_env("BOT_NAME", "metadata.name"),
+        text_env("CONFIG_FILE", &file(&fleet.name)),
+        text_env("CONFIG_FOLDER", folder(fleet.kind).0),
+    ]);
+    init.env = Some(env);
+    let mut mounts = mounts();
+    mounts.extend(fleet.credentials_secret.as_deref().map(|_| read_only_mount("exchange", EXCHANGE_KEYS)));
+    init.volume_mounts = Some(mounts);
+    init
+}
+
+/// No shell between the kubelet and the bot: SIGTERM must reach it, for that is when it cancels its
+/// orders.
+fn bot(fleet: &ValidatedFleet) -> Container {
+    let (_, kind) = folder(fleet.kind);
+    let mut bot = container("bot", &fleet.image, fleet.request, fleet.size);
+    bot.command = Some(strings(&["hbot", "start", &file(&fleet.name), kind, "--foreground"]));
+    bot.working_dir = Some(HOME.to_owned());
+    bot.env = Some(environment(fleet));
+    bot.volume_mounts = Some(mounts());
+    // Ten minutes: imports, and the markets' first data, on a fifth of a core. The delay lets the
+    // bot note its new start before the status of a former one could be taken for this one's.
+    bot.startup_probe = Some(Probe {
+        initial_delay_seconds: Some(20),
+        period_seconds: Some(10),
+        timeout_seconds: Some(5),
+        failure_threshold: Some(60),
+        ..exec_probe(&["sh", "/etc/torpor/started.sh"])
+    });
+    // A restart leaves orders untended, and every question makes the bot ask its exchanges for
+    // balances: asked seldom, and killed only after some twenty minutes of silence.
+    bot.liveness_probe = Some(Probe {
+        period_seconds: Some(120),
+        timeout_seconds: Some(10),
+        failure_threshold: Some(5),
+        ..exec_probe(&["sh", "/etc/torpor/alive.sh"])
+    });
+    bot
+}
+
+/// The password may stand in the environment: hbot removes it from there before it starts anything,
+/// and reads it from no file.
+fn environment(fleet: &ValidatedFleet) -> Vec<EnvVar> {
+    let password = match &fleet.credentials_secret {
+        Some(secret) => secret_env("HBOT_PASSWORD", secret, PASSWORD_KEY),
+        None => secret_env("HBOT_PASSWORD", names::SECRET, BOT_PASSWORD),
+    };
+    vec![
+        password,
+        text_env("HOME", "/tmp"),
+        text_env("NUMBA_CACHE_DIR", "/tmp/numba"),
+        text_env("PYTHONDONTWRITEBYTECODE", "1"),
+    ]
+}
+
+fn mounts() -> Vec<VolumeMount> {
+    let part = |name: &str| VolumeMount {
+        sub_path: Some(name.to_owned()),
+        ..mount(DATA, &format!("{HOME}/{name}"))
+    };
+    vec![
+        mount("conf", &format!("{HOME}/conf")),
+        part("data"),
+        part("logs"),
+        mount("tmp", "/tmp"),
+        read_only_mount("config", CONFIG),
+    ]
+}

@@ -1,0 +1,164 @@
+//! PostgreSQL: configuration, Service and StatefulSet.
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{ConfigMap, Container, Probe, Service};
+use serde_json::json;
+
+use super::pod::{self, DATA, Pod, SECRETS, container, exec_probe, mount, read_only_mount, service_requests, text_env};
+use super::postgres_conf::{self, Conf};
+use super::scope::Scope;
+use super::secret::{DATABASE_PASSWORD, MONITORING_PASSWORD, POSTGRES_PASSWORD};
+use super::workload::{Workload, cluster_service};
+use super::{Child, hash};
+use crate::domain::names::{self, Component};
+use crate::domain::quantity::{Bytes, Size};
+use crate::domain::stage::Stage;
+use crate::validate::ValidatedTenant;
+
+/// Where the database listens.
+pub(super) const PORT: i32 = 5432;
+/// Database that the tenant's programs use, and the role that owns it.
+pub(super) const DATABASE: &str = "hummingbot";
+/// Role of the metrics exporter.
+pub(super) const MONITORING_ROLE: &str = "monitoring";
+
+/// User and group `postgres` of the official Debian-based image.
+const USER: i64 = 999;
+/// A fast shutdown writes a checkpoint first; on slow storage that takes more than a minute.
+const GRACE_SECONDS: i64 = 120;
+/// Files of the ConfigMap, beside the volume so that they are never mistaken for data.
+const CONFIG: &str = "/etc/postgresql";
+
+/// No password-less way in, not even from inside the container.
+const PG_HBA: &str = "\
+# type  database  user  address  method
+local   all       all            scram-sha-256
+host    all       all   all      scram-sha-256
+";
+
+/// Runs once, on an empty volume. The tenant's programs get a role that owns their database and is
+/// no superuser, the exporter one that may only read statistics.
+const INIT: &str = r#"set -eu
+secret() { cat "/run/secrets/torpor/$1"; }
+psql -v ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname "$POSTGRES_DB" \
+  -v owner_password="$(secret database-password)" \
+  -v monitoring_password="$(secret monitoring-password)" <<'SQL'
+CREATE ROLE hummingbot LOGIN PASSWORD :'owner_password';
+ALTER DATABASE hummingbot OWNER TO hummingbot;
+ALTER SCHEMA public OWNER TO hummingbot;
+CREATE ROLE monitoring LOGIN PASSWORD :'monitoring_password' IN ROLE pg_monitor;
+SQL
+"#;
+
+pub(super) fn plan(scope: &Scope, tenant: &ValidatedTenant, stage: Stage) -> Vec<Child> {
+    let size = size(tenant, stage);
+    let conf = Conf::of(size, tenant.database.storage).text();
+    let workload = stateful_set(scope, tenant, size, &conf);
+    let config = ConfigMap {
+        metadata: scope.owned(names::DATABASE, Component::Database),
+        data: Some(
+            [("postgresql.conf", conf.as_str()), ("pg_hba.conf", PG_HBA), ("init.sh", INIT)]
+                .map(|(key, text)| (key.to_owned(), text.to_owned()))
+                .into(),
+        ),
+        ..ConfigMap::default()
+    };
+    vec![
+        Child::ConfigMap(config),
+        Child::Service(service(scope)),
+        Child::StatefulSet(Box::new(workload)),
+    ]
+}
+
+/// Limits at a stage. A database that was overridden to less than the sleeping size keeps that.
+fn size(tenant: &ValidatedTenant, stage: Stage) -> Size {
+    let awake = tenant.database.size;
+    match stage {
+        Stage::Active | Stage::BotsStopped | Stage::ServicesStopped => awake,
+        Stage::DatabaseOnly => {
+            let asleep = tenant.sleeping_database;
+            Size { cpu: awake.cpu.min(asleep.cpu), memory: awake.memory.min(asleep.memory) }
+        }
+    }
+}
+
+fn service(scope: &Scope) -> Service {
+    cluster_service(scope, names::DATABASE, Component::Database, "postgres", PORT)
+}
+
+fn stateful_set(scope: &Scope, tenant: &ValidatedTenant, size: Size, conf: &str) -> StatefulSet {
+    let restart = hash::of(&json!({
+        "image": tenant.database.image,
+        "cpu": size.cpu.0,
+        "memory": size.memory.0,
+        "conf": conf,
+        "hba": PG_HBA,
+        "secret": names::SECRET,
+    }));
+    let pod = Pod {
+        component: Component::Database,
+        user: USER,
+        grace_seconds: GRACE_SECONDS,
+        init_containers: vec![],
+        container: server(&tenant.database.image, size),
+        volumes: vec![
+            pod::config("config", names::DATABASE),
+            pod::generated_secret(&[POSTGRES_PASSWORD, DATABASE_PASSWORD, MONITORING_PASSWORD]),
+            pod::scratch("run", Bytes::mi(1)),
+            pod::scratch("tmp", Bytes::mi(64)),
+            pod::memory("shm", postgres_conf::shared_memory(size.memory)),
+        ],
+        annotations: pod::restart_annotation(&restart),
+    };
+    Workload {
+        name: names::DATABASE,
+        service: names::DATABASE,
+        replicas: 1,
+        claim: Some(tenant.database.storage),
+        restart_hash: &restart,
+    }
+    .stateful_set(scope, pod)
+}
+
+fn server(image: &str, size: Size) -> Container {
+    let mut server = container("postgres", image, service_requests(size), size);
+    // The image's entrypoint stays: it makes the database on an empty volume. Its stop signal, too:
+    // SIGINT stops at once, SIGTERM would wait for every client to leave.
+    server.args = Some(vec!["-c".to_owned(), format!("config_file={CONFIG}/postgresql.conf")]);
+    server.env = Some(vec![
+        // Below the mount, whose root belongs to root and may hold `lost+found`.
+        text_env("PGDATA", "/data/pgdata"),
+        text_env("POSTGRES_DB", DATABASE),
+        text_env("POSTGRES_INITDB_ARGS", "--auth=scram-sha-256 --data-checksums"),
+        text_env("POSTGRES_PASSWORD_FILE", &format!("{SECRETS}/{POSTGRES_PASSWORD}")),
+        text_env("POSTGRES_USER", "postgres"),
+    ]);
+    server.ports = Some(vec![super::workload::container_port("postgres", PORT)]);
+    server.volume_mounts = Some(vec![
+        mount(DATA, "/data"),
+        read_only_mount("config", CONFIG),
+        k8s_openapi::api::core::v1::VolumeMount {
+            sub_path: Some("init.sh".to_owned()),
+            ..read_only_mount("config", "/docker-entrypoint-initdb.d/init.sh")
+        },
+        read_only_mount("secrets", SECRETS),
+        mount("run", "/var/run/postgresql"),
+        mount("tmp", "/tmp"),
+        mount("shm", "/dev/shm"),
+    ]);
+    // Over TCP: while the entrypoint prepares an empty volume, its server answers on the socket only.
+    let ready = exec_probe(&["pg_isready", "-q", "-h", "127.0.0.1"]);
+    // 30 minutes, because recovery after a crash replays the write-ahead log before it answers.
+    server.startup_probe =
+        Some(Probe { period_seconds: Some(5), timeout_seconds: Some(5), failure_threshold: Some(360), ..ready.clone() });
+    server.readiness_probe = Some(Probe { period_seconds: Some(10), timeout_seconds: Some(5), ..ready });
+    // Exit code 1 says that the server is there and turns clients away, as in recovery. Only one
+    // that gives no answer for five minutes is killed.
+    server.liveness_probe = Some(Probe {
+        period_seconds: Some(30),
+        timeout_seconds: Some(10),
+        failure_threshold: Some(10),
+        ..exec_probe(&["sh", "-c", "pg_isready -q -h 127.0.0.1 || test $? -eq 1"])
+    });
+    server
+}
