@@ -245,7 +245,7 @@ mod tests {
                 "exactly one of config and configMapRef",
             ),
             (
-                json!({"fleets": [fleet("b"), {"name": "a", "storage": "100Mi", "strategy": {"kind": "v1", "config": "x"}}]}),
+                json!({"fleets": [{"name": "a", "storage": "100Mi", "strategy": {"kind": "v1", "config": "x"}}]}),
                 "storage of a fleet cannot shrink",
             ),
             (
