@@ -1,14 +1,14 @@
 //! PostgreSQL: configuration, Service and StatefulSet.
 
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{ConfigMap, Container, Probe, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Container, Probe, Service, VolumeMount};
 use serde_json::json;
 
 use super::pod::{self, DATA, Pod, SECRETS, container, exec_probe, mount, read_only_mount, service_requests, text_env};
 use super::postgres_conf::{self, Conf};
 use super::scope::Scope;
 use super::secret::{DATABASE_PASSWORD, MONITORING_PASSWORD, POSTGRES_PASSWORD};
-use super::workload::{Workload, cluster_service};
+use super::workload::{Workload, cluster_service, container_port, texts};
 use super::{Child, hash};
 use crate::domain::names::{self, Component};
 use crate::domain::quantity::{Bytes, Size};
@@ -37,12 +37,11 @@ host    all       all   all      scram-sha-256
 ";
 
 /// Runs once, on an empty volume. The tenant's programs get a role that owns their database and is
-/// no superuser, the exporter one that may only read statistics.
-const INIT: &str = r#"set -eu
-secret() { cat "/run/secrets/torpor/$1"; }
-psql -v ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname "$POSTGRES_DB" \
-  -v owner_password="$(secret database-password)" \
-  -v monitoring_password="$(secret monitoring-password)" <<'SQL'
+/// no superuser, the exporter one that may only read statistics. The image's entrypoint reads the
+/// file into its own shell, so it sets no option there.
+const INIT: &str = r#"psql -v ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname "$POSTGRES_DB" \
+  -v owner_password="$(cat /run/secrets/torpor/database-password)" \
+  -v monitoring_password="$(cat /run/secrets/torpor/monitoring-password)" <<'SQL'
 CREATE ROLE hummingbot LOGIN PASSWORD :'owner_password';
 ALTER DATABASE hummingbot OWNER TO hummingbot;
 ALTER SCHEMA public OWNER TO hummingbot;
@@ -56,11 +55,7 @@ pub(super) fn plan(scope: &Scope, tenant: &ValidatedTenant, stage: Stage) -> Vec
     let workload = stateful_set(scope, tenant, size, &conf);
     let config = ConfigMap {
         metadata: scope.owned(names::DATABASE, Component::Database),
-        data: Some(
-            [("postgresql.conf", conf.as_str()), ("pg_hba.conf", PG_HBA), ("init.sh", INIT)]
-                .map(|(key, text)| (key.to_owned(), text.to_owned()))
-                .into(),
-        ),
+        data: Some(texts([("postgresql.conf", &conf), ("pg_hba.conf", PG_HBA), ("init.sh", INIT)])),
         ..ConfigMap::default()
     };
     vec![
@@ -133,11 +128,11 @@ fn server(image: &str, size: Size) -> Container {
         text_env("POSTGRES_PASSWORD_FILE", &format!("{SECRETS}/{POSTGRES_PASSWORD}")),
         text_env("POSTGRES_USER", "postgres"),
     ]);
-    server.ports = Some(vec![super::workload::container_port("postgres", PORT)]);
+    server.ports = Some(vec![container_port("postgres", PORT)]);
     server.volume_mounts = Some(vec![
         mount(DATA, "/data"),
         read_only_mount("config", CONFIG),
-        k8s_openapi::api::core::v1::VolumeMount {
+        VolumeMount {
             sub_path: Some("init.sh".to_owned()),
             ..read_only_mount("config", "/docker-entrypoint-initdb.d/init.sh")
         },

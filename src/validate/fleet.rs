@@ -166,6 +166,15 @@ fn release(image: &str) -> Option<(u32, u32)> {
     Some((parts.next()?.ok()?, parts.next()?.ok()?))
 }
 
+/// The key of a configuration by which Hummingbot finds what to run.
+pub const fn config_key(kind: StrategyKind) -> &'static str {
+    match kind {
+        StrategyKind::Script => "script_file_name",
+        StrategyKind::Controller => "controller_name",
+        StrategyKind::V1 => "strategy",
+    }
+}
+
 /// Finds what would make every bot of the fleet end at once with a configuration error.
 fn check_config(findings: &mut Findings, kind: StrategyKind, config: &str) {
     let field = "spec.strategy";
@@ -179,11 +188,7 @@ fn check_config(findings: &mut Findings, kind: StrategyKind, config: &str) {
         Ok(parsed) => parsed,
         Err(error) => return findings.add(field, format_args!("the configuration is not YAML: {error}")),
     };
-    let needed = match kind {
-        StrategyKind::Script => "script_file_name",
-        StrategyKind::Controller => "controller_name",
-        StrategyKind::V1 => "strategy",
-    };
+    let needed = config_key(kind);
     if parsed.get(needed).is_none() {
         findings.add(field, format_args!("the configuration has no key {needed}, by which Hummingbot finds what to run"));
     }

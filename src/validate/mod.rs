@@ -4,6 +4,7 @@
 //! catalogue or more than one field, plus the readings that the types of [`crate::domain`] demand.
 
 mod bots;
+mod document;
 mod fleet;
 mod tenant;
 
@@ -13,7 +14,8 @@ use crate::api::{Resources, Tier};
 use crate::domain::quantity::{Bytes, Cpu, Size};
 
 pub use bots::{FleetFacts, allot};
-pub use fleet::{Desired, FleetContext, ValidatedFleet, fleet};
+pub use document::document;
+pub use fleet::{Desired, FleetContext, ValidatedFleet, config_key, fleet};
 pub use tenant::{Dashboard, Database, PoolFacts, Redis, ValidatedTenant, tenant};
 
 /// One line for the user: which field, what is wrong with it, what to do.

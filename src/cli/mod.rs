@@ -1,0 +1,3 @@
+//! The subcommands of `torpor`, one file each.
+
+pub mod render;
