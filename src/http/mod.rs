@@ -1,0 +1,181 @@
+//! HTTP servers: one place that binds, serves and ends them.
+
+pub mod probes;
+
+use std::{future::Future, io, net::SocketAddr, time::Duration};
+
+use axum::Router;
+use tokio::{net::TcpListener, sync::oneshot};
+
+/// How long requests that are under way may take to finish once the server is told to end.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Why a server could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    /// The address is taken, privileged or not one of this machine.
+    #[error("cannot listen on {address}: {source}")]
+    Bind {
+        /// The address that was asked for.
+        address: SocketAddr,
+        /// What the operating system says.
+        source: io::Error,
+    },
+    /// Accepting connections failed for good.
+    #[error("the HTTP server on {address} ended: {source}")]
+    Serve {
+        /// The address it listened on.
+        address: SocketAddr,
+        /// What the operating system says.
+        source: io::Error,
+    },
+}
+
+/// A server that has its address but answers nobody yet, so that a wrong address is known before any work begins.
+#[derive(Debug)]
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl Server {
+    /// Takes the address; port 0 asks for any free one.
+    ///
+    /// # Errors
+    /// [`HttpError::Bind`] where the address cannot be had.
+    pub async fn bind(address: SocketAddr) -> Result<Self, HttpError> {
+        let refused = |source| HttpError::Bind { address, source };
+        let listener = TcpListener::bind(address).await.map_err(refused)?;
+        let address = listener.local_addr().map_err(refused)?;
+        Ok(Self { listener, address })
+    }
+
+    /// The address with the port that was really taken.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers requests until `shutdown` resolves, then lets those under way finish, for 5 seconds at most.
+    ///
+    /// # Errors
+    /// [`HttpError::Serve`] where the listening socket is lost.
+    pub async fn serve(
+        self,
+        routes: Router,
+        shutdown: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<(), HttpError> {
+        let Self { listener, address } = self;
+        let (told, ending) = oneshot::channel();
+        let serving = axum::serve(listener, routes)
+            .with_graceful_shutdown(async move {
+                shutdown.await;
+                // The receiver is gone only when the server has ended already.
+                let _ = told.send(());
+            })
+            .into_future();
+        let out_of_patience = async {
+            match ending.await {
+                Ok(()) => tokio::time::sleep(DRAIN).await,
+                Err(_) => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            ended = serving => ended.map_err(|source| HttpError::Serve { address, source }),
+            () = out_of_patience => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::future::pending;
+
+    use axum::routing::get;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+        time::timeout,
+    };
+
+    use super::*;
+
+    /// A response as it came over the wire.
+    pub(crate) struct Response {
+        pub(crate) status: u16,
+        pub(crate) head: String,
+        pub(crate) body: String,
+    }
+
+    /// Asks a server that serves `routes` on a free loopback port.
+    pub(crate) async fn ask(routes: Router, path: &str) -> Response {
+        let server = Server::bind(([127, 0, 0, 1], 0).into())
+            .await
+            .expect("a free port");
+        let address = server.address();
+        let serving = tokio::spawn(server.serve(routes, pending()));
+        let response = request(address, path).await;
+        serving.abort();
+        response
+    }
+
+    async fn request(address: SocketAddr, path: &str) -> Response {
+        let mut stream = TcpStream::connect(address).await.expect("a connection");
+        let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
+        stream
+            .write_all(request.as_bytes())
+            .await
+            .expect("a sent request");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.expect("a response");
+        let (head, body) = text.split_once("\r\n\r\n").expect("an empty line");
+        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+        Response {
+            status: status.expect("a status code"),
+            head: head.to_lowercase(),
+            body: body.to_owned(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_taken_address_is_one_clear_line() {
+        let first = Server::bind(([127, 0, 0, 1], 0).into())
+            .await
+            .expect("a free port");
+        let error = Server::bind(first.address())
+            .await
+            .expect_err("a taken port")
+            .to_string();
+        assert!(
+            error.starts_with(&format!("cannot listen on {}: ", first.address())),
+            "{error}"
+        );
+        assert!(error.contains("in use") && !error.contains('\n'), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_request_under_way_is_answered_before_the_server_ends() {
+        let (asked, mut was_asked) = tokio::sync::mpsc::channel(1);
+        let routes = Router::new().route(
+            "/",
+            get(async move || {
+                // Nobody listens any more only when the test has failed already.
+                let _ = asked.send(()).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                "done"
+            }),
+        );
+        let server = Server::bind(([127, 0, 0, 1], 0).into())
+            .await
+            .expect("a free port");
+        let address = server.address();
+        let serving = tokio::spawn(server.serve(routes, async move {
+            was_asked.recv().await;
+        }));
+        assert_eq!(request(address, "/").await.body, "done");
+        let ended = timeout(Duration::from_secs(2), serving)
+            .await
+            .expect("an end in time");
+        assert!(ended.expect("no panic").is_ok());
+        assert!(TcpStream::connect(address).await.is_err());
+    }
+}
