@@ -3,6 +3,8 @@
 //! `UPDATE_GOLDEN=1 cargo test --test golden` writes the files anew; read the difference before you
 //! commit it, for it is what every tenant's objects will change by.
 
+#![allow(clippy::disallowed_methods, reason = "a test reads and writes its files")]
+
 use std::path::{Path, PathBuf};
 
 use torpor::api::Tier;

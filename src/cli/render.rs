@@ -5,10 +5,9 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::{CustomResourceExt, ResourceExt};
-use serde::Deserialize;
-use serde::Serialize;
+use kube::{CustomResourceExt, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::api::{BotFleet, GROUP, Tenant, VERSION, WorkerPool};
@@ -259,10 +258,16 @@ impl Input {
 /// Reads a resource and keeps it, or what is wrong with it.
 fn place_into<T>(resources: &mut Vec<Placed<T>>, errors: &mut Vec<String>, place: String, value: &Value)
 where
-    T: CustomResourceExt + DeserializeOwned + Serialize,
+    T: CustomResourceExt + Resource + DeserializeOwned + Serialize,
 {
-    match validate::document(value) {
-        Ok(resource) => resources.push(Placed { place, resource }),
+    match validate::document::<T>(value) {
+        Ok(resource) => {
+            let key = |resource: &T| (resource.namespace(), resource.name_any());
+            if let Some(twin) = resources.iter().find(|other| key(&other.resource) == key(&resource)) {
+                errors.push(format!("{place}: metadata.name: is that of {} already", twin.place));
+            }
+            resources.push(Placed { place, resource });
+        }
         Err(problems) => errors.extend(problems.iter().map(|problem| format!("{place}: {problem}"))),
     }
 }
@@ -335,6 +340,7 @@ mod tests {
             ("a: 1\n", "a.yaml: document 1: apiVersion or kind is missing"),
             ("", "a.yaml: no Tenant found, nothing to render"),
             (&TENANT.replace("basic", "gold"), "a.yaml: document 1 (Tenant alice): spec.tier: \"gold\" is not one of"),
+            (&format!("{TENANT}---\n{TENANT}"), "a.yaml: document 2 (Tenant alice): metadata.name: is that of a.yaml: document 1 (Tenant alice) already"),
             (&TENANT.replace("v1alpha1", "v2"), "a.yaml: document 1 (Tenant alice): torpor.dev/v2 Tenant is unknown"),
             (&fleet("{kind: v1, config: 'strategy: a'}"), "a.yaml: document 1 (BotFleet x): metadata.namespace: \"tenant-alice\" belongs to Tenant alice, which is in none of the files"),
             (&format!("{TENANT}{}", fleet("{kind: v1, config: 'a: b'}")), "a.yaml: document 2 (BotFleet x): spec.strategy: the configuration has no key strategy"),

@@ -29,9 +29,11 @@ where
     if let Err(broken) = Validator::new().validate(&schema, &complete, None) {
         for rule in broken.into_vec() {
             let message = rule.message.lines().next().unwrap_or_default().to_owned();
-            match rule.field_path.trim_start_matches('.') {
-                "" => findings.0.push(Problem(message)),
-                field => findings.add(field, message),
+            let field = rule.field_path.trim_start_matches('.');
+            if message.starts_with(field) {
+                findings.0.push(Problem(message));
+            } else {
+                findings.add(field, message);
             }
         }
     }
