@@ -26,6 +26,7 @@ fn default_max_tenants() -> i32 {
     cel,
     doc = "A WorkerPool is a group of nodes on which tenants of some tiers run, with the priority of their pods.",
     validation = Rule::new("self.metadata.name.size() <= 63 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')").message("metadata.name must be a DNS label of at most 63 characters: it becomes a node label's value").field_path(".metadata.name"),
+    validation = Rule::new("!('torpor.dev/pool' in self.spec.nodeSelector) || self.spec.nodeSelector['torpor.dev/pool'] == self.metadata.name").message("nodeSelector torpor.dev/pool must be the name of the WorkerPool"),
     printcolumn(name = "Tiers", type_ = "string", json_path = ".spec.tiers"),
     printcolumn(name = "Nodes", type_ = "integer", json_path = ".status.nodes.ready"),
     printcolumn(name = "Tenants", type_ = "integer", json_path = ".status.tenants"),

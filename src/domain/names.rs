@@ -133,6 +133,8 @@ pub const DASHBOARD: &str = "dashboard";
 pub const MONITORING: &str = "monitoring";
 /// Headless Service of all bots of a tenant.
 pub const BOTS: &str = "bots";
+/// Claim template of every StatefulSet's volume.
+pub const DATA_CLAIM: &str = "data";
 /// Generated Secret of a tenant.
 pub const SECRET: &str = "torpor-generated";
 /// ServiceAccount of all pods of a tenant; it has no token and no rights.

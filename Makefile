@@ -1,0 +1,62 @@
+# Everything a developer types. `make` alone lists the targets.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/torpor
+DENY_VERSION := 0.20.2
+DENY_ROOT := $(CACHE)/cargo-deny-$(DENY_VERSION)
+
+# `cargo run` finds the binaries wherever CARGO_TARGET_DIR or cargo's configuration puts them.
+TORPOR := cargo run --quiet --package torpor --bin torpor --
+CLUSTER := cargo run --quiet --package torpor-cluster --bin torpor-cluster --
+DEMO := cargo run --quiet --package torpor-cluster --bin torpor-demo --
+
+.PHONY: help demo demo-stop test lint fresh crds generate cluster-up cluster-down deps-check need-cargo
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: need-cargo ## Start a local cluster and show tenants being served, put to sleep and woken
+	cargo build --quiet --workspace --bins
+	@$(DEMO)
+
+demo-stop: need-cargo ## Stop what `make demo` left running
+	@$(DEMO) stop
+
+test: lint fresh ## All checks: lint, fresh generated files, then every test
+	cargo test --locked --workspace
+
+lint: need-cargo ## Formatting, clippy and missing documentation; any finding is an error
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings -D missing-docs
+
+# The other generated files are compared by unit tests.
+fresh: need-cargo ## Fail if crds/ is not what the types in src/api say
+	@dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; \
+	$(TORPOR) crds --dir "$$dir"; \
+	diff -ru crds "$$dir" || { echo "crds/ is stale: run 'make generate' and commit the result" >&2; exit 1; }
+
+crds: need-cargo ## Write crds/ anew from src/api
+	$(TORPOR) crds --dir crds
+
+generate: crds ## Write every generated file anew: crds/, docs/metrics.md, golden files of the tests
+	UPDATE_GOLDEN=1 cargo test --quiet --workspace
+
+cluster-up: need-cargo ## Start a local Kubernetes control plane in the background
+	@$(CLUSTER) up
+
+cluster-down: need-cargo ## Stop the cluster of `make cluster-up`
+	@$(CLUSTER) down
+
+deps-check: need-cargo $(DENY_ROOT)/bin/cargo-deny ## Licences, banned crates and sources of the dependencies; offline after the first run
+	$(DENY_ROOT)/bin/cargo-deny --offline check licenses bans sources
+
+# Built outside of the project's target folder, which it would only fill.
+$(DENY_ROOT)/bin/cargo-deny: | need-cargo
+	@echo "building cargo-deny $(DENY_VERSION) into $(DENY_ROOT); once, takes minutes" >&2
+	env -u CARGO_TARGET_DIR cargo install --quiet --locked --root $(DENY_ROOT) cargo-deny@$(DENY_VERSION)
+
+need-cargo:
+	@command -v cargo >/dev/null || { echo "cargo is not installed: Torpor needs Rust 1.89 or newer, see https://rustup.rs" >&2; exit 1; }

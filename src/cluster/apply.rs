@@ -1,0 +1,276 @@
+//! The one way by which children come into the cluster and leave it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Namespace, Secret};
+use kube::api::{
+    DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy,
+};
+use kube::core::ApiResource;
+use kube::{Api, Client, Resource};
+use serde_json::{Value, json};
+
+use super::error::ClusterError;
+use super::index::{ChildIndex, Difference, Entry, Facts, Slot};
+use crate::domain::names::{OPERATOR, annotation, label};
+use crate::leader::LeaderGuard;
+use crate::metrics::Metrics;
+use crate::plan::{Child, ChildKind, hash, secret_values};
+
+/// What became of one child.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// It was as wanted; no request was made.
+    Unchanged,
+    /// It did not exist.
+    Created,
+    /// It differed and was applied again.
+    Updated,
+}
+
+/// Writes children, skipping what is as wanted.
+#[derive(Clone)]
+pub struct Applier {
+    client: Client,
+    index: Arc<ChildIndex>,
+    metrics: Metrics,
+    leader: LeaderGuard,
+}
+
+impl Applier {
+    /// An applier over this client, which consults and feeds this index.
+    pub fn new(client: Client, index: Arc<ChildIndex>, metrics: Metrics, leader: LeaderGuard) -> Self {
+        Applier { client, index, metrics, leader }
+    }
+
+    fn may_write(&self) -> Result<(), ClusterError> {
+        if self.leader.is_valid() { Ok(()) } else { Err(ClusterError::NotLeading) }
+    }
+
+    fn api(&self, kind: ChildKind, namespace: &str) -> Api<DynamicObject> {
+        match kind {
+            ChildKind::Namespace => Api::all_with(self.client.clone(), &kind.resource()),
+            _ => Api::namespaced_with(self.client.clone(), namespace, &kind.resource()),
+        }
+    }
+
+    /// Makes one child as wanted: no request when it is, one server-side apply when it is not.
+    ///
+    /// # Errors
+    /// [`ClusterError`], classified.
+    pub async fn ensure(&self, child: &Child, namespace: &str) -> Result<Applied, ClusterError> {
+        if let Child::Secret(secret) = child {
+            return self.ensure_secret(secret, namespace).await;
+        }
+        let kind = child.kind();
+        let name = child.name();
+        let mut wanted = child.to_value();
+        let hash = hash::of(&wanted);
+        set_annotation(&mut wanted, annotation::APPLIED_HASH, &hash);
+        let what = format!("{} {namespace}/{name}", kind.as_str());
+        let applied = match self.index.compare(kind, namespace, name, &hash, &wanted) {
+            Difference::Same => return Ok(Applied::Unchanged),
+            Difference::Leaving => {
+                return Err(ClusterError::Waiting { what, reason: "it is being deleted".to_owned() });
+            }
+            Difference::Missing if kind == ChildKind::Namespace => {
+                return self.create_namespace(&wanted, namespace).await;
+            }
+            Difference::Missing => Applied::Created,
+            Difference::Differs => Applied::Updated,
+        };
+        self.may_write()?;
+        let params = PatchParams::apply(OPERATOR).force();
+        let answer = self.api(kind, namespace).patch_metadata(name, &params, &Patch::Apply(&wanted)).await;
+        self.metrics.api_write("apply", kind.as_str());
+        match answer {
+            Ok(object) => {
+                self.remember(Slot::Child(kind), &object.metadata);
+                Ok(applied)
+            }
+            Err(error) if kind == ChildKind::StatefulSet && only_claims_differ(&error) => {
+                Err(ClusterError::ClaimsDiffer { what })
+            }
+            Err(error) => Err(ClusterError::of(&what, &error)),
+        }
+    }
+
+    fn remember(&self, slot: Slot, metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) {
+        if let Some(entry) = Entry::read(slot, metadata, Facts::None) {
+            self.index.upsert(entry);
+        }
+    }
+
+    /// A namespace is created and never taken over by an apply: one that exists without the tenant's label
+    /// belongs to somebody else. The index knows only labelled ones.
+    async fn create_namespace(&self, wanted: &Value, name: &str) -> Result<Applied, ClusterError> {
+        let what = format!("Namespace {name}");
+        let refused = |error: serde_json::Error| ClusterError::Refused { what: what.clone(), reason: error.to_string() };
+        let object: Namespace = serde_json::from_value(wanted.clone()).map_err(refused)?;
+        let api: Api<Namespace> = Api::all(self.client.clone());
+        let params = PostParams { field_manager: Some(OPERATOR.to_owned()), ..PostParams::default() };
+        self.may_write()?;
+        let answer = api.create(&params, &object).await;
+        self.metrics.api_write("create", "Namespace");
+        match answer {
+            Ok(created) => {
+                self.remember(Slot::Child(ChildKind::Namespace), created.meta());
+                Ok(Applied::Created)
+            }
+            Err(error) if ClusterError::is_conflict(&error) => {
+                let existing = api.get_metadata(name).await.map_err(|error| ClusterError::of(&what, &error))?;
+                let wanted_tenant = object.metadata.labels.as_ref().and_then(|l| l.get(label::TENANT));
+                let labels = existing.metadata.labels.as_ref();
+                let ours = labels.and_then(|l| l.get(label::TENANT)) == wanted_tenant
+                    && labels.and_then(|l| l.get(label::MANAGED_BY)).is_some_and(|by| by == label::TORPOR);
+                if ours {
+                    let reason = "it exists already and the watch has not shown it yet".to_owned();
+                    self.remember(Slot::Child(ChildKind::Namespace), &existing.metadata);
+                    Err(ClusterError::Transient { what, reason })
+                } else {
+                    Err(ClusterError::NotOwned { what })
+                }
+            }
+            Err(error) => Err(ClusterError::of(&what, &error)),
+        }
+    }
+
+    /// The generated Secret is created once. It is neither read nor watched, so an existing one shows as 409.
+    /// While the database has a StatefulSet the Secret was made before it, and no request is needed.
+    async fn ensure_secret(&self, template: &Secret, namespace: &str) -> Result<Applied, ClusterError> {
+        let database = Slot::Child(ChildKind::StatefulSet);
+        if self.index.get(database, namespace, crate::domain::names::DATABASE).is_some() {
+            return Ok(Applied::Unchanged);
+        }
+        let name = template.metadata.name.clone().unwrap_or_default();
+        let what = format!("Secret {namespace}/{name}");
+        let mut secret = template.clone();
+        secret.string_data = Some(generate(&what)?);
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
+        let params = PostParams { field_manager: Some(OPERATOR.to_owned()), ..PostParams::default() };
+        self.may_write()?;
+        let answer = api.create(&params, &secret).await;
+        self.metrics.api_write("create", "Secret");
+        match answer {
+            Ok(_) => Ok(Applied::Created),
+            Err(error) if ClusterError::is_conflict(&error) => Ok(Applied::Unchanged),
+            Err(error) => Err(ClusterError::of(&what, &error)),
+        }
+    }
+
+    /// Whether a Secret exists, asked without the right to read Secrets: a dry-run create of the same name
+    /// answers 409 when it does, and stores nothing when it does not.
+    ///
+    /// # Errors
+    /// [`ClusterError`] when the API server answers neither.
+    pub async fn secret_exists(&self, namespace: &str, name: &str) -> Result<bool, ClusterError> {
+        let mut probe = Secret::default();
+        probe.metadata.name = Some(name.to_owned());
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
+        let params = PostParams { dry_run: true, field_manager: Some(OPERATOR.to_owned()) };
+        match api.create(&params, &probe).await {
+            Ok(_) => Ok(false),
+            Err(error) if ClusterError::is_conflict(&error) => Ok(true),
+            Err(error) => Err(ClusterError::of(&format!("Secret {namespace}/{name}"), &error)),
+        }
+    }
+
+    /// Deletes a StatefulSet and leaves its pods running; the next pass creates it anew around them.
+    ///
+    /// # Errors
+    /// [`ClusterError`], classified.
+    pub async fn release_statefulset(&self, namespace: &str, name: &str) -> Result<(), ClusterError> {
+        match self.index.get(Slot::Child(ChildKind::StatefulSet), namespace, name) {
+            Some(entry) => self.delete_with(&entry, PropagationPolicy::Orphan).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Asks that a volume claim be at least this large. Only growing reaches the API server's approval.
+    ///
+    /// # Errors
+    /// [`ClusterError::Refused`] when the StorageClass does not allow it.
+    pub async fn grow_volume(&self, namespace: &str, name: &str, storage: &str) -> Result<(), ClusterError> {
+        self.may_write()?;
+        let resource = ApiResource::erase::<k8s_openapi::api::core::v1::PersistentVolumeClaim>(&());
+        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), namespace, &resource);
+        let patch = json!({"spec": {"resources": {"requests": {"storage": storage}}}});
+        let params = PatchParams { field_manager: Some(OPERATOR.to_owned()), ..PatchParams::default() };
+        let answer = api.patch_metadata(name, &params, &Patch::Merge(&patch)).await;
+        self.metrics.api_write("patch", "PersistentVolumeClaim");
+        let what = format!("PersistentVolumeClaim {namespace}/{name}");
+        answer.map(|_| ()).map_err(|error| ClusterError::of(&what, &error))
+    }
+
+    /// Deletes one object, gracefully and only if it is still the one that was seen. Gone already is fine.
+    ///
+    /// # Errors
+    /// [`ClusterError`], classified.
+    pub async fn delete(&self, entry: &Entry) -> Result<(), ClusterError> {
+        self.delete_with(entry, PropagationPolicy::Background).await
+    }
+
+    async fn delete_with(&self, entry: &Entry, propagation: PropagationPolicy) -> Result<(), ClusterError> {
+        if entry.deleting {
+            return Ok(());
+        }
+        self.may_write()?;
+        let (name, resource) = match entry.slot {
+            Slot::Child(kind) => (kind.as_str(), kind.resource()),
+            Slot::Pod => ("Pod", ApiResource::erase::<k8s_openapi::api::core::v1::Pod>(&())),
+            Slot::Volume => (
+                "PersistentVolumeClaim",
+                ApiResource::erase::<k8s_openapi::api::core::v1::PersistentVolumeClaim>(&()),
+            ),
+        };
+        let api: Api<DynamicObject> = match entry.slot {
+            Slot::Child(ChildKind::Namespace) => Api::all_with(self.client.clone(), &resource),
+            Slot::Child(_) | Slot::Pod | Slot::Volume => {
+                Api::namespaced_with(self.client.clone(), &entry.namespace, &resource)
+            }
+        };
+        let params = DeleteParams {
+            preconditions: Some(Preconditions { uid: Some(entry.uid.clone()), resource_version: None }),
+            propagation_policy: Some(propagation),
+            ..DeleteParams::default()
+        };
+        let answer = api.delete(&entry.name, &params).await;
+        self.metrics.api_write("delete", name);
+        match answer {
+            Ok(_) => Ok(()),
+            // Gone, or another object of that name: either way the one that was seen is no more.
+            Err(error) if ClusterError::is_not_found(&error) || ClusterError::is_conflict(&error) => Ok(()),
+            Err(error) => Err(ClusterError::of(&format!("{name} {}/{}", entry.namespace, entry.name), &error)),
+        }
+    }
+}
+
+fn set_annotation(object: &mut Value, key: &str, value: &str) {
+    object["metadata"]["annotations"][key] = Value::String(value.to_owned());
+}
+
+/// Whether the API server refused nothing but a change of immutable StatefulSet fields.
+fn only_claims_differ(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status)
+        if status.is_invalid() && status.message.contains("updates to statefulset spec for fields other than"))
+}
+
+/// A password of 32 random hexadecimal characters (128 bits).
+fn password() -> Result<String, getrandom::Error> {
+    let mut bytes = [0_u8; 16];
+    getrandom::fill(&mut bytes)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// The contents of a new generated Secret.
+fn generate(what: &str) -> Result<BTreeMap<String, String>, ClusterError> {
+    let mut failure = None;
+    let values = secret_values(|| password().map_err(|error| failure = Some(error)).unwrap_or_default());
+    match failure {
+        None => Ok(values),
+        Some(error) => {
+            Err(ClusterError::Transient { what: what.to_owned(), reason: format!("no random numbers: {error}") })
+        }
+    }
+}

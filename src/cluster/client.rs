@@ -1,0 +1,62 @@
+//! How the operator reaches the API server.
+
+use std::time::Duration;
+
+use http::header::{HeaderValue, USER_AGENT};
+use kube::config::KubeConfigOptions;
+use kube::{Client, Config};
+use thiserror::Error;
+
+/// The API server cannot be reached as configured.
+#[derive(Debug, Error)]
+pub enum ConnectError {
+    /// Neither a kubeconfig nor a service account is usable.
+    #[error("no usable kubeconfig or in-cluster service account ({0}); set KUBECONFIG or run inside a cluster")]
+    Config(String),
+    /// The configuration was read and a client cannot be made from it.
+    #[error("cannot build a client for {url}: {reason}")]
+    Client {
+        /// Address of the API server.
+        url: String,
+        /// Why.
+        reason: String,
+    },
+    /// The API server does not answer.
+    #[error("API server {url} does not answer: {reason}; check the address and credentials in KUBECONFIG")]
+    Unreachable {
+        /// Address of the API server.
+        url: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A client that tells the API server which component it is, after one request has shown that it works.
+///
+/// # Errors
+/// [`ConnectError`], one line with place and remedy.
+pub async fn connect(component: &str) -> Result<Client, ConnectError> {
+    let mut config = match Config::from_kubeconfig(&KubeConfigOptions::default()).await {
+        Ok(config) => config,
+        Err(kubeconfig) => match Config::incluster() {
+            Ok(config) => config,
+            // Inside a cluster there is no kubeconfig, and outside there is no service account:
+            // the kubeconfig's problem is the one a person can act on.
+            Err(_) => return Err(ConnectError::Config(kubeconfig.to_string())),
+        },
+    };
+    let url = config.cluster_url.to_string();
+    let agent = format!("{component}/{}", env!("CARGO_PKG_VERSION"));
+    let client_error = |reason: String| ConnectError::Client { url: url.clone(), reason };
+    let agent = HeaderValue::from_str(&agent).map_err(|error| client_error(error.to_string()))?;
+    config.headers.push((USER_AGENT, agent));
+    // The operator has its own backoff per object; hidden retries would hold a pass for minutes.
+    config.default_retry = false;
+    let client = Client::try_from(config).map_err(|error| client_error(error.to_string()))?;
+    let unreachable = |reason: String| ConnectError::Unreachable { url: url.clone(), reason };
+    tokio::time::timeout(Duration::from_secs(10), client.apiserver_version())
+        .await
+        .map_err(|_| unreachable("no answer within 10 s".to_owned()))?
+        .map_err(|error| unreachable(error.to_string()))?;
+    Ok(client)
+}

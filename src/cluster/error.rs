@@ -1,0 +1,76 @@
+//! What an answer of the API server means for the work at hand.
+
+use thiserror::Error;
+
+/// Why a request did not do what was asked.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum ClusterError {
+    /// A retry cannot help until somebody changes something.
+    #[error("{what}: the API server refuses it: {reason}")]
+    Refused {
+        /// The object, as `kind namespace/name`.
+        what: String,
+        /// The API server's words.
+        reason: String,
+    },
+    /// The object belongs to somebody else and was not touched.
+    #[error("{what} exists and is not managed by Torpor for this tenant; it was not touched")]
+    NotOwned {
+        /// The object, as `kind namespace/name`.
+        what: String,
+    },
+    /// A StatefulSet's claim templates differ from the wanted ones, which the API server never changes in place.
+    #[error("{what}: its volumes have another size")]
+    ClaimsDiffer {
+        /// The object, as `kind namespace/name`.
+        what: String,
+    },
+    /// Something is on its way and must finish first.
+    #[error("{what}: {reason}")]
+    Waiting {
+        /// The object, as `kind namespace/name`.
+        what: String,
+        /// What is awaited.
+        reason: String,
+    },
+    /// The next try may succeed.
+    #[error("{what}: {reason}")]
+    Transient {
+        /// The object, as `kind namespace/name`.
+        what: String,
+        /// What happened.
+        reason: String,
+    },
+    /// This process may no longer write: it does not lead.
+    #[error("this process does not lead any more")]
+    NotLeading,
+}
+
+impl ClusterError {
+    /// Classifies an error of the client.
+    pub fn of(what: &str, error: &kube::Error) -> Self {
+        let what = what.to_owned();
+        match error {
+            kube::Error::Api(status) => {
+                let reason = status.message.clone();
+                let ending = status.is_forbidden() && reason.contains("because it is being terminated");
+                match status.code {
+                    _ if ending => ClusterError::Waiting { what, reason: "its namespace is being deleted".to_owned() },
+                    400 | 403 | 405 | 413 | 415 | 422 => ClusterError::Refused { what, reason },
+                    _ => ClusterError::Transient { what, reason },
+                }
+            }
+            other => ClusterError::Transient { what, reason: other.to_string() },
+        }
+    }
+
+    /// Whether the object was not there.
+    pub fn is_not_found(error: &kube::Error) -> bool {
+        matches!(error, kube::Error::Api(status) if status.code == 404)
+    }
+
+    /// Whether the object was there already, or was not the expected one.
+    pub fn is_conflict(error: &kube::Error) -> bool {
+        matches!(error, kube::Error::Api(status) if status.code == 409)
+    }
+}

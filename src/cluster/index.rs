@@ -1,0 +1,323 @@
+//! What the watches have seen of every tenant's children, a few hundred bytes each.
+//!
+//! The index holds identity, the operator's own annotations and a compact reading of status,
+//! never an object as a whole. All decisions of a pass are made from it, without a request.
+
+use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{Hash, Hasher};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde_json::Value;
+
+use super::ownership;
+use crate::domain::names::{annotation, label};
+use crate::plan::ChildKind;
+
+/// What an entry of the index is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Slot {
+    /// An object that the operator applies.
+    Child(ChildKind),
+    /// A pod of one of its workloads.
+    Pod,
+    /// A volume claim of one of its workloads.
+    Volume,
+}
+
+/// A compact reading of an object's status.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Facts {
+    /// The kind has no status that matters.
+    #[default]
+    None,
+    /// A StatefulSet or Deployment.
+    Workload {
+        /// `metadata.generation`.
+        generation: i64,
+        /// Generation that its controller has seen.
+        observed_generation: i64,
+        /// Pods that exist.
+        replicas: i32,
+        /// Pods that are ready.
+        ready: i32,
+    },
+    /// A pod.
+    Pod {
+        /// Its Ready condition.
+        ready: bool,
+        /// Why it is not ready, in the words of scheduler or kubelet.
+        problem: Option<String>,
+    },
+}
+
+/// One object.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// What it is.
+    pub slot: Slot,
+    /// Its namespace; a Namespace stands in itself.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+    /// Its resource version as a number, for comparing age; 0 where it is none.
+    pub version: u64,
+    /// Whether it is being deleted.
+    pub deleting: bool,
+    /// uid of its controlling owner.
+    pub owner: Option<String>,
+    /// Value of its tenant label.
+    pub tenant: Option<String>,
+    /// Value of its component label.
+    pub component: Option<String>,
+    /// Value of its fleet label.
+    pub fleet: Option<String>,
+    /// Hash of what the operator last applied.
+    pub applied_hash: Option<String>,
+    /// Hash of what warrants a restart.
+    pub restart_hash: Option<String>,
+    /// Compact status.
+    pub facts: Facts,
+    fields: Fields,
+}
+
+/// The operator's field sets: kept in full until one pass has compared them, then as a hash.
+#[derive(Clone, Debug)]
+enum Fields {
+    Unverified(Vec<Value>),
+    Verified(u64),
+}
+
+impl Entry {
+    /// Reads an object's metadata. `None` for an object without a name, which the API server never sends.
+    pub fn read(slot: Slot, metadata: &ObjectMeta, facts: Facts) -> Option<Self> {
+        let name = metadata.name.clone()?;
+        let text = |map: &Option<BTreeMap<String, String>>, key: &str| map.as_ref().and_then(|m| m.get(key)).cloned();
+        let owner = metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
+        let managed = metadata.managed_fields.as_deref().unwrap_or_default();
+        let fields = match slot {
+            Slot::Child(_) => Fields::Unverified(ownership::owned_fields(managed).into_iter().cloned().collect()),
+            Slot::Pod | Slot::Volume => Fields::Verified(0),
+        };
+        Some(Entry {
+            slot,
+            namespace: metadata.namespace.clone().unwrap_or_else(|| name.clone()),
+            name,
+            uid: metadata.uid.clone().unwrap_or_default(),
+            version: metadata.resource_version.as_deref().and_then(|v| v.parse().ok()).unwrap_or(0),
+            deleting: metadata.deletion_timestamp.is_some(),
+            owner: owner.map(|owner| owner.uid.clone()),
+            tenant: text(&metadata.labels, label::TENANT),
+            component: text(&metadata.labels, label::COMPONENT),
+            fleet: text(&metadata.labels, label::FLEET),
+            applied_hash: text(&metadata.annotations, annotation::APPLIED_HASH),
+            restart_hash: text(&metadata.annotations, annotation::RESTART_HASH),
+            facts,
+            fields,
+        })
+    }
+}
+
+fn digest(fields: &[Value]) -> u64 {
+    // Only compared within one process, so the standard hasher will do.
+    let mut hasher = DefaultHasher::new();
+    for set in fields {
+        set.to_string().hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+/// How an object in the cluster relates to the wanted one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Difference {
+    /// It does not exist.
+    Missing,
+    /// It exists, as wanted.
+    Same,
+    /// It exists and must be applied again.
+    Differs,
+    /// It is on its way out; nothing can be applied until it has gone.
+    Leaving,
+}
+
+type Key = (Slot, String);
+
+#[derive(Debug, Default)]
+struct Inner {
+    namespaces: HashMap<String, BTreeMap<Key, Entry>>,
+    /// uids seen since a listing of the kind began, by listing, watch or answer.
+    listing: HashMap<Slot, HashSet<String>>,
+}
+
+/// The index over all tenants' namespaces.
+#[derive(Debug, Default)]
+pub struct ChildIndex {
+    inner: Mutex<Inner>,
+}
+
+impl ChildIndex {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Every change under this lock is a single insert or remove, so a panic elsewhere leaves it whole.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A complete listing of a kind begins.
+    pub fn begin_listing(&self, slot: Slot) {
+        self.lock().listing.insert(slot, HashSet::new());
+    }
+
+    /// The listing is complete: forgets and returns what neither it nor a write since its begin has shown.
+    pub fn finish_listing(&self, slot: Slot) -> Vec<Entry> {
+        let mut inner = self.lock();
+        let Some(seen) = inner.listing.remove(&slot) else { return Vec::new() };
+        let mut gone = Vec::new();
+        for children in inner.namespaces.values_mut() {
+            children.retain(|(kind, _), entry| {
+                let stays = *kind != slot || seen.contains(&entry.uid);
+                if !stays {
+                    gone.push(entry.clone());
+                }
+                stays
+            });
+        }
+        inner.namespaces.retain(|_, children| !children.is_empty());
+        gone
+    }
+
+    /// Takes in what a watch or an answer showed. `false` when that was known already, or is older.
+    pub fn upsert(&self, mut entry: Entry) -> bool {
+        let mut inner = self.lock();
+        if let Some(seen) = inner.listing.get_mut(&entry.slot) {
+            seen.insert(entry.uid.clone());
+        }
+        let children = inner.namespaces.entry(entry.namespace.clone()).or_default();
+        let key = (entry.slot, entry.name.clone());
+        if let Some(known) = children.get(&key) {
+            if known.uid == entry.uid && known.version >= entry.version && entry.version != 0 {
+                return false;
+            }
+            if let (Fields::Verified(known), Fields::Unverified(fields)) = (&known.fields, &entry.fields)
+                && *known == digest(fields)
+            {
+                entry.fields = Fields::Verified(*known);
+            }
+            // Answers to writes are read for metadata only; the watch brings the status.
+            if entry.facts == Facts::None && known.uid == entry.uid {
+                entry.facts = known.facts.clone();
+            }
+        }
+        children.insert(key, entry);
+        true
+    }
+
+    /// Forgets an object that has gone, unless another of its name has come meanwhile.
+    pub fn remove(&self, slot: Slot, namespace: &str, name: &str, uid: &str) {
+        let namespaces = &mut self.lock().namespaces;
+        if let Some(children) = namespaces.get_mut(namespace) {
+            let key = (slot, name.to_owned());
+            if children.get(&key).is_some_and(|known| known.uid == uid) {
+                children.remove(&key);
+            }
+            if children.is_empty() {
+                namespaces.remove(namespace);
+            }
+        }
+    }
+
+    /// How the wanted object relates to what is known of the cluster.
+    pub fn compare(&self, kind: ChildKind, namespace: &str, name: &str, hash: &str, wanted: &Value) -> Difference {
+        let mut inner = self.lock();
+        let key = (Slot::Child(kind), name.to_owned());
+        let Some(entry) = inner.namespaces.get_mut(namespace).and_then(|children| children.get_mut(&key)) else {
+            return Difference::Missing;
+        };
+        if entry.deleting {
+            return Difference::Leaving;
+        }
+        if entry.applied_hash.as_deref() != Some(hash) {
+            return Difference::Differs;
+        }
+        match &entry.fields {
+            Fields::Verified(_) => Difference::Same,
+            Fields::Unverified(fields) => {
+                if ownership::covers(&fields.iter().collect::<Vec<_>>(), wanted) {
+                    entry.fields = Fields::Verified(digest(fields));
+                    Difference::Same
+                } else {
+                    Difference::Differs
+                }
+            }
+        }
+    }
+
+    /// Everything known of one namespace.
+    pub fn namespace(&self, namespace: &str) -> Vec<Entry> {
+        self.lock().namespaces.get(namespace).map(|children| children.values().cloned().collect()).unwrap_or_default()
+    }
+
+    /// One object.
+    pub fn get(&self, slot: Slot, namespace: &str, name: &str) -> Option<Entry> {
+        self.lock().namespaces.get(namespace).and_then(|children| children.get(&(slot, name.to_owned()))).cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn entry(version: &str, hash: &str, owned: Value) -> Entry {
+        let metadata: ObjectMeta = serde_json::from_value(json!({
+            "name": "redis", "namespace": "tenant-a", "uid": "u1", "resourceVersion": version,
+            "annotations": {"torpor.dev/applied-hash": hash},
+            "managedFields": [{"manager": "torpor-operator", "operation": "Apply", "fieldsV1": owned}],
+        }))
+        .expect("metadata");
+        Entry::read(Slot::Child(ChildKind::ConfigMap), &metadata, Facts::None).expect("a name")
+    }
+
+    fn compare(index: &ChildIndex, hash: &str) -> Difference {
+        let wanted = json!({"metadata": {"name": "redis"}, "data": {"a": "1"}});
+        index.compare(ChildKind::ConfigMap, "tenant-a", "redis", hash, &wanted)
+    }
+
+    #[test]
+    fn unchanged_until_hash_or_ownership_differs() {
+        let index = ChildIndex::default();
+        assert_eq!(compare(&index, "h"), Difference::Missing);
+        let owned = json!({"f:data": {"f:a": {}}});
+        assert!(index.upsert(entry("5", "h", owned.clone())));
+        assert_eq!(compare(&index, "h"), Difference::Same);
+        assert_eq!(compare(&index, "other"), Difference::Differs);
+        assert!(!index.upsert(entry("5", "h", owned.clone())), "the same version again is no news");
+        assert!(!index.upsert(entry("4", "old", owned.clone())), "an older one must not win");
+        assert!(index.upsert(entry("6", "h", owned)));
+        assert_eq!(compare(&index, "h"), Difference::Same);
+        assert!(index.upsert(entry("7", "h", json!({"f:other": {}}))));
+        assert_eq!(compare(&index, "h"), Difference::Differs, "somebody took data.a");
+    }
+
+    #[test]
+    fn a_listing_forgets_only_what_it_could_have_seen() {
+        let index = ChildIndex::default();
+        let slot = Slot::Child(ChildKind::ConfigMap);
+        index.begin_listing(slot);
+        index.upsert(entry("5", "h", json!({})));
+        assert!(index.finish_listing(slot).is_empty(), "written while the listing ran");
+        index.begin_listing(slot);
+        assert_eq!(index.finish_listing(slot).len(), 1);
+        assert!(index.namespace("tenant-a").is_empty());
+    }
+
+    #[test]
+    fn a_late_deletion_spares_the_successor() {
+        let index = ChildIndex::default();
+        index.upsert(entry("5", "h", json!({})));
+        index.remove(Slot::Child(ChildKind::ConfigMap), "tenant-a", "redis", "another");
+        assert_eq!(index.namespace("tenant-a").len(), 1);
+    }
+}

@@ -1,0 +1,67 @@
+//! The only room with a kube Client: applying, watching, deleting, and writing status and events.
+#![allow(clippy::disallowed_types)]
+
+pub mod apply;
+pub mod client;
+pub mod error;
+pub mod events;
+pub mod index;
+pub mod nodes;
+pub mod ownership;
+pub mod read;
+pub mod status;
+pub mod watch;
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use kube::{Api, Client, Resource};
+
+use crate::http::probes::Health;
+use crate::leader::LeaderGuard;
+use crate::metrics::Metrics;
+
+/// Everything that the operator does with the API server.
+pub struct Cluster {
+    client: Client,
+    metrics: Metrics,
+    /// What is known of children.
+    pub index: Arc<index::ChildIndex>,
+    /// Nodes and PriorityClasses.
+    pub nodes: nodes::Nodes,
+    /// Writes children.
+    pub applier: apply::Applier,
+    /// Writes status and finalizers.
+    pub status: status::StatusWriter,
+    /// Publishes Events.
+    pub events: events::Events,
+    /// Reads what a spec refers to.
+    pub reader: read::Reader,
+}
+
+impl Cluster {
+    /// The cluster behind a client; every write asks `leader` first.
+    pub fn new(client: Client, metrics: &Metrics, leader: &LeaderGuard) -> Self {
+        let index = Arc::new(index::ChildIndex::default());
+        Cluster {
+            metrics: metrics.clone(),
+            nodes: nodes::Nodes::new(client.clone(), metrics.clone(), leader.clone()),
+            applier: apply::Applier::new(client.clone(), index.clone(), metrics.clone(), leader.clone()),
+            status: status::StatusWriter::new(client.clone(), metrics.clone(), leader.clone()),
+            events: events::Events::new(client.clone(), metrics.clone()),
+            reader: read::Reader::new(client.clone()),
+            index,
+            client,
+        }
+    }
+
+    /// Watches over this cluster.
+    pub fn watches(&self, health: Health) -> watch::Watches {
+        watch::Watches::new(self.client.clone(), health, self.metrics.clone())
+    }
+
+    /// All objects of a kind, over all namespaces.
+    pub fn all<K: Resource<DynamicType = ()> + Debug>(&self) -> Api<K> {
+        Api::all(self.client.clone())
+    }
+}

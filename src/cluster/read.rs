@@ -1,0 +1,59 @@
+//! The few reads of a pass: what a spec refers to, and what a deletion depends on.
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::{Api, Client};
+
+use super::error::ClusterError;
+use crate::api::bot_fleet::ConfigMapRef;
+
+/// What a reference to a ConfigMap key led to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Referenced {
+    /// The text.
+    Found(String),
+    /// Nothing; the sentence says what is missing.
+    Missing(String),
+}
+
+/// Reads objects by name.
+#[derive(Clone)]
+pub struct Reader {
+    client: Client,
+}
+
+impl Reader {
+    /// A reader over this client.
+    pub fn new(client: Client) -> Self {
+        Reader { client }
+    }
+
+    /// The text under a key of a ConfigMap.
+    ///
+    /// # Errors
+    /// [`ClusterError`] when the API server answers neither with it nor that it does not exist.
+    pub async fn config(&self, namespace: &str, reference: &ConfigMapRef) -> Result<Referenced, ClusterError> {
+        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
+        let what = format!("ConfigMap {namespace}/{}", reference.name);
+        let found = api.get_opt(&reference.name).await.map_err(|error| ClusterError::of(&what, &error))?;
+        Ok(match found {
+            None => Referenced::Missing(format!("{what} does not exist; create it with the key {}", reference.key)),
+            Some(map) => match map.data.unwrap_or_default().remove(&reference.key) {
+                Some(text) => Referenced::Found(text),
+                None => Referenced::Missing(format!("{what} has no key {}; add it", reference.key)),
+            },
+        })
+    }
+
+    /// Whether a CustomResourceDefinition is there to stay. While it is being deleted, its objects' deletion
+    /// is a side effect and must not cost anybody's data.
+    ///
+    /// # Errors
+    /// [`ClusterError`] when that cannot be told.
+    pub async fn definition_stays(&self, name: &str) -> Result<bool, ClusterError> {
+        let api: Api<CustomResourceDefinition> = Api::all(self.client.clone());
+        let what = format!("CustomResourceDefinition {name}");
+        let found = api.get_metadata_opt(name).await.map_err(|error| ClusterError::of(&what, &error))?;
+        Ok(found.is_some_and(|definition| definition.metadata.deletion_timestamp.is_none()))
+    }
+}

@@ -1,0 +1,145 @@
+//! The one way by which Torpor's own resources are written: status, and the finalizer. Never a spec.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
+use kube::{Api, Client};
+use serde::Serialize;
+use serde_json::json;
+
+use super::error::ClusterError;
+use crate::api::{BotFleet, Tenant, WorkerPool};
+use crate::domain::names::{FINALIZER, OPERATOR};
+use crate::leader::LeaderGuard;
+use crate::metrics::Metrics;
+
+/// A kind of resource that users write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Own {
+    /// `Tenant`.
+    Tenant,
+    /// `BotFleet`.
+    BotFleet,
+    /// `WorkerPool`.
+    WorkerPool,
+}
+
+impl Own {
+    /// The kind's name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Own::Tenant => "Tenant",
+            Own::BotFleet => "BotFleet",
+            Own::WorkerPool => "WorkerPool",
+        }
+    }
+
+    fn resource(self) -> ApiResource {
+        match self {
+            Own::Tenant => ApiResource::erase::<Tenant>(&()),
+            Own::BotFleet => ApiResource::erase::<BotFleet>(&()),
+            Own::WorkerPool => ApiResource::erase::<WorkerPool>(&()),
+        }
+    }
+}
+
+/// Writes status and finalizers of Torpor's own resources.
+#[derive(Clone)]
+pub struct StatusWriter {
+    client: Client,
+    metrics: Metrics,
+    leader: LeaderGuard,
+}
+
+impl StatusWriter {
+    /// A writer over this client.
+    pub fn new(client: Client, metrics: Metrics, leader: LeaderGuard) -> Self {
+        StatusWriter { client, metrics, leader }
+    }
+
+    fn api(&self, kind: Own, namespace: Option<&str>) -> Result<Api<DynamicObject>, ClusterError> {
+        if !self.leader.is_valid() {
+            return Err(ClusterError::NotLeading);
+        }
+        Ok(match namespace {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &kind.resource()),
+            None => Api::all_with(self.client.clone(), &kind.resource()),
+        })
+    }
+
+    /// Writes the operator's part of the status; fields of other managers stay theirs.
+    /// Returns the object's new resource version; `None` when the object has gone meanwhile.
+    ///
+    /// # Errors
+    /// [`ClusterError`], classified.
+    pub async fn write(
+        &self,
+        kind: Own,
+        metadata: &ObjectMeta,
+        status: &impl Serialize,
+    ) -> Result<Option<String>, ClusterError> {
+        let name = metadata.name.as_deref().unwrap_or_default();
+        let resource = kind.resource();
+        // The uid keeps the status from landing on a new object of the same name.
+        let body = json!({
+            "apiVersion": resource.api_version,
+            "kind": resource.kind,
+            "metadata": {"name": name, "uid": metadata.uid},
+            "status": status,
+        });
+        let api = self.api(kind, metadata.namespace.as_deref())?;
+        let answer = api.patch_status(name, &PatchParams::apply(OPERATOR).force(), &Patch::Apply(&body)).await;
+        self.metrics.api_write("status", kind.as_str());
+        match answer {
+            Ok(object) => Ok(object.metadata.resource_version),
+            Err(error) if ClusterError::is_not_found(&error) || ClusterError::is_conflict(&error) => Ok(None),
+            Err(error) => Err(ClusterError::of(&format!("status of {} {name}", kind.as_str()), &error)),
+        }
+    }
+
+    /// Adds the finalizer.
+    ///
+    /// # Errors
+    /// [`ClusterError`], classified; a conflict with a newer version of the object is transient.
+    pub async fn add_finalizer(&self, kind: Own, metadata: &ObjectMeta) -> Result<(), ClusterError> {
+        let mut finalizers = metadata.finalizers.clone().unwrap_or_default();
+        finalizers.push(FINALIZER.to_owned());
+        self.set_finalizers(kind, metadata, &finalizers).await
+    }
+
+    /// Removes the finalizer, after which the object goes.
+    ///
+    /// # Errors
+    /// [`ClusterError`], classified; a conflict with a newer version of the object is transient.
+    pub async fn remove_finalizer(&self, kind: Own, metadata: &ObjectMeta) -> Result<(), ClusterError> {
+        let mut finalizers = metadata.finalizers.clone().unwrap_or_default();
+        finalizers.retain(|finalizer| finalizer != FINALIZER);
+        self.set_finalizers(kind, metadata, &finalizers).await
+    }
+
+    async fn set_finalizers(
+        &self,
+        kind: Own,
+        metadata: &ObjectMeta,
+        finalizers: &[String],
+    ) -> Result<(), ClusterError> {
+        let name = metadata.name.as_deref().unwrap_or_default();
+        // The list is replaced as a whole, so it must be the list that was read.
+        let body = json!({"metadata": {
+            "uid": metadata.uid, "resourceVersion": metadata.resource_version, "finalizers": finalizers,
+        }});
+        let params = PatchParams { field_manager: Some(OPERATOR.to_owned()), ..PatchParams::default() };
+        let api = self.api(kind, metadata.namespace.as_deref())?;
+        let answer = api.patch_metadata(name, &params, &Patch::Merge(&body)).await;
+        self.metrics.api_write("patch", kind.as_str());
+        match answer {
+            Ok(_) => Ok(()),
+            Err(error) if ClusterError::is_not_found(&error) => Ok(()),
+            Err(error) => Err(ClusterError::of(&format!("finalizer of {} {name}", kind.as_str()), &error)),
+        }
+    }
+}
+
+/// Whether the finalizer is on the object.
+pub fn has_finalizer(metadata: &ObjectMeta) -> bool {
+    metadata.finalizers.iter().flatten().any(|finalizer| finalizer == FINALIZER)
+}

@@ -1,0 +1,337 @@
+//! The watches: each with its own backoff, each feeding the index or a store, each telling its health.
+//!
+//! kube's `Controller` merges all triggers behind one backoff and shows a mapper no difference between
+//! a change and a deletion. Here every watch stands alone, so a broken one neither silences the others
+//! nor leaves the index wrong; the same applier of kube-runtime runs the passes.
+
+use std::fmt::Debug;
+use std::pin::pin;
+use std::sync::Arc;
+
+use futures::{Stream, StreamExt};
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus, StatefulSet, StatefulSetStatus};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, LimitRange, Namespace, PersistentVolumeClaim, Pod, ResourceQuota, Service, ServiceAccount,
+};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::api::{ApiResource, NotUsed, Object};
+use kube::core::PartialObjectMeta;
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::index::{ChildIndex, Entry, Facts, Slot};
+use crate::domain::names::label;
+use crate::http::probes::Health;
+use crate::metrics::Metrics;
+use crate::plan::ChildKind;
+
+/// Longer than the API server's default of 5 to 10 minutes would be cut anyway; bookmarks every minute keep
+/// the connection from being idle at load balancers that drop it silently.
+const WATCH_SECONDS: u32 = 540;
+
+/// A child appeared, changed or went: what the controllers are told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Namespace of the object.
+    pub namespace: String,
+    /// Fleet it belongs to, if any.
+    pub fleet: Option<String>,
+    /// Tenant by its label, if any.
+    pub tenant: Option<String>,
+}
+
+/// What every watch needs.
+#[derive(Clone)]
+pub struct Watches {
+    client: Client,
+    health: Health,
+    metrics: Metrics,
+}
+
+impl Watches {
+    /// Watches over this client.
+    pub fn new(client: Client, health: Health, metrics: Metrics) -> Self {
+        Watches { client, health, metrics }
+    }
+
+    /// Runs one watch for good. Every event goes to `sink`; errors are counted, logged and retried.
+    pub async fn run<K, F>(&self, name: &'static str, api: Api<K>, selector: Option<&str>, mut sink: F)
+    where
+        K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+        F: FnMut(watcher::Event<K>),
+    {
+        let mut config = watcher::Config::default().timeout(WATCH_SECONDS);
+        if let Some(selector) = selector {
+            config = config.labels(selector);
+        }
+        self.health.pending(name);
+        let mut stream = pin!(self.events(api, config));
+        let mut failing = false;
+        while let Some(item) = stream.next().await {
+            match item {
+                Ok(event) => {
+                    if matches!(event, watcher::Event::InitDone) {
+                        self.health.ready(name);
+                    }
+                    if std::mem::take(&mut failing) {
+                        tracing::info!(watch = name, "watch works again");
+                    }
+                    self.metrics.watch_up(name);
+                    sink(event);
+                }
+                Err(error) => {
+                    self.metrics.watch_error(name);
+                    if !std::mem::replace(&mut failing, true) {
+                        tracing::warn!(watch = name, %error, "watch failed, trying again");
+                    }
+                }
+            }
+        }
+    }
+
+    fn events<K>(&self, api: Api<K>, config: watcher::Config) -> impl Stream<Item = watcher::Result<watcher::Event<K>>>
+    where
+        K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+    {
+        watcher(api, config).default_backoff()
+    }
+
+    /// Watches every kind of child into the index and tells `notify` of each change. Ends never.
+    pub async fn children<F>(&self, index: Arc<ChildIndex>, notify: F)
+    where
+        F: Fn(Change) + Clone + Send + Sync + 'static,
+    {
+        tokio::join!(
+            self.metadata::<Namespace, F>(ChildKind::Namespace, &index, &notify),
+            self.metadata::<ServiceAccount, F>(ChildKind::ServiceAccount, &index, &notify),
+            self.metadata::<NetworkPolicy, F>(ChildKind::NetworkPolicy, &index, &notify),
+            self.metadata::<ResourceQuota, F>(ChildKind::ResourceQuota, &index, &notify),
+            self.metadata::<LimitRange, F>(ChildKind::LimitRange, &index, &notify),
+            self.metadata::<ConfigMap, F>(ChildKind::ConfigMap, &index, &notify),
+            self.metadata::<Service, F>(ChildKind::Service, &index, &notify),
+            self.metadata::<PodDisruptionBudget, F>(ChildKind::PodDisruptionBudget, &index, &notify),
+            self.volumes(&index, &notify),
+            self.status::<StatefulSet, StatefulSetStatus, F>(
+                "StatefulSet",
+                Slot::Child(ChildKind::StatefulSet),
+                &index,
+                &notify,
+                |generation, status| Facts::Workload {
+                    generation,
+                    observed_generation: status.as_ref().and_then(|s| s.observed_generation).unwrap_or(0),
+                    replicas: status.as_ref().map_or(0, |s| s.replicas),
+                    ready: status.as_ref().and_then(|s| s.ready_replicas).unwrap_or(0),
+                },
+            ),
+            self.status::<Deployment, DeploymentStatus, F>(
+                "Deployment",
+                Slot::Child(ChildKind::Deployment),
+                &index,
+                &notify,
+                |generation, status| Facts::Workload {
+                    generation,
+                    observed_generation: status.as_ref().and_then(|s| s.observed_generation).unwrap_or(0),
+                    replicas: status.as_ref().and_then(|s| s.replicas).unwrap_or(0),
+                    ready: status.as_ref().and_then(|s| s.ready_replicas).unwrap_or(0),
+                },
+            ),
+            self.status::<Pod, PodStatus, F>("Pod", Slot::Pod, &index, &notify, |_, status| pod_facts(status.as_ref())),
+        );
+    }
+
+    async fn metadata<K, F>(&self, kind: ChildKind, index: &Arc<ChildIndex>, notify: &F)
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+        F: Fn(Change),
+    {
+        let api: Api<PartialObjectMeta<K>> = Api::all(self.client.clone());
+        let feed = Feed { slot: Slot::Child(kind), index, notify };
+        self.run(kind.as_str(), api, Some(label::MANAGED_SELECTOR), |event| feed.take(event, |_| Facts::None)).await;
+    }
+
+    async fn volumes<F: Fn(Change)>(&self, index: &Arc<ChildIndex>, notify: &F) {
+        let api: Api<PartialObjectMeta<PersistentVolumeClaim>> = Api::all(self.client.clone());
+        let feed = Feed { slot: Slot::Volume, index, notify };
+        self.run("PersistentVolumeClaim", api, Some(label::MANAGED_SELECTOR), |event| feed.take(event, |_| Facts::None))
+            .await;
+    }
+
+    /// Watches a kind whose status matters, decoding metadata and status and dropping the rest.
+    async fn status<K, S, F>(
+        &self,
+        name: &'static str,
+        slot: Slot,
+        index: &Arc<ChildIndex>,
+        notify: &F,
+        read: fn(i64, &Option<S>) -> Facts,
+    ) where
+        K: Resource<DynamicType = ()>,
+        S: DeserializeOwned + Default + Clone + Debug + Send + Sync + 'static,
+        F: Fn(Change),
+    {
+        let api: Api<Object<NotUsed, S>> = Api::all_with(self.client.clone(), &ApiResource::erase::<K>(&()));
+        let feed = Feed { slot, index, notify };
+        self.run(name, api, Some(label::MANAGED_SELECTOR), |event| {
+            feed.take(event, |object: &Object<NotUsed, S>| {
+                read(object.metadata.generation.unwrap_or(0), &object.status)
+            });
+        })
+        .await;
+    }
+}
+
+struct Feed<'a, F> {
+    slot: Slot,
+    index: &'a Arc<ChildIndex>,
+    notify: &'a F,
+}
+
+impl<F: Fn(Change)> Feed<'_, F> {
+    fn take<K: ResourceExt>(&self, event: watcher::Event<K>, facts: impl Fn(&K) -> Facts) {
+        match event {
+            watcher::Event::Init => self.index.begin_listing(self.slot),
+            watcher::Event::Apply(object) | watcher::Event::InitApply(object) => {
+                let facts = facts(&object);
+                if let Some(entry) = Entry::read(self.slot, object.meta(), facts) {
+                    let change = Change::of(&entry);
+                    if self.index.upsert(entry) {
+                        (self.notify)(change);
+                    }
+                }
+            }
+            watcher::Event::Delete(object) => {
+                if let Some(entry) = Entry::read(self.slot, object.meta(), Facts::None) {
+                    self.index.remove(self.slot, &entry.namespace, &entry.name, &entry.uid);
+                    (self.notify)(Change::of(&entry));
+                }
+            }
+            watcher::Event::InitDone => {
+                for entry in self.index.finish_listing(self.slot) {
+                    (self.notify)(Change::of(&entry));
+                }
+            }
+        }
+    }
+}
+
+impl Change {
+    fn of(entry: &Entry) -> Self {
+        Change { namespace: entry.namespace.clone(), fleet: entry.fleet.clone(), tenant: entry.tenant.clone() }
+    }
+}
+
+/// The part of a pod's status that tells whether it works and why not.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct PodStatus {
+    conditions: Vec<PodCondition>,
+    init_container_statuses: Vec<ContainerStatus>,
+    container_statuses: Vec<ContainerStatus>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct PodCondition {
+    #[serde(rename = "type")]
+    type_: String,
+    status: String,
+    reason: String,
+    message: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ContainerStatus {
+    name: String,
+    state: ContainerState,
+    last_state: ContainerState,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct ContainerState {
+    waiting: Option<Waiting>,
+    terminated: Option<Terminated>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Waiting {
+    reason: String,
+    message: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Terminated {
+    reason: String,
+    exit_code: i32,
+}
+
+/// Longest problem text that is kept of a pod.
+const PROBLEM_LENGTH: usize = 200;
+
+fn pod_facts(status: Option<&PodStatus>) -> Facts {
+    let Some(status) = status else { return Facts::Pod { ready: false, problem: None } };
+    let ready = status.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
+    let problem = if ready { None } else { container_problem(status).or_else(|| scheduling_problem(status)) };
+    Facts::Pod { ready, problem: problem.map(|text| text.chars().take(PROBLEM_LENGTH).collect()) }
+}
+
+fn scheduling_problem(status: &PodStatus) -> Option<String> {
+    let condition = status.conditions.iter().find(|c| c.type_ == "PodScheduled" && c.status == "False")?;
+    Some(format!("{}: {}", condition.reason, condition.message))
+}
+
+/// Waiting reasons of a start that goes its normal way.
+const NORMAL: [&str; 2] = ["ContainerCreating", "PodInitializing"];
+
+fn container_problem(status: &PodStatus) -> Option<String> {
+    status.init_container_statuses.iter().chain(&status.container_statuses).find_map(|container| {
+        let waiting = container.state.waiting.as_ref().filter(|w| !NORMAL.contains(&w.reason.as_str()));
+        let terminated = container.state.terminated.as_ref().or(container.last_state.terminated.as_ref());
+        let failed = terminated.filter(|t| t.exit_code != 0);
+        match (waiting, failed) {
+            (None, None) => None,
+            (Some(waiting), None) => Some(format!("{}: {} {}", container.name, waiting.reason, waiting.message)),
+            (None, Some(end)) => Some(format!("{}: {} (exit code {})", container.name, end.reason, end.exit_code)),
+            (Some(waiting), Some(end)) => {
+                Some(format!("{}: {} after exit code {} ({})", container.name, waiting.reason, end.exit_code, end.reason))
+            }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn problem(status: serde_json::Value) -> Facts {
+        pod_facts(Some(&serde_json::from_value(status).expect("a status")))
+    }
+
+    #[test]
+    fn a_pod_says_why_it_is_not_ready() {
+        assert_eq!(
+            problem(json!({"conditions": [{"type": "Ready", "status": "True"}]})),
+            Facts::Pod { ready: true, problem: None }
+        );
+        assert_eq!(
+            problem(json!({"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/8 nodes"}]})),
+            Facts::Pod { ready: false, problem: Some("Unschedulable: 0/8 nodes".to_owned()) }
+        );
+        assert_eq!(
+            problem(json!({"containerStatuses": [{"name": "bot", "state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": {"terminated": {"exitCode": 4, "reason": "Error"}}}]})),
+            Facts::Pod { ready: false, problem: Some("bot: CrashLoopBackOff after exit code 4 (Error)".to_owned()) }
+        );
+        assert_eq!(
+            problem(json!({"containerStatuses": [{"name": "bot", "state": {"waiting": {"reason": "ContainerCreating"}}}]})),
+            Facts::Pod { ready: false, problem: None }
+        );
+    }
+}

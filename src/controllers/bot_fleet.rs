@@ -1,0 +1,268 @@
+//! One pass over a BotFleet: its tenant, its share of the tier's bots, its configuration, its StatefulSet.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use kube::ResourceExt;
+
+use super::context::{Context, Guarded};
+use super::outcome::Outcome;
+use super::report::Turn;
+use super::tenant::wanted;
+use super::workloads::{self, Wanted};
+use super::{removal, report, undecodable};
+use crate::api::conditions::reasons;
+use crate::api::{BotFleet, BotFleetStatus, DeletionPolicy, Tenant};
+use crate::cluster::error::ClusterError;
+use crate::cluster::index::{Entry, Facts, Slot};
+use crate::cluster::read::Referenced;
+use crate::cluster::status::{Own, has_finalizer};
+use crate::domain::activity;
+use crate::domain::names::{self, Component};
+use crate::domain::stage::{Stage, effective_stage};
+use crate::plan::{self, Child, ChildKind};
+use crate::status::{self, Seen};
+use crate::validate::{self, Desired, FleetFacts, ValidatedFleet};
+
+/// Runs one pass and tells when the next is due.
+pub async fn reconcile(guarded: Arc<Guarded<BotFleet>>, context: &Context) -> Turn {
+    let fleet = match &guarded.0 {
+        Ok(fleet) => fleet,
+        Err(invalid) => return undecodable::fleet(context, invalid).await,
+    };
+    let old = report::current(context, Own::BotFleet, &fleet.metadata, fleet.status.as_ref());
+    let seen = Seen { generation: fleet.metadata.generation.unwrap_or_default(), now: context.clock.now() };
+    let (outcome, view) = if fleet.metadata.deletion_timestamp.is_some() {
+        (removal::fleet(context, &fleet.metadata).await, View::default())
+    } else {
+        match pass(context, fleet).await {
+            Ok(done) => done,
+            Err(outcome) => (outcome, View::default()),
+        }
+    };
+    report::finish(context, Own::BotFleet, &fleet.metadata, &old, outcome, |outcome| {
+        fleet_status(fleet, &old, outcome, view, seen)
+    })
+    .await
+}
+
+/// What a pass saw, as far as the status tells of it. `None` keeps what the status said before.
+#[derive(Clone, Copy, Debug, Default)]
+struct View {
+    stage: Option<Stage>,
+    desired: Option<i32>,
+    replicas: Option<i32>,
+    ready: Option<i32>,
+    over_tier: i32,
+}
+
+async fn pass(context: &Context, fleet: &BotFleet) -> Result<(Outcome, View), Outcome> {
+    let namespace = fleet.namespace().unwrap_or_default();
+    let name = fleet.name_any();
+    let guarded = tenant_of(context, &namespace)?;
+    let tenant = guarded.0.as_ref().map_err(|_| {
+        Outcome::Waiting(format!("the Tenant of {namespace} cannot be read; its bots are left as they are"))
+    })?;
+    if !has_finalizer(&fleet.metadata) {
+        context.status.add_finalizer(Own::BotFleet, &fleet.metadata).await?;
+        return Ok((Outcome::Again, View::default()));
+    }
+    if tenant.metadata.deletion_timestamp.is_some() {
+        return Err(Outcome::Waiting("its Tenant is being deleted".to_owned()));
+    }
+    let validated_tenant = validate::tenant(tenant, &context.catalog, &context.serving_pools()).map_err(|_| {
+        Outcome::Waiting("its Tenant is Stalled; see the Tenant's conditions".to_owned())
+    })?;
+    if context.index.get(Slot::Child(ChildKind::Namespace), &namespace, &namespace).is_none() {
+        return Err(Outcome::Waiting(format!("namespace {namespace} is not yet the Tenant's")));
+    }
+    if validated_tenant.pools.is_empty() {
+        return Err(Outcome::Waiting(format!("no ready WorkerPool serves tier {}", validated_tenant.tier)));
+    }
+    let stage = effective_stage(&activity::facts(tenant));
+    let fleets = context.fleets_of(&namespace);
+    let share = share(validated_tenant.plan.max_bots, &fleets, &name);
+    let config = config(context, fleet, &namespace).await?;
+    let validated =
+        validate::fleet(fleet, &validated_tenant.fleet_context(), Desired { replicas: share }, &config).map_err(Outcome::Invalid)?;
+
+    let children = plan::fleet(&validated, stage, &context.settings);
+    let entries = context.index.namespace(&namespace);
+    await_secret(context, fleet, &namespace, &entries, &children).await?;
+    apply(context, &validated, &children, &entries).await?;
+    prune(context, fleet, &namespace, &children).await?;
+
+    let entries = context.index.namespace(&namespace);
+    let workload = children.iter().find_map(wanted);
+    if let Some(pod) = workload.as_ref().and_then(|workload| workloads::next_replacement(&entries, workload)) {
+        context.applier.delete(pod).await?;
+    }
+    if tenant.spec.deletion_policy == DeletionPolicy::Delete {
+        drop_surplus_volumes(context, fleet, &entries).await?;
+    }
+    let mut view = observe(&entries, workload.as_ref(), stage);
+    view.over_tier = if fleet.spec.paused { 0 } else { (fleet.spec.replicas - share).max(0) };
+    Ok((judge(fleet, &entries, workload.as_ref(), stage), view))
+}
+
+fn tenant_of(context: &Context, namespace: &str) -> Result<Arc<Guarded<Tenant>>, Outcome> {
+    names::tenant_of_namespace(namespace).and_then(|name| context.tenant(name)).ok_or_else(|| {
+        Outcome::Waiting(format!(
+            "namespace {namespace} belongs to no Tenant; put the BotFleet into the namespace of one (tenant-<name>)"
+        ))
+    })
+}
+
+/// The bots that the tier leaves to this fleet: oldest fleets first. Paused fleets take no share.
+fn share(max_bots: i32, fleets: &[BotFleet], name: &str) -> i32 {
+    let facts: Vec<FleetFacts> = fleets
+        .iter()
+        .map(|fleet| FleetFacts {
+            name: fleet.name_any(),
+            created: fleet.metadata.creation_timestamp.as_ref().map(|time| time.0),
+            wanted: if fleet.spec.paused { 0 } else { fleet.spec.replicas },
+        })
+        .collect();
+    validate::allot(max_bots, &facts).get(name).copied().unwrap_or_default()
+}
+
+/// The text of the strategy's configuration, inline or from the ConfigMap it refers to.
+async fn config(context: &Context, fleet: &BotFleet, namespace: &str) -> Result<String, Outcome> {
+    let strategy = &fleet.spec.strategy;
+    let Some(reference) = &strategy.config_map_ref else {
+        return Ok(strategy.config.clone().unwrap_or_default());
+    };
+    if let Some(text) = context.memory.config(namespace, reference) {
+        return Ok(text);
+    }
+    match context.reader.config(namespace, reference).await? {
+        Referenced::Found(text) => {
+            context.memory.keep_config(namespace, reference, &text);
+            Ok(text)
+        }
+        Referenced::Missing(message) => Err(Outcome::Waiting(message)),
+    }
+}
+
+/// Holds back a write of the workload while the Secret it mounts does not exist. Settled fleets are not asked about.
+async fn await_secret(
+    context: &Context,
+    fleet: &BotFleet,
+    namespace: &str,
+    entries: &[Entry],
+    children: &[Child],
+) -> Result<(), Outcome> {
+    let Some(secret) = &fleet.spec.credentials_secret else { return Ok(()) };
+    let hash_now = |name: &str| {
+        let slot = Slot::Child(ChildKind::StatefulSet);
+        entries.iter().find(|entry| entry.slot == slot && entry.name == name).map(|entry| entry.restart_hash.clone())
+    };
+    let settled = children.iter().filter_map(wanted).all(|workload| hash_now(&workload.name) == Some(workload.restart_hash));
+    if settled || context.applier.secret_exists(namespace, secret).await? {
+        return Ok(());
+    }
+    Err(Outcome::Waiting(format!(
+        "Secret {namespace}/{secret} does not exist; create it with the exchange credentials (examples/fleet-credentials.yaml)"
+    )))
+}
+
+async fn apply(
+    context: &Context,
+    validated: &ValidatedFleet,
+    children: &[Child],
+    entries: &[Entry],
+) -> Result<(), Outcome> {
+    for child in children {
+        match context.applier.ensure(child, &validated.context.namespace).await {
+            Ok(_) => {}
+            Err(ClusterError::ClaimsDiffer { .. }) => super::volumes::grow(context, child, entries).await?,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+async fn prune(context: &Context, fleet: &BotFleet, namespace: &str, children: &[Child]) -> Result<(), Outcome> {
+    let wanted: HashSet<(ChildKind, &str)> = children.iter().map(|child| (child.kind(), child.name())).collect();
+    for entry in context.index.namespace(namespace) {
+        let Slot::Child(kind) = entry.slot else { continue };
+        if entry.owner == fleet.metadata.uid && !wanted.contains(&(kind, entry.name.as_str())) {
+            context.applier.delete(&entry).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Deletes volumes of bots that the spec no longer asks for, where the Tenant says Delete and no pod is left to use them.
+async fn drop_surplus_volumes(context: &Context, fleet: &BotFleet, entries: &[Entry]) -> Result<(), Outcome> {
+    let workload = names::fleet_workload(&fleet.name_any());
+    let claims = format!("{}-{workload}", names::DATA_CLAIM);
+    for entry in entries.iter().filter(|entry| entry.slot == Slot::Volume) {
+        let Some(ordinal) = workloads::ordinal(&entry.name, &claims) else { continue };
+        let pod = format!("{workload}-{ordinal}");
+        let in_use = entries.iter().any(|other| other.slot == Slot::Pod && other.name == pod);
+        if ordinal >= fleet.spec.replicas && !in_use {
+            context.applier.delete(entry).await?;
+        }
+    }
+    Ok(())
+}
+
+fn observe(entries: &[Entry], workload: Option<&Wanted>, stage: Stage) -> View {
+    let found = workload.and_then(|workload| {
+        entries.iter().find(|entry| entry.slot == Slot::Child(workload.kind) && entry.name == workload.name)
+    });
+    let (replicas, ready) = match found.map(|entry| &entry.facts) {
+        Some(Facts::Workload { replicas, ready, .. }) => (*replicas, *ready),
+        Some(Facts::None | Facts::Pod { .. }) | None => (0, 0),
+    };
+    View {
+        stage: Some(stage),
+        desired: workload.map(|workload| workload.replicas),
+        replicas: Some(replicas),
+        ready: Some(ready),
+        over_tier: 0,
+    }
+}
+
+fn judge(fleet: &BotFleet, entries: &[Entry], workload: Option<&Wanted>, stage: Stage) -> Outcome {
+    match workload.and_then(|workload| workloads::unready(entries, workload)) {
+        Some(reason) => Outcome::Progressing(reason),
+        None if fleet.spec.paused => Outcome::Paused,
+        None => Outcome::Done(stage),
+    }
+}
+
+fn fleet_status(fleet: &BotFleet, old: &BotFleetStatus, outcome: &Outcome, view: View, seen: Seen) -> BotFleetStatus {
+    let mut verdicts = outcome.verdicts();
+    if let (Some(verdicts), Outcome::Done(Stage::Active)) = (&mut verdicts, outcome)
+        && view.over_tier > 0
+    {
+        verdicts.ready.reason = reasons::OVER_TIER;
+        verdicts.ready.message =
+            format!("ready, but {} bots above the tier's number are not started", view.over_tier);
+    }
+    let sleep = view.stage.map(|stage| {
+        let reached = if view.replicas == Some(0) && stage != Stage::Active { stage } else { Stage::Active };
+        status::hibernated(stage, reached)
+    });
+    let kept_sleep = status::find(&old.conditions, crate::api::conditions::HIBERNATED).cloned();
+    let told = sleep.is_some();
+    let mut conditions =
+        verdicts.map(|verdicts| status::conditions(&old.conditions, verdicts, sleep, seen)).unwrap_or_default();
+    if !told {
+        conditions.extend(kept_sleep);
+    }
+    let tenant = names::tenant_of_namespace(fleet.metadata.namespace.as_deref().unwrap_or_default()).unwrap_or_default();
+    let mut selector = names::selector(tenant, Component::Bot);
+    selector.insert(names::label::FLEET.to_owned(), fleet.name_any());
+    let selector = selector.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",");
+    BotFleetStatus {
+        observed_generation: if outcome.is_final() { Some(seen.generation) } else { old.observed_generation },
+        conditions,
+        desired_replicas: view.desired.or(old.desired_replicas),
+        replicas: view.replicas.or(old.replicas),
+        ready_replicas: view.ready.or(old.ready_replicas),
+        selector: Some(selector),
+    }
+}

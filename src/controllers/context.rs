@@ -1,0 +1,241 @@
+//! What every pass works with.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures::channel::mpsc::UnboundedSender;
+use kube::core::DeserializeGuard;
+use kube::runtime::controller::ReconcileRequest;
+use kube::runtime::reflector::{ObjectRef, Store};
+
+use crate::api::bot_fleet::ConfigMapRef;
+use crate::api::{BotFleet, Tenant, WorkerPool};
+use crate::clock::Clock;
+use crate::cluster::apply::Applier;
+use crate::cluster::events::Events;
+use crate::cluster::index::ChildIndex;
+use crate::cluster::nodes::Nodes;
+use crate::cluster::read::Reader;
+use crate::cluster::status::{Own, StatusWriter};
+use crate::domain::catalog::Catalog;
+use crate::domain::names;
+use crate::metrics::Metrics;
+use crate::plan::Settings;
+use crate::validate::PoolFacts;
+
+/// An object as it was read, or why it could not be.
+pub type Guarded<K> = DeserializeGuard<K>;
+
+/// Everything a pass may use. Time comes from `clock`, requests go through the cluster room's types.
+pub struct Context {
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// The tier catalogue.
+    pub catalog: Catalog,
+    /// The operator's settings.
+    pub settings: Settings,
+    /// What the watches know of children.
+    pub index: Arc<ChildIndex>,
+    /// What the watch knows of nodes, and the way to mark them.
+    pub nodes: Nodes,
+    /// Writes children.
+    pub applier: Applier,
+    /// Writes status and finalizers.
+    pub status: StatusWriter,
+    /// Publishes Events.
+    pub events: Events,
+    /// Reads what a spec refers to.
+    pub reader: Reader,
+    /// Counts.
+    pub metrics: Metrics,
+    /// All Tenants.
+    pub tenants: Store<Guarded<Tenant>>,
+    /// All BotFleets.
+    pub fleets: Store<Guarded<BotFleet>>,
+    /// All WorkerPools.
+    pub pools: Store<Guarded<WorkerPool>>,
+    /// Asks for further passes.
+    pub triggers: Triggers,
+    /// What is remembered between passes, none of which is needed for correctness.
+    pub memory: Memory,
+}
+
+impl Context {
+    /// The Tenant of this name, if it exists.
+    pub fn tenant(&self, name: &str) -> Option<Arc<Guarded<Tenant>>> {
+        self.tenants.get(&ObjectRef::new(name))
+    }
+
+    /// The readable fleets of a namespace that are not being deleted.
+    pub fn fleets_of(&self, namespace: &str) -> Vec<BotFleet> {
+        self.fleets
+            .state()
+            .iter()
+            .filter_map(|guarded| guarded.0.as_ref().ok())
+            .filter(|fleet| fleet.metadata.namespace.as_deref() == Some(namespace))
+            .filter(|fleet| fleet.metadata.deletion_timestamp.is_none())
+            .cloned()
+            .collect()
+    }
+
+    /// The pools whose PriorityClass and node labels have been seen to once.
+    pub fn serving_pools(&self) -> Vec<PoolFacts> {
+        self.pools
+            .state()
+            .iter()
+            .filter_map(|guarded| guarded.0.as_ref().ok())
+            .filter(|pool| pool.metadata.deletion_timestamp.is_none())
+            .filter(|pool| pool.status.as_ref().and_then(|s| s.observed_generation).is_some_and(|seen| seen >= 0))
+            .map(|pool| PoolFacts {
+                name: pool.metadata.name.clone().unwrap_or_default(),
+                tiers: pool.spec.tiers.clone(),
+            })
+            .collect()
+    }
+}
+
+/// Asks for passes over objects. Requests for the same object merge in the scheduler.
+#[derive(Clone)]
+pub struct Triggers {
+    /// Passes over Tenants.
+    pub tenants: UnboundedSender<ReconcileRequest<Guarded<Tenant>>>,
+    /// Passes over BotFleets.
+    pub fleets: UnboundedSender<ReconcileRequest<Guarded<BotFleet>>>,
+    /// Passes over WorkerPools.
+    pub pools: UnboundedSender<ReconcileRequest<Guarded<WorkerPool>>>,
+}
+
+impl Triggers {
+    /// A pass over a Tenant. It is cluster-scoped, so its reference never carries a namespace.
+    pub fn tenant(&self, name: &str) {
+        // The receiver lives as long as the process; without it nobody is left to be told.
+        let _ = self.tenants.unbounded_send(ObjectRef::new(name).into());
+    }
+
+    /// A pass over the Tenant of a namespace.
+    pub fn tenant_of(&self, namespace: &str) {
+        if let Some(name) = names::tenant_of_namespace(namespace) {
+            self.tenant(name);
+        }
+    }
+
+    /// A pass over a BotFleet.
+    pub fn fleet(&self, namespace: &str, name: &str) {
+        let _ = self.fleets.unbounded_send(ObjectRef::new(name).within(namespace).into());
+    }
+
+    /// A pass over a WorkerPool.
+    pub fn pool(&self, name: &str) {
+        let _ = self.pools.unbounded_send(ObjectRef::new(name).into());
+    }
+}
+
+/// Names one of Torpor's own objects.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// Its kind.
+    pub kind: &'static str,
+    /// Its namespace, empty for a cluster-scoped one.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl Key {
+    /// The key of an object.
+    pub fn new(kind: Own, namespace: Option<&str>, name: &str) -> Self {
+        Key { kind: kind.as_str(), namespace: namespace.unwrap_or_default().to_owned(), name: name.to_owned() }
+    }
+}
+
+/// The answer to the last status write, until the watch shows it.
+#[derive(Clone, Debug)]
+pub struct Written {
+    /// Resource version of the object that the status was computed from.
+    pub from: String,
+    /// Resource version that the write led to.
+    pub to: String,
+    /// The status, as JSON.
+    pub status: serde_json::Value,
+}
+
+/// What is remembered between passes. Losing all of it costs time, never correctness.
+#[derive(Default)]
+pub struct Memory {
+    failures: Mutex<HashMap<Key, u32>>,
+    written: Mutex<HashMap<Key, Written>>,
+    configs: Mutex<HashMap<(String, String), HashMap<ConfigMapRef, String>>>,
+    told: Mutex<HashMap<Key, (String, i64)>>,
+}
+
+fn lock<K: Hash + Eq, V>(map: &Mutex<HashMap<K, V>>) -> MutexGuard<'_, HashMap<K, V>> {
+    // Each change is one insert or remove, so a panic elsewhere leaves the map whole.
+    map.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Memory {
+    /// Counts one more transient failure in a row.
+    pub fn failed(&self, key: &Key) -> u32 {
+        let mut failures = lock(&self.failures);
+        let count = failures.entry(key.clone()).or_default();
+        *count = count.saturating_add(1);
+        *count
+    }
+
+    /// Ends a row of failures.
+    pub fn succeeded(&self, key: &Key) {
+        lock(&self.failures).remove(key);
+    }
+
+    /// Number of objects of a kind with failures.
+    pub fn failing(&self, kind: &str) -> usize {
+        lock(&self.failures).keys().filter(|key| key.kind == kind).count()
+    }
+
+    /// Keeps the answer to a status write.
+    pub fn wrote(&self, key: &Key, written: Written) {
+        lock(&self.written).insert(key.clone(), written);
+    }
+
+    /// The status written by an earlier pass if the watch still shows the object from before that write.
+    pub fn unseen(&self, key: &Key, version: &str) -> Option<Written> {
+        let mut written = lock(&self.written);
+        if written.get(key).is_some_and(|written| written.from == version) {
+            return written.get(key).cloned();
+        }
+        written.remove(key);
+        None
+    }
+
+    /// Notes that an unreadable object was reported at this uid and generation. `false` when it had been already:
+    /// its status cannot be read back, so this is all that keeps it from being written again and again.
+    pub fn tell(&self, key: &Key, uid: &str, generation: i64) -> bool {
+        let now = (uid.to_owned(), generation);
+        lock(&self.told).insert(key.clone(), now.clone()) != Some(now)
+    }
+
+    /// Forgets an object that has gone.
+    pub fn forget(&self, key: &Key) {
+        lock(&self.told).remove(key);
+        lock(&self.failures).remove(key);
+        lock(&self.written).remove(key);
+    }
+
+    /// The referenced text, if it was read since the ConfigMap last changed.
+    pub fn config(&self, namespace: &str, reference: &ConfigMapRef) -> Option<String> {
+        let place = (namespace.to_owned(), reference.name.clone());
+        lock(&self.configs).get(&place).and_then(|texts| texts.get(reference)).cloned()
+    }
+
+    /// Keeps a referenced text until its ConfigMap changes.
+    pub fn keep_config(&self, namespace: &str, reference: &ConfigMapRef, text: &str) {
+        let place = (namespace.to_owned(), reference.name.clone());
+        lock(&self.configs).entry(place).or_default().insert(reference.clone(), text.to_owned());
+    }
+
+    /// Drops the texts of a ConfigMap that changed. `true` when there were any.
+    pub fn drop_config(&self, namespace: &str, name: &str) -> bool {
+        lock(&self.configs).remove(&(namespace.to_owned(), name.to_owned())).is_some()
+    }
+}

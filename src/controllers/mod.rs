@@ -1,0 +1,13 @@
+//! One controller for each of Torpor's resources: a pass each, and the loop that runs them.
+
+pub mod bot_fleet;
+pub mod context;
+pub mod outcome;
+pub mod removal;
+pub mod report;
+pub mod run;
+pub mod tenant;
+pub mod undecodable;
+pub mod volumes;
+pub mod worker_pool;
+pub mod workloads;

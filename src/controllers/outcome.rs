@@ -1,0 +1,241 @@
+//! What a pass came to. One enum decides conditions, events, metrics and the next pass, in one place.
+
+use std::time::Duration;
+
+use kube::runtime::controller::Action;
+use kube::runtime::events::EventType;
+
+use crate::api::ConditionStatus::{self, False, True};
+use crate::api::conditions::reasons;
+use crate::cluster::error::ClusterError;
+use crate::domain::stage::Stage;
+use crate::validate::Problem;
+
+/// What a pass came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Everything is as it should be at this stage.
+    Done(Stage),
+    /// Everything is written; pods are not all as they should be. The sentence says which.
+    Progressing(String),
+    /// Something that the spec needs does not exist. The sentence says what, and who must act.
+    Waiting(String),
+    /// The spec contradicts itself, its tier or the catalogue.
+    Invalid(Vec<Problem>),
+    /// The stored object cannot be read.
+    Undecodable(String),
+    /// The place belongs to somebody else, or is claimed twice.
+    Conflict(String),
+    /// The API server refuses something that a retry does not change.
+    Refused(String),
+    /// The API server could not be reached, or was busy.
+    Transient(String),
+    /// Paused by its spec.
+    Paused,
+    /// The object is being deleted; the sentence says what is awaited.
+    Deleting(String),
+    /// The object was changed by this pass, and its watch brings the next one.
+    Again,
+}
+
+/// A condition's status, reason and message before it has a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Whether it holds.
+    pub status: ConditionStatus,
+    /// One word for programs.
+    pub reason: &'static str,
+    /// A sentence for people.
+    pub message: String,
+}
+
+impl Verdict {
+    fn new(status: ConditionStatus, reason: &'static str, message: impl Into<String>) -> Self {
+        Verdict { status, reason, message: message.into() }
+    }
+}
+
+/// Ready, Reconciling and Stalled of one outcome.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdicts {
+    /// As it should be.
+    pub ready: Verdict,
+    /// Work goes on.
+    pub reconciling: Verdict,
+    /// Somebody must act.
+    pub stalled: Verdict,
+}
+
+/// Failures in a row before a status shows them: one hiccup of the API server is no news.
+pub const SHOWN_AFTER: u32 = 3;
+/// Longest pause between two tries.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+/// A settled object is compared with the index once in this time; that costs no request.
+const RESYNC: Duration = Duration::from_secs(600);
+/// What cannot be watched is looked for again after this time.
+const LOOK_AGAIN: Duration = Duration::from_secs(3);
+
+impl Outcome {
+    /// The outcome's name as a metric label.
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Outcome::Done(_) => "done",
+            Outcome::Progressing(_) => "progressing",
+            Outcome::Waiting(_) => "waiting",
+            Outcome::Invalid(_) => "invalid",
+            Outcome::Undecodable(_) => "undecodable",
+            Outcome::Conflict(_) => "conflict",
+            Outcome::Refused(_) => "refused",
+            Outcome::Transient(_) => "transient",
+            Outcome::Paused => "paused",
+            Outcome::Deleting(_) => "deleting",
+            Outcome::Again => "again",
+        }
+    }
+
+    /// Whether the generation that was read is handled in full: done, or nothing more can be done for it.
+    pub const fn is_final(&self) -> bool {
+        match self {
+            Outcome::Done(_)
+            | Outcome::Paused
+            | Outcome::Invalid(_)
+            | Outcome::Undecodable(_)
+            | Outcome::Conflict(_)
+            | Outcome::Refused(_) => true,
+            Outcome::Progressing(_)
+            | Outcome::Waiting(_)
+            | Outcome::Transient(_)
+            | Outcome::Deleting(_)
+            | Outcome::Again => false,
+        }
+    }
+
+    /// Ready, Reconciling and Stalled. `None` for a pass that says nothing new.
+    pub fn verdicts(&self) -> Option<Verdicts> {
+        let done = |reason, message: &str| Verdicts {
+            ready: Verdict::new(True, reason, message),
+            reconciling: Verdict::new(False, reasons::SETTLED, "nothing left to do"),
+            stalled: not_stalled(),
+        };
+        let working = |reason, message: &str| Verdicts {
+            ready: Verdict::new(False, reason, message),
+            reconciling: Verdict::new(True, reason, message),
+            stalled: not_stalled(),
+        };
+        let stalled = |reason, message: &str| Verdicts {
+            ready: Verdict::new(False, reason, message),
+            reconciling: Verdict::new(False, reason, "nothing happens until somebody acts"),
+            stalled: Verdict::new(True, reason, message),
+        };
+        Some(match self {
+            Outcome::Done(Stage::Active) => done(reasons::READY, "everything is ready"),
+            Outcome::Done(stage) => done(reasons::ASLEEP, &format!("asleep as decided, at stage {stage}")),
+            Outcome::Paused => done(reasons::PAUSED, "stopped by spec.paused; the volumes are kept"),
+            Outcome::Progressing(message) => working(reasons::PROGRESSING, message),
+            Outcome::Waiting(message) => working(reasons::WAITING, message),
+            Outcome::Transient(message) => working(reasons::RETRYING, message),
+            Outcome::Deleting(message) => working(reasons::DELETING, message),
+            Outcome::Invalid(problems) => stalled(reasons::INVALID_SPEC, &join(problems)),
+            Outcome::Undecodable(message) => stalled(reasons::UNDECODABLE, message),
+            Outcome::Conflict(message) => stalled(reasons::NOT_OWNED, message),
+            Outcome::Refused(message) => stalled(reasons::REFUSED, message),
+            Outcome::Again => return None,
+        })
+    }
+
+    /// The kind of Event that tells of this outcome.
+    pub const fn event_type(&self) -> EventType {
+        match self {
+            Outcome::Done(_)
+            | Outcome::Paused
+            | Outcome::Progressing(_)
+            | Outcome::Deleting(_)
+            | Outcome::Again => EventType::Normal,
+            Outcome::Waiting(_)
+            | Outcome::Invalid(_)
+            | Outcome::Undecodable(_)
+            | Outcome::Conflict(_)
+            | Outcome::Refused(_)
+            | Outcome::Transient(_) => EventType::Warning,
+        }
+    }
+
+    /// When the next pass comes if no watch brings it earlier. `failures` counts transient ones in a row.
+    pub fn next(&self, failures: u32) -> Action {
+        match self {
+            Outcome::Done(_) | Outcome::Paused => Action::requeue(RESYNC),
+            Outcome::Progressing(_) | Outcome::Deleting(_) => Action::requeue(Duration::from_secs(60)),
+            Outcome::Waiting(_) => Action::requeue(LOOK_AGAIN),
+            Outcome::Invalid(_) | Outcome::Undecodable(_) | Outcome::Again => Action::await_change(),
+            Outcome::Conflict(_) | Outcome::Refused(_) => Action::requeue(Duration::from_secs(60)),
+            Outcome::Transient(_) => Action::requeue(pause(failures)),
+        }
+    }
+}
+
+impl From<ClusterError> for Outcome {
+    fn from(error: ClusterError) -> Self {
+        let message = error.to_string();
+        match error {
+            ClusterError::Refused { .. } => Outcome::Refused(message),
+            ClusterError::NotOwned { .. } => Outcome::Conflict(message),
+            ClusterError::Waiting { .. } => Outcome::Waiting(message),
+            ClusterError::Transient { .. } | ClusterError::ClaimsDiffer { .. } | ClusterError::NotLeading => Outcome::Transient(message),
+        }
+    }
+}
+
+fn not_stalled() -> Verdict {
+    Verdict::new(False, reasons::NOT_STALLED, "nothing prevents progress")
+}
+
+fn join(problems: &[Problem]) -> String {
+    problems.iter().map(|problem| problem.0.as_str()).collect::<Vec<_>>().join("; ")
+}
+
+/// 0.2 s, doubled with each failure in a row, at most five minutes.
+fn pause(failures: u32) -> Duration {
+    Duration::from_millis(100).saturating_mul(1_u32 << failures.min(12)).min(LONGEST_PAUSE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all() -> Vec<Outcome> {
+        let text = || "x".to_owned();
+        vec![
+            Outcome::Done(Stage::Active),
+            Outcome::Done(Stage::DatabaseOnly),
+            Outcome::Progressing(text()),
+            Outcome::Waiting(text()),
+            Outcome::Invalid(vec![Problem(text())]),
+            Outcome::Undecodable(text()),
+            Outcome::Conflict(text()),
+            Outcome::Refused(text()),
+            Outcome::Transient(text()),
+            Outcome::Paused,
+            Outcome::Deleting(text()),
+        ]
+    }
+
+    #[test]
+    fn exactly_one_of_ready_reconciling_stalled_holds() {
+        for outcome in all() {
+            let verdicts = outcome.verdicts().expect("every outcome but Again is told");
+            let held = [&verdicts.ready, &verdicts.reconciling, &verdicts.stalled]
+                .into_iter()
+                .filter(|verdict| verdict.status == True)
+                .count();
+            assert_eq!(held, 1, "{outcome:?}");
+            let stays = verdicts.ready.status == True || verdicts.stalled.status == True;
+            assert_eq!(stays, outcome.is_final(), "observedGeneration moves exactly when work has ended: {outcome:?}");
+        }
+    }
+
+    #[test]
+    fn pauses_grow_and_end() {
+        assert_eq!(pause(1), Duration::from_millis(200));
+        assert!(pause(40) <= LONGEST_PAUSE);
+    }
+}

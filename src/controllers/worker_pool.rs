@@ -1,0 +1,193 @@
+//! WorkerPools: their PriorityClass and status, one pass each; and the marks on nodes, one pass over all.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::ResourceExt;
+use tokio::sync::Notify;
+
+use super::context::{Context, Guarded};
+use super::outcome::Outcome;
+use super::report::Turn;
+use super::{report, undecodable};
+use crate::api::worker_pool::{Allocatable, NodeCount, Preemption};
+use crate::api::{WorkerPool, WorkerPoolStatus};
+use crate::cluster::error::ClusterError;
+use crate::cluster::status::Own;
+use crate::domain::quantity::{Bytes, Cpu};
+use crate::placement::assign::{Assignment, Node, Pool, assign};
+use crate::domain::stage::Stage;
+use crate::status::{self, Seen};
+
+/// Runs one pass and tells when the next is due.
+pub async fn reconcile(guarded: Arc<Guarded<WorkerPool>>, context: &Context) -> Turn {
+    let pool = match &guarded.0 {
+        Ok(pool) => pool,
+        Err(invalid) => return undecodable::pool(context, invalid).await,
+    };
+    if pool.metadata.deletion_timestamp.is_some() {
+        return Turn::of(&Outcome::Again, 0);
+    }
+    let old = report::current(context, Own::WorkerPool, &pool.metadata, pool.status.as_ref());
+    let seen = Seen { generation: pool.metadata.generation.unwrap_or_default(), now: context.clock.now() };
+    let nodes = context.nodes.nodes();
+    let assignment = assign(&pools(context), &nodes);
+    let outcome = match class(context, pool).await {
+        Ok(()) => judge(pool, &assignment, &nodes),
+        Err(outcome) => outcome,
+    };
+    report::finish(context, Own::WorkerPool, &pool.metadata, &old, outcome, |outcome| {
+        pool_status(context, pool, &old, outcome, (&assignment, &nodes), seen)
+    })
+    .await
+}
+
+fn readable(context: &Context) -> Vec<WorkerPool> {
+    let state = context.pools.state();
+    let readable = state.iter().filter_map(|guarded| guarded.0.as_ref().ok());
+    readable.filter(|pool| pool.metadata.deletion_timestamp.is_none()).cloned().collect()
+}
+
+fn pools(context: &Context) -> Vec<Pool> {
+    let mut pools: Vec<Pool> = readable(context)
+        .into_iter()
+        .map(|pool| Pool {
+            name: pool.name_any(),
+            selector: pool.spec.node_selector.clone(),
+            dedicated: pool.spec.dedicated,
+        })
+        .collect();
+    pools.sort_by(|a, b| a.name.cmp(&b.name));
+    pools
+}
+
+const fn preemption(preemption: Preemption) -> &'static str {
+    match preemption {
+        Preemption::PreemptLowerPriority => "PreemptLowerPriority",
+        Preemption::Never => "Never",
+    }
+}
+
+/// Makes the pool's PriorityClass as wanted. Its value is immutable, so another value replaces the class:
+/// pods that exist keep the priority they were admitted with.
+async fn class(context: &Context, pool: &WorkerPool) -> Result<(), Outcome> {
+    let wanted = &pool.spec.priority;
+    if let Some(other) = readable(context).iter().find(|other| {
+        other.spec.priority.class == wanted.class && other.spec.priority != *wanted
+    }) {
+        return Err(Outcome::Conflict(format!(
+            "WorkerPool {} gives PriorityClass {} another value or preemption; make them equal",
+            other.name_any(),
+            wanted.class
+        )));
+    }
+    let policy = preemption(wanted.preemption);
+    if let Some(found) = context.nodes.classes().get(&wanted.class) {
+        if found.value == wanted.value && found.preemption == policy {
+            return Ok(());
+        }
+        context.nodes.delete_class(&wanted.class, &found.uid).await?;
+    }
+    match context.nodes.create_class(&wanted.class, wanted.value, policy).await {
+        Err(ClusterError::NotOwned { .. }) => Err(Outcome::Conflict(format!(
+            "PriorityClass {} exists with another value and is not Torpor's; choose another priority.class",
+            wanted.class
+        ))),
+        other => Ok(other?),
+    }
+}
+
+fn judge(pool: &WorkerPool, assignment: &Assignment, nodes: &[Node]) -> Outcome {
+    let name = pool.name_any();
+    if let Some(disputes) = assignment.disputes.get(&name) {
+        return Outcome::Conflict(format!("{}; let one selector match", disputes.join("; ")));
+    }
+    if assignment.edits.iter().any(|edit| assignment.members.get(&name).is_some_and(|m| m.contains(&edit.node))) {
+        return Outcome::Progressing("nodes are being marked".to_owned());
+    }
+    let members = members(assignment, nodes, &name);
+    if members.iter().any(|node| node.ready) {
+        Outcome::Done(Stage::Active)
+    } else {
+        let labels: Vec<String> = pool.spec.node_selector.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        Outcome::Waiting(format!("{} nodes match {} and none is ready", members.len(), labels.join(",")))
+    }
+}
+
+fn members<'a>(assignment: &Assignment, nodes: &'a [Node], pool: &str) -> Vec<&'a Node> {
+    let names = assignment.members.get(pool);
+    nodes.iter().filter(|node| names.is_some_and(|names| names.contains(&node.name))).collect()
+}
+
+fn pool_status(
+    context: &Context,
+    pool: &WorkerPool,
+    old: &WorkerPoolStatus,
+    outcome: &Outcome,
+    (assignment, nodes): (&Assignment, &[Node]),
+    seen: Seen,
+) -> WorkerPoolStatus {
+    let members = members(assignment, nodes, &pool.name_any());
+    let ready: Vec<&&Node> = members.iter().filter(|node| node.ready).collect();
+    let tenants = context.tenants.state();
+    let served = tenants
+        .iter()
+        .filter_map(|guarded| guarded.0.as_ref().ok())
+        .filter(|tenant| pool.spec.tiers.contains(&tenant.spec.tier))
+        .count();
+    // Waiting for nodes is a state that this generation can stay in; its PriorityClass is there, so tenants may be planned.
+    let handled = outcome.is_final() || matches!(outcome, Outcome::Waiting(_) | Outcome::Progressing(_));
+    WorkerPoolStatus {
+        observed_generation: if handled { Some(seen.generation) } else { old.observed_generation },
+        conditions: outcome.verdicts().map(|v| status::conditions(&old.conditions, v, None, seen)).unwrap_or_default(),
+        nodes: Some(NodeCount {
+            total: i32::try_from(members.len()).unwrap_or(i32::MAX),
+            ready: i32::try_from(ready.len()).unwrap_or(i32::MAX),
+        }),
+        allocatable: Some(Allocatable {
+            cpu: Cpu(ready.iter().map(|node| node.cpu).sum()).to_string(),
+            memory: Bytes(ready.iter().map(|node| node.memory).sum()).to_string(),
+            pods: ready.iter().map(|node| node.pods).sum(),
+        }),
+        tenants: Some(i32::try_from(served).unwrap_or(i32::MAX)),
+    }
+}
+
+/// Puts marks on nodes and takes them away, whenever `changed` says that nodes or pools changed. Also drops
+/// PriorityClasses that nobody needs. It looks at all pools at once, so that it works when the last one has gone.
+pub async fn keep_nodes(context: Arc<Context>, changed: Arc<Notify>) {
+    let mut failures = 0_u32;
+    loop {
+        match mark(&context).await {
+            Ok(()) => {
+                failures = 0;
+                changed.notified().await;
+            }
+            Err(error) => {
+                failures = failures.saturating_add(1);
+                tracing::warn!(%error, failures, "nodes were not marked; trying again");
+                tokio::time::sleep(Duration::from_millis(200 << failures.min(8))).await;
+            }
+        }
+    }
+}
+
+async fn mark(context: &Context) -> Result<(), ClusterError> {
+    for edit in assign(&pools(context), &context.nodes.nodes()).edits {
+        context.nodes.mark(&edit).await?;
+    }
+    let named: HashSet<String> = readable(context).into_iter().map(|pool| pool.spec.priority.class).collect();
+    let tenants = context.tenants.state();
+    let used: HashSet<&str> = tenants
+        .iter()
+        .filter_map(|guarded| guarded.0.as_ref().ok())
+        .map(|tenant| context.catalog.tier(tenant.spec.tier).priority_class.as_str())
+        .collect();
+    for (name, class) in context.nodes.classes() {
+        if !named.contains(&name) && !used.contains(name.as_str()) {
+            context.nodes.delete_class(&name, &class.uid).await?;
+        }
+    }
+    Ok(())
+}

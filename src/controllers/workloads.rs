@@ -1,0 +1,154 @@
+//! What the index tells of workloads: ready or not and why, which pod to replace next, which volumes are left.
+
+use crate::cluster::index::{Entry, Facts, Slot};
+use crate::plan::ChildKind;
+
+/// One workload as it is wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// StatefulSet or Deployment.
+    pub kind: ChildKind,
+    /// Its name.
+    pub name: String,
+    /// Pods it should have.
+    pub replicas: i32,
+    /// Hash of what warrants a restart, where the operator itself replaces pods.
+    pub restart_hash: Option<String>,
+}
+
+/// A workload's pods: those whose name is the workload's and an ordinal.
+fn pods<'a>(entries: &'a [Entry], workload: &str) -> impl Iterator<Item = &'a Entry> {
+    entries.iter().filter(move |entry| entry.slot == Slot::Pod && ordinal(&entry.name, workload).is_some())
+}
+
+/// The ordinal of a StatefulSet's pod, or of a claim named after one.
+pub fn ordinal(name: &str, prefix: &str) -> Option<i32> {
+    name.strip_prefix(prefix)?.strip_prefix('-')?.parse().ok()
+}
+
+/// Why a workload is not as wanted; `None` when it is.
+pub fn unready(entries: &[Entry], wanted: &Wanted) -> Option<String> {
+    let found = entries.iter().find(|entry| entry.slot == Slot::Child(wanted.kind) && entry.name == wanted.name);
+    let Some(Entry { facts: Facts::Workload { generation, observed_generation, replicas, ready }, .. }) = found else {
+        return Some(format!("{} is being created", wanted.name));
+    };
+    if observed_generation < generation {
+        return Some(format!("{} is waiting for its controller", wanted.name));
+    }
+    if *replicas > wanted.replicas {
+        return Some(format!("{} stops: {replicas} of its pods are left", wanted.name));
+    }
+    if *ready < wanted.replicas {
+        let problem = entries
+            .iter()
+            .filter(|entry| entry.slot == Slot::Pod && entry.name.starts_with(&format!("{}-", wanted.name)))
+            .find_map(|entry| match &entry.facts {
+                Facts::Pod { problem: Some(problem), .. } => Some(format!(" ({}: {problem})", entry.name)),
+                Facts::Pod { problem: None, .. } | Facts::Workload { .. } | Facts::None => None,
+            });
+        return Some(format!("{} {ready}/{} ready{}", wanted.name, wanted.replicas, problem.unwrap_or_default()));
+    }
+    if wanted.restart_hash.is_some() && wanted.replicas > 0 {
+        let stale = pods(entries, &wanted.name).filter(|pod| pod.restart_hash != wanted.restart_hash).count();
+        if stale > 0 {
+            return Some(format!("{}: {stale} pods still to be replaced", wanted.name));
+        }
+    }
+    None
+}
+
+/// The next pod to replace because of a changed configuration, image or size; one at a time.
+///
+/// None while a pod of the workload is on its way down or up, unless that pod is an outdated one that does
+/// not work: replacing it is how a broken configuration is mended.
+pub fn next_replacement<'a>(entries: &'a [Entry], wanted: &Wanted) -> Option<&'a Entry> {
+    let hash = wanted.restart_hash.as_ref()?;
+    let current = entries.iter().find(|entry| entry.slot == Slot::Child(wanted.kind) && entry.name == wanted.name)?;
+    let Facts::Workload { generation, observed_generation, replicas, .. } = current.facts else { return None };
+    // A pod made before the StatefulSet controller saw the new template would be made from the old one.
+    if observed_generation < generation || current.restart_hash.as_ref() != Some(hash) || replicas > wanted.replicas {
+        return None;
+    }
+    let pods: Vec<&Entry> = pods(entries, &wanted.name).collect();
+    if pods.iter().any(|pod| pod.deleting) {
+        return None;
+    }
+    let ready = |pod: &Entry| matches!(pod.facts, Facts::Pod { ready: true, .. });
+    let outdated = |pod: &&&Entry| pod.restart_hash.as_ref() != Some(hash);
+    if let Some(broken) = pods.iter().filter(outdated).find(|pod| !ready(pod)) {
+        return Some(broken);
+    }
+    if pods.iter().any(|pod| !ready(pod)) || pods.len() < usize::try_from(wanted.replicas).unwrap_or(0) {
+        return None;
+    }
+    pods.iter().filter(outdated).max_by_key(|pod| ordinal(&pod.name, &wanted.name)).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+    use serde_json::json;
+
+    use super::*;
+
+    fn entry(slot: Slot, name: &str, hash: &str, facts: Facts, deleting: bool) -> Entry {
+        let mut metadata = json!({"name": name, "namespace": "tenant-a", "uid": name, "annotations": {"torpor.dev/restart-hash": hash}});
+        if deleting {
+            metadata["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        }
+        let metadata: ObjectMeta = serde_json::from_value(metadata).expect("metadata");
+        Entry::read(slot, &metadata, facts).expect("a name")
+    }
+
+    fn set(hash: &str, seen: i64, replicas: i32, ready: i32) -> Entry {
+        let facts = Facts::Workload { generation: 2, observed_generation: seen, replicas, ready };
+        entry(Slot::Child(ChildKind::StatefulSet), "bots-a", hash, facts, false)
+    }
+
+    fn pod(number: i32, hash: &str, ready: bool) -> Entry {
+        entry(Slot::Pod, &format!("bots-a-{number}"), hash, Facts::Pod { ready, problem: None }, false)
+    }
+
+    fn wanted() -> Wanted {
+        Wanted { kind: ChildKind::StatefulSet, name: "bots-a".to_owned(), replicas: 2, restart_hash: Some("new".to_owned()) }
+    }
+
+    fn next(entries: &[Entry]) -> Option<&str> {
+        next_replacement(entries, &wanted()).map(|pod| pod.name.as_str())
+    }
+
+    #[test]
+    fn replaces_one_at_a_time_from_the_top() {
+        assert_eq!(next(&[set("new", 2, 2, 2), pod(0, "old", true), pod(1, "old", true)]), Some("bots-a-1"));
+        assert_eq!(next(&[set("new", 2, 2, 2), pod(0, "old", true), pod(1, "new", true)]), Some("bots-a-0"));
+        assert_eq!(next(&[set("new", 2, 2, 2), pod(0, "new", true), pod(1, "new", true)]), None);
+        assert_eq!(next(&[set("new", 2, 2, 1), pod(0, "old", true), pod(1, "new", false)]), None, "one is on its way up");
+        let leaving = entry(Slot::Pod, "bots-a-1", "old", Facts::Pod { ready: true, problem: None }, true);
+        assert_eq!(next(&[set("new", 2, 2, 2), pod(0, "old", true), leaving]), None, "one is on its way down");
+        assert_eq!(next(&[set("new", 2, 1, 1), pod(0, "old", true)]), None, "one is missing");
+    }
+
+    #[test]
+    fn waits_until_the_controller_has_the_new_template() {
+        assert_eq!(next(&[set("new", 1, 2, 2), pod(0, "old", true), pod(1, "old", true)]), None);
+        assert_eq!(next(&[set("old", 2, 2, 2), pod(0, "old", true), pod(1, "old", true)]), None);
+    }
+
+    #[test]
+    fn a_broken_outdated_pod_goes_first() {
+        assert_eq!(next(&[set("new", 2, 2, 1), pod(0, "old", false), pod(1, "old", true)]), Some("bots-a-0"));
+    }
+
+    #[test]
+    fn says_what_is_missing() {
+        assert_eq!(unready(&[], &wanted()).as_deref(), Some("bots-a is being created"));
+        let problem = Facts::Pod { ready: false, problem: Some("Unschedulable: 0/8 nodes".to_owned()) };
+        let stuck = entry(Slot::Pod, "bots-a-0", "new", problem, false);
+        assert_eq!(
+            unready(&[set("new", 2, 2, 0), stuck], &wanted()).as_deref(),
+            Some("bots-a 0/2 ready (bots-a-0: Unschedulable: 0/8 nodes)")
+        );
+        assert_eq!(unready(&[set("new", 2, 3, 2)], &wanted()).as_deref(), Some("bots-a stops: 3 of its pods are left"));
+        assert_eq!(unready(&[set("new", 2, 2, 2), pod(0, "new", true)], &wanted()), None);
+    }
+}
