@@ -32,6 +32,28 @@ use crate::plan::ChildKind;
 /// the connection from being idle at load balancers that drop it silently.
 const WATCH_SECONDS: u32 = 540;
 
+/// Every watch of the operator, by the name that readiness and metrics show.
+pub const NAMES: [&str; 18] = [
+    "Tenant",
+    "BotFleet",
+    "WorkerPool",
+    "Node",
+    "PriorityClass",
+    "referenced ConfigMap",
+    "Namespace",
+    "ServiceAccount",
+    "NetworkPolicy",
+    "ResourceQuota",
+    "LimitRange",
+    "ConfigMap",
+    "Service",
+    "PodDisruptionBudget",
+    "PersistentVolumeClaim",
+    "StatefulSet",
+    "Deployment",
+    "Pod",
+];
+
 /// A child appeared, changed or went: what the controllers are told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
@@ -67,7 +89,7 @@ impl Watches {
         if let Some(selector) = selector {
             config = config.labels(selector);
         }
-        self.health.pending(name);
+        debug_assert!(NAMES.contains(&name), "{name} is missing in NAMES");
         let mut stream = pin!(self.events(api, config));
         let mut failing = false;
         while let Some(item) = stream.next().await {

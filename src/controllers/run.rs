@@ -31,7 +31,7 @@ use crate::clock::Clock;
 use crate::cluster::Cluster;
 use crate::cluster::index::{ChildIndex, Entry, Facts, Slot};
 use crate::cluster::status::Own;
-use crate::cluster::watch::{Change, Watches};
+use crate::cluster::watch::{self, Change, Watches};
 use crate::domain::catalog::Catalog;
 use crate::domain::names::{self, label};
 use crate::http::probes::Health;
@@ -99,6 +99,10 @@ pub async fn operator(cluster: Cluster, start: Start) -> Result<(), Ended> {
         memory: Memory::default(),
     });
     let nodes_changed = Arc::new(Notify::new());
+    // Named before the first watch starts, so that not one of them can be overlooked below.
+    for name in watch::NAMES {
+        health.pending(name);
+    }
     let mut loops = JoinSet::new();
     let watches = Arc::new(cluster.watches(health.clone()));
     watch_own(&mut loops, &cluster, &watches, &context, &nodes_changed, (tenant_writer, fleet_writer, pool_writer));
@@ -158,10 +162,10 @@ fn watch_own(
         Own::BotFleet => "BotFleet",
         Own::WorkerPool => "WorkerPool",
     };
-    let (watch, api, told) = (watches.clone(), cluster.all::<Guarded<Tenant>>(), context.clone());
+    let (feed, api, told) = (watches.clone(), cluster.all::<Guarded<Tenant>>(), context.clone());
     loops.spawn(async move {
         let mut store = Stored::new(tenants);
-        watch.run(own(Own::Tenant), api, None, |event| {
+        feed.run(own(Own::Tenant), api, None, |event| {
             store.take(event, |object| {
                 told.triggers.tenant(&object.name_any());
                 for fleet in told.fleets_of(&names::namespace(&object.name_any())) {
@@ -175,11 +179,11 @@ fn watch_own(
         }).await;
         own(Own::Tenant)
     });
-    let (watch, api, told) = (watches.clone(), cluster.all::<Guarded<BotFleet>>(), context.clone());
+    let (feed, api, told) = (watches.clone(), cluster.all::<Guarded<BotFleet>>(), context.clone());
     loops.spawn(async move {
         let mut store = Stored::new(fleets);
         let slot = Slot::Child(ChildKind::BotFleet);
-        watch.run(own(Own::BotFleet), api, None, |event| {
+        feed.run(own(Own::BotFleet), api, None, |event| {
             index_fleet(&told.index, slot, &event);
             store.take(event, |object| {
                 let namespace = object.namespace().unwrap_or_default();
@@ -195,11 +199,11 @@ fn watch_own(
         }).await;
         own(Own::BotFleet)
     });
-    let (watch, api, told, changed) = (watches.clone(), cluster.all::<Guarded<WorkerPool>>(), context.clone(), nodes_changed.clone());
+    let (feed, api, told, changed) = (watches.clone(), cluster.all::<Guarded<WorkerPool>>(), context.clone(), nodes_changed.clone());
     loops.spawn(async move {
         let mut store = Stored::new(pools);
         let mut served = Vec::new();
-        watch.run(own(Own::WorkerPool), api, None, |event| {
+        feed.run(own(Own::WorkerPool), api, None, |event| {
             store.take(event, |_| {
                 every_pool(&told);
                 changed.notify_one();
@@ -224,10 +228,10 @@ fn watch_others(
     context: &Arc<Context>,
     nodes_changed: &Arc<Notify>,
 ) {
-    let (watch, told) = (watches.clone(), context.clone());
+    let (feed, told) = (watches.clone(), context.clone());
     loops.spawn(async move {
         let index = told.index.clone();
-        watch.children(index, move |change: Change| {
+        feed.children(index, move |change: Change| {
             told.triggers.tenant_of(&change.namespace);
             if let Some(fleet) = change.fleet {
                 told.triggers.fleet(&change.namespace, &fleet);
@@ -235,10 +239,10 @@ fn watch_others(
         }).await;
         "children"
     });
-    let (watch, api, told) = (watches.clone(), cluster.all::<PartialObjectMeta<ConfigMap>>(), context.clone());
+    let (feed, api, told) = (watches.clone(), cluster.all::<PartialObjectMeta<ConfigMap>>(), context.clone());
     loops.spawn(async move {
         let others = format!("{}!={}", label::MANAGED_BY, label::TORPOR);
-        watch.run("referenced ConfigMap", api, Some(&others), |event| {
+        feed.run("referenced ConfigMap", api, Some(&others), |event| {
             let (watcher::Event::Apply(object) | watcher::Event::InitApply(object) | watcher::Event::Delete(object)) = event
             else { return };
             let namespace = object.namespace().unwrap_or_default();
@@ -252,10 +256,10 @@ fn watch_others(
         }).await;
         "referenced ConfigMap"
     });
-    let (watch, api, told, changed) = (watches.clone(), cluster.all::<Node>(), context.clone(), nodes_changed.clone());
+    let (feed, api, told, changed) = (watches.clone(), cluster.all::<Node>(), context.clone(), nodes_changed.clone());
     loops.spawn(async move {
         let mut seen = Vec::new();
-        watch.run("Node", api, None, |event| {
+        feed.run("Node", api, None, |event| {
             if told.nodes.take_node(&mut seen, event) {
                 every_pool(&told);
                 changed.notify_one();
@@ -263,10 +267,10 @@ fn watch_others(
         }).await;
         "Node"
     });
-    let (watch, api, told, changed) = (watches.clone(), cluster.all::<PriorityClass>(), context.clone(), nodes_changed.clone());
+    let (feed, api, told, changed) = (watches.clone(), cluster.all::<PriorityClass>(), context.clone(), nodes_changed.clone());
     loops.spawn(async move {
         let mut seen = Vec::new();
-        watch.run("PriorityClass", api, Some(label::MANAGED_SELECTOR), |event| {
+        feed.run("PriorityClass", api, Some(label::MANAGED_SELECTOR), |event| {
             if told.nodes.take_class(&mut seen, event) {
                 every_pool(&told);
                 changed.notify_one();

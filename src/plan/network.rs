@@ -28,9 +28,9 @@ const NOT_INTERNET_V4: [&str; 10] = [
     "240.0.0.0/4",
 ];
 /// IPv6 addresses that are not the internet. `fc00::/7` holds the metadata service `fd00:ec2::254`;
-/// the mapped, NAT64 and 6to4 prefixes would lead to the IPv4 addresses above.
-const NOT_INTERNET_V6: [&str; 7] =
-    ["::1/128", "::ffff:0:0/96", "64:ff9b::/96", "2002::/16", "fc00::/7", "fe80::/10", "ff00::/8"];
+/// the NAT64 and 6to4 prefixes would lead to the IPv4 addresses above. Mapped addresses
+/// (`::ffff:0:0/96`) never leave a host, and the API server refuses them.
+const NOT_INTERNET_V6: [&str; 6] = ["::1/128", "64:ff9b::/96", "2002::/16", "fc00::/7", "fe80::/10", "ff00::/8"];
 
 /// Every policy of a tenant.
 pub(super) fn plan(scope: &Scope) -> Vec<Child> {

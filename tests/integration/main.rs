@@ -1,0 +1,68 @@
+//! Integration tests on a real API server with scheduler, controllers and kwok nodes.
+//!
+//! `harness = false`: one cluster with one operator is shared by the tests of `SHARED`, which keep apart by
+//! unique names and run in parallel. Tests of `ALONE` start a cluster of their own and run one after another.
+
+mod examples;
+mod harness;
+
+use std::sync::Arc;
+
+use libtest_mimic::{Arguments, Trial};
+
+pub use harness::Ctx;
+
+type Test = fn(&Ctx) -> Result<(), String>;
+
+/// Tests on the shared cluster.
+const SHARED: &[(&str, Test)] = &[
+    ("examples::invalid_examples_are_refused", examples::invalid_examples_are_refused),
+    ("examples::examples_are_accepted", examples::examples_are_accepted),
+    ("examples::crds_explain_everything", examples::crds_explain_everything),
+    ("examples::printer_columns_fit", examples::printer_columns_fit),
+    ("examples::short_names_and_scale_work", examples::short_names_and_scale_work),
+    ("examples::nulls_and_conditions_merge", examples::nulls_and_conditions_merge),
+];
+
+/// Tests that start clusters of their own.
+const ALONE: &[(&str, fn() -> Result<(), String>)] = &[];
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    let wanted = |name: &str| arguments.filter.as_deref().is_none_or(|filter| name.contains(filter));
+    let shared: Vec<_> = SHARED.iter().filter(|(name, _)| wanted(name)).collect();
+    let alone: Vec<_> = ALONE.iter().filter(|(name, _)| wanted(name)).collect();
+    let listing = arguments.list;
+    let context = if shared.is_empty() || listing { None } else { Some(Arc::new(start())) };
+    let mut trials = Vec::new();
+    for (name, test) in shared {
+        let (context, test) = (context.clone(), *test);
+        trials.push(Trial::test(*name, move || match &context {
+            Some(context) => test(context).map_err(Into::into),
+            None => Err("no cluster".into()),
+        }));
+    }
+    let together = libtest_mimic::run(&arguments, trials);
+    drop(context);
+    if listing || alone.is_empty() {
+        together.exit();
+    }
+    // Each of these needs both cores for its own cluster.
+    arguments.test_threads = Some(1);
+    let trials = alone.into_iter().map(|(name, test)| Trial::test(*name, move || test().map_err(Into::into))).collect();
+    let apart = libtest_mimic::run(&arguments, trials);
+    if together.has_failed() {
+        together.exit();
+    }
+    apart.exit();
+}
+
+fn start() -> Ctx {
+    match Ctx::start() {
+        Ok(context) => context,
+        Err(error) => {
+            eprintln!("the test cluster did not start: {error}");
+            std::process::exit(1);
+        }
+    }
+}
