@@ -35,7 +35,8 @@ fn plans_are_as_recorded() {
             let now = rendered(tier, stage);
             if update {
                 std::fs::write(&path, &now).expect("the file can be written");
-            } else if let Some(difference) = first_difference(&std::fs::read_to_string(&path).unwrap_or_default(), &now) {
+            } else if let Some(difference) = first_difference(&std::fs::read_to_string(&path).unwrap_or_default(), &now)
+            {
                 different.push(format!("{name}:{difference}"));
             }
         }

@@ -22,10 +22,10 @@ use crate::validate::{
 /// Options of `torpor render`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct RenderArgs {
-    /// File with Tenants, and with BotFleets, WorkerPools and ConfigMaps that belong to them; `-` is standard input. May be given more than once.
+    /// File with Tenants, and with `BotFleets`, `WorkerPools` and `ConfigMaps` that belong to them; `-` is standard input. May be given more than once.
     #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
-    /// Stage of sleep to render: Active, BotsStopped, ServicesStopped or DatabaseOnly. Default: Active, and DatabaseOnly for a suspended Tenant.
+    /// Stage of sleep to render: Active, `BotsStopped`, `ServicesStopped` or `DatabaseOnly`. Default: Active, and `DatabaseOnly` for a suspended Tenant.
     #[arg(long, value_name = "STAGE")]
     pub stage: Option<Stage>,
     /// Tier catalogue to use instead of the built-in one.
@@ -144,7 +144,7 @@ impl Input {
         let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
         let (version, kind) = (text("/apiVersion"), text("/kind"));
         let place = match (kind, text("/metadata/name")) {
-            ("", _) | ("List", _) => place.to_owned(),
+            ("" | "List", _) => place.to_owned(),
             (_, "") => format!("{place} ({kind})"),
             (_, name) => format!("{place} ({kind} {name})"),
         };
@@ -161,7 +161,8 @@ impl Input {
             }
             "" => self.errors.push(format!("{place}: apiVersion or kind is missing")),
             _ if version.split('/').next() == Some(GROUP) => {
-                self.errors.push(format!("{place}: {version} {kind} is unknown; {own} has Tenant, BotFleet and WorkerPool"));
+                self.errors
+                    .push(format!("{place}: {version} {kind} is unknown; {own} has Tenant, BotFleet and WorkerPool"));
             }
             // Other objects may stand beside, such as the Secret of a fleet; they are not rendered.
             _ => {}
@@ -209,7 +210,12 @@ impl Input {
         stacks
     }
 
-    fn stack(&mut self, tenant: &Placed<Tenant>, validated: ValidatedTenant, mut fleets: Vec<Placed<BotFleet>>) -> Stack {
+    fn stack(
+        &mut self,
+        tenant: &Placed<Tenant>,
+        validated: ValidatedTenant,
+        mut fleets: Vec<Placed<BotFleet>>,
+    ) -> Stack {
         for (name, spec) in &validated.fleets {
             if let Some(twin) = fleets.iter().find(|fleet| fleet.resource.name_any() == *name) {
                 let reason = format!("{}: metadata.name: the Tenant has a fleet of this name", twin.place);
@@ -247,7 +253,10 @@ impl Input {
         }
         let origin = format!("ConfigMap {namespace}/{}, key {}", reference.name, reference.key);
         let stand_in = format!("{}: <from {origin}>\n", config_key(strategy.kind));
-        (stand_in, Some(format!("# strategy.yml and the restart hash stand for {origin}, which is in none of the files.\n")))
+        (
+            stand_in,
+            Some(format!("# strategy.yml and the restart hash stand for {origin}, which is in none of the files.\n")),
+        )
     }
 
     fn report(&mut self, place: &str, problems: Vec<Problem>) {
@@ -294,8 +303,7 @@ impl Stack {
             (None, true) => Stage::DatabaseOnly,
             (None, false) => Stage::Active,
         };
-        let mut documents: Vec<String> =
-            plan::tenant(&self.tenant, stage, settings).iter().map(print).collect();
+        let mut documents: Vec<String> = plan::tenant(&self.tenant, stage, settings).iter().map(print).collect();
         for (fleet, note) in &self.fleets {
             let note = note.as_deref().unwrap_or_default();
             let children = plan::fleet(fleet, stage, settings);
@@ -319,7 +327,8 @@ fn print(child: &Child) -> String {
 mod tests {
     use super::*;
 
-    const TENANT: &str = "{apiVersion: torpor.dev/v1alpha1, kind: Tenant, metadata: {name: alice}, spec: {tier: basic}}\n";
+    const TENANT: &str =
+        "{apiVersion: torpor.dev/v1alpha1, kind: Tenant, metadata: {name: alice}, spec: {tier: basic}}\n";
 
     fn rendered(text: &str) -> Result<String, String> {
         let source = Source { name: "a.yaml".to_owned(), text: text.to_owned() };
@@ -340,10 +349,19 @@ mod tests {
             ("a: 1\n", "a.yaml: document 1: apiVersion or kind is missing"),
             ("", "a.yaml: no Tenant found, nothing to render"),
             (&TENANT.replace("basic", "gold"), "a.yaml: document 1 (Tenant alice): spec.tier: \"gold\" is not one of"),
-            (&format!("{TENANT}---\n{TENANT}"), "a.yaml: document 2 (Tenant alice): metadata.name: is that of a.yaml: document 1 (Tenant alice) already"),
+            (
+                &format!("{TENANT}---\n{TENANT}"),
+                "a.yaml: document 2 (Tenant alice): metadata.name: is that of a.yaml: document 1 (Tenant alice) already",
+            ),
             (&TENANT.replace("v1alpha1", "v2"), "a.yaml: document 1 (Tenant alice): torpor.dev/v2 Tenant is unknown"),
-            (&fleet("{kind: v1, config: 'strategy: a'}"), "a.yaml: document 1 (BotFleet x): metadata.namespace: \"tenant-alice\" belongs to Tenant alice, which is in none of the files"),
-            (&format!("{TENANT}{}", fleet("{kind: v1, config: 'a: b'}")), "a.yaml: document 2 (BotFleet x): spec.strategy: the configuration has no key strategy"),
+            (
+                &fleet("{kind: v1, config: 'strategy: a'}"),
+                "a.yaml: document 1 (BotFleet x): metadata.namespace: \"tenant-alice\" belongs to Tenant alice, which is in none of the files",
+            ),
+            (
+                &format!("{TENANT}{}", fleet("{kind: v1, config: 'a: b'}")),
+                "a.yaml: document 2 (BotFleet x): spec.strategy: the configuration has no key strategy",
+            ),
         ] {
             let message = rendered(text).expect_err(text);
             assert!(message.starts_with(expected), "{message}");
@@ -355,7 +373,9 @@ mod tests {
     fn config_maps_of_the_files_are_used_and_others_named() {
         let text = format!("{TENANT}{}", fleet("{kind: v1, configMapRef: {name: c}}"));
         let without = rendered(&text).expect("rendered");
-        assert!(without.contains("# strategy.yml and the restart hash stand for ConfigMap tenant-alice/c, key config.yml"));
+        assert!(
+            without.contains("# strategy.yml and the restart hash stand for ConfigMap tenant-alice/c, key config.yml")
+        );
         let map = "---\n{apiVersion: v1, kind: ConfigMap, metadata: {name: c, namespace: tenant-alice}, data: {config.yml: 'strategy: pmm'}}\n";
         let with = rendered(&format!("{text}{map}")).expect("rendered");
         assert!(with.contains("strategy.yml: 'strategy: pmm'") && !with.contains("stand for"), "{with}");

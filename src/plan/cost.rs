@@ -36,10 +36,11 @@ pub(super) fn pods(child: &Child) -> Option<(i32, &PodSpec)> {
 /// What the scheduler counts: all containers, or the largest init container if that is more.
 fn requests(pod: &PodSpec) -> Size {
     let running: Size = pod.containers.iter().map(request).sum();
-    pod.init_containers.iter().flatten().map(request).fold(running, |most, init| Size {
-        cpu: most.cpu.max(init.cpu),
-        memory: most.memory.max(init.memory),
-    })
+    pod.init_containers
+        .iter()
+        .flatten()
+        .map(request)
+        .fold(running, |most, init| Size { cpu: most.cpu.max(init.cpu), memory: most.memory.max(init.memory) })
 }
 
 fn request(container: &Container) -> Size {
@@ -50,8 +51,5 @@ fn request(container: &Container) -> Size {
 /// The size that a map of quantities says; what it does not say is 0.
 pub(super) fn size(quantities: &BTreeMap<String, Quantity>) -> Size {
     let text = |key: &str| quantities.get(key).map_or("0", |quantity| quantity.0.as_str());
-    Size {
-        cpu: Cpu::parse(text("cpu")).unwrap_or_default(),
-        memory: Bytes::parse(text("memory")).unwrap_or_default(),
-    }
+    Size { cpu: Cpu::parse(text("cpu")).unwrap_or_default(), memory: Bytes::parse(text("memory")).unwrap_or_default() }
 }

@@ -26,10 +26,7 @@ pub(super) fn plan(scope: &Scope, dashboard: &Dashboard, replicas: i32) -> Vec<C
         grace_seconds: GRACE_SECONDS,
         init_containers: vec![],
         container: server(dashboard),
-        volumes: vec![
-            pod::generated_secret(&[DATABASE_PASSWORD, REDIS_PASSWORD]),
-            pod::scratch("tmp", Bytes::mi(128)),
-        ],
+        volumes: vec![pod::generated_secret(&[DATABASE_PASSWORD, REDIS_PASSWORD]), pod::scratch("tmp", Bytes::mi(128))],
         annotations: [].into(),
     };
     vec![

@@ -1,4 +1,4 @@
-//! One fleet: the BotFleet object of a Tenant, and the ConfigMap and StatefulSet of a BotFleet.
+//! One fleet: the `BotFleet` object of a Tenant, and the `ConfigMap` and `StatefulSet` of a `BotFleet`.
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVar, Probe, VolumeMount};
@@ -19,7 +19,7 @@ use crate::validate::ValidatedFleet;
 /// Any user but root; the image names none.
 const USER: i64 = 10_001;
 const HOME: &str = "/home/hummingbot";
-/// Files of the fleet's ConfigMap.
+/// Files of the fleet's `ConfigMap`.
 const CONFIG: &str = "/etc/torpor";
 /// Exchange credentials, in the init container only.
 const EXCHANGE_KEYS: &str = "/run/secrets/exchange";
@@ -34,7 +34,7 @@ const STARTED: &str = include_str!("bot/started.sh");
 /// Tells whether the bot still answers.
 const ALIVE: &str = include_str!("bot/alive.sh");
 
-/// The BotFleet object of a fleet written inside its Tenant.
+/// The `BotFleet` object of a fleet written inside its Tenant.
 pub(super) fn object(scope: &Scope, name: &str, spec: &BotFleetSpec) -> Child {
     let mut fleet = BotFleet::new(name, spec.clone());
     fleet.metadata = scope.owned(name, Component::Bot);
@@ -115,14 +115,8 @@ fn stateful_set(scope: &Scope, fleet: &ValidatedFleet, name: &str, replicas: i32
         volumes,
         annotations,
     };
-    Workload {
-        name,
-        service: names::BOTS,
-        replicas,
-        claim: Some(fleet.storage),
-        restart_hash: &restart,
-    }
-    .stateful_set(scope, pod)
+    Workload { name, service: names::BOTS, replicas, claim: Some(fleet.storage), restart_hash: &restart }
+        .stateful_set(scope, pod)
 }
 
 /// The image and user of the bot, so that what it writes is what the bot reads.
@@ -188,10 +182,7 @@ fn environment(fleet: &ValidatedFleet) -> Vec<EnvVar> {
 }
 
 fn mounts() -> Vec<VolumeMount> {
-    let part = |name: &str| VolumeMount {
-        sub_path: Some(name.to_owned()),
-        ..mount(DATA, &format!("{HOME}/{name}"))
-    };
+    let part = |name: &str| VolumeMount { sub_path: Some(name.to_owned()), ..mount(DATA, &format!("{HOME}/{name}")) };
     vec![
         mount("conf", &format!("{HOME}/conf")),
         part("data"),

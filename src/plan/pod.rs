@@ -164,11 +164,8 @@ pub(super) fn container(name: &str, image: &str, requests: Size, limits: Size) -
 
 /// A size as Kubernetes writes it.
 pub(super) fn quantities(size: Size) -> BTreeMap<String, Quantity> {
-    [
-        ("cpu".to_owned(), Quantity(size.cpu.to_string())),
-        ("memory".to_owned(), Quantity(size.memory.to_string())),
-    ]
-    .into()
+    [("cpu".to_owned(), Quantity(size.cpu.to_string())), ("memory".to_owned(), Quantity(size.memory.to_string()))]
+        .into()
 }
 
 /// Requests of a service with these limits: half of the CPU, because services seldom need theirs at
@@ -225,7 +222,7 @@ fn empty_dir(name: &str, limit: Bytes, medium: Option<String>) -> Volume {
     Volume { name: name.to_owned(), empty_dir: Some(source), ..Volume::default() }
 }
 
-/// A ConfigMap's files.
+/// A `ConfigMap`'s files.
 pub(super) fn config(name: &str, config_map: &str) -> Volume {
     let source = ConfigMapVolumeSource { name: config_map.to_owned(), ..ConfigMapVolumeSource::default() };
     Volume { name: name.to_owned(), config_map: Some(source), ..Volume::default() }

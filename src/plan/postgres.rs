@@ -1,4 +1,4 @@
-//! PostgreSQL: configuration, Service and StatefulSet.
+//! `PostgreSQL`: configuration, Service and `StatefulSet`.
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Container, Probe, Service, VolumeMount};
@@ -26,7 +26,7 @@ pub(super) const MONITORING_ROLE: &str = "monitoring";
 const USER: i64 = 999;
 /// A fast shutdown writes a checkpoint first; on slow storage that takes more than a minute.
 const GRACE_SECONDS: i64 = 120;
-/// Files of the ConfigMap, beside the volume so that they are never mistaken for data.
+/// Files of the `ConfigMap`, beside the volume so that they are never mistaken for data.
 const CONFIG: &str = "/etc/postgresql";
 
 /// No password-less way in, not even from inside the container.
@@ -58,11 +58,7 @@ pub(super) fn plan(scope: &Scope, tenant: &ValidatedTenant, stage: Stage) -> Vec
         data: Some(texts([("postgresql.conf", &conf), ("pg_hba.conf", PG_HBA), ("init.sh", INIT)])),
         ..ConfigMap::default()
     };
-    vec![
-        Child::ConfigMap(config),
-        Child::Service(service(scope)),
-        Child::StatefulSet(Box::new(workload)),
-    ]
+    vec![Child::ConfigMap(config), Child::Service(service(scope)), Child::StatefulSet(Box::new(workload))]
 }
 
 /// Limits at a stage. A database that was overridden to less than the sleeping size keeps that.
@@ -144,8 +140,12 @@ fn server(image: &str, size: Size) -> Container {
     // Over TCP: while the entrypoint prepares an empty volume, its server answers on the socket only.
     let ready = exec_probe(&["pg_isready", "-q", "-h", "127.0.0.1"]);
     // 30 minutes, because recovery after a crash replays the write-ahead log before it answers.
-    server.startup_probe =
-        Some(Probe { period_seconds: Some(5), timeout_seconds: Some(5), failure_threshold: Some(360), ..ready.clone() });
+    server.startup_probe = Some(Probe {
+        period_seconds: Some(5),
+        timeout_seconds: Some(5),
+        failure_threshold: Some(360),
+        ..ready.clone()
+    });
     server.readiness_probe = Some(Probe { period_seconds: Some(10), timeout_seconds: Some(5), ..ready });
     // Exit code 1 says that the server is there and turns clients away, as in recovery. Only one
     // that gives no answer for five minutes is killed.

@@ -115,16 +115,14 @@ const fn whole(bytes: i64, unit: i64) -> Bytes {
     Bytes(bytes / unit * unit)
 }
 
-/// An amount in PostgreSQL's units, of which 1 MB is 1024 kB.
+/// An amount in `PostgreSQL`'s units, of which 1 MB is 1024 kB.
 struct Amount(Bytes);
 
 impl fmt::Display for Amount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bytes = self.0.0;
-        let (size, unit) = [(GIB, "GB"), (MIB, "MB")]
-            .into_iter()
-            .find(|(size, _)| bytes % size == 0)
-            .unwrap_or((KIB, "kB"));
+        let (size, unit) =
+            [(GIB, "GB"), (MIB, "MB")].into_iter().find(|(size, _)| bytes % size == 0).unwrap_or((KIB, "kB"));
         write!(f, "{}{unit}", bytes / size)
     }
 }

@@ -28,7 +28,7 @@ pub(super) fn plan(scope: &Scope, tenant: &ValidatedTenant) -> Vec<Child> {
     vec![Child::ResourceQuota(quota(scope, tenant)), Child::LimitRange(limit_range(scope, tenant))]
 }
 
-/// Services, all bots and a backup job, exactly. Nothing needs more for a moment: StatefulSets
+/// Services, all bots and a backup job, exactly. Nothing needs more for a moment: `StatefulSets`
 /// replace pods in place, and Deployments end the old pod before they start the new one.
 fn quota(scope: &Scope, tenant: &ValidatedTenant) -> ResourceQuota {
     let bots = i64::from(tenant.plan.max_bots);
@@ -67,8 +67,5 @@ fn limit_range(scope: &Scope, tenant: &ValidatedTenant) -> LimitRange {
         max: Some(quantities(most)),
         ..LimitRangeItem::default()
     };
-    LimitRange {
-        metadata: scope.owned(NAME, Component::Tenant),
-        spec: Some(LimitRangeSpec { limits: vec![item] }),
-    }
+    LimitRange { metadata: scope.owned(NAME, Component::Tenant), spec: Some(LimitRangeSpec { limits: vec![item] }) }
 }

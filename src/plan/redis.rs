@@ -1,4 +1,4 @@
-//! Redis: configuration, Service and StatefulSet.
+//! Redis: configuration, Service and `StatefulSet`.
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Container, Probe};
@@ -85,8 +85,7 @@ fn stateful_set(scope: &Scope, redis: &Redis, replicas: i32, conf: &str) -> Stat
         "secret": names::SECRET,
         "volume": redis.storage.is_some(),
     }));
-    let mut volumes =
-        vec![pod::config("config", names::REDIS), pod::generated_secret(&[REDIS_AUTH, REDIS_PASSWORD])];
+    let mut volumes = vec![pod::config("config", names::REDIS), pod::generated_secret(&[REDIS_AUTH, REDIS_PASSWORD])];
     if redis.storage.is_none() {
         // A snapshot is written beside the one it replaces.
         volumes.push(pod::scratch(DATA, Bytes(redis.size.memory.0 * 2)));
@@ -100,14 +99,8 @@ fn stateful_set(scope: &Scope, redis: &Redis, replicas: i32, conf: &str) -> Stat
         volumes,
         annotations: pod::restart_annotation(&restart),
     };
-    Workload {
-        name: names::REDIS,
-        service: names::REDIS,
-        replicas,
-        claim: redis.storage,
-        restart_hash: &restart,
-    }
-    .stateful_set(scope, pod)
+    Workload { name: names::REDIS, service: names::REDIS, replicas, claim: redis.storage, restart_hash: &restart }
+        .stateful_set(scope, pod)
 }
 
 fn server(redis: &Redis) -> Container {
@@ -115,11 +108,8 @@ fn server(redis: &Redis) -> Container {
     // Not the image's entrypoint: as a user other than root it only adds modules that take memory.
     server.command = Some(vec!["redis-server".to_owned(), format!("{CONFIG}/redis.conf")]);
     server.ports = Some(vec![container_port("redis", PORT)]);
-    server.volume_mounts = Some(vec![
-        mount(DATA, "/data"),
-        read_only_mount("config", CONFIG),
-        read_only_mount("secrets", SECRETS),
-    ]);
+    server.volume_mounts =
+        Some(vec![mount(DATA, "/data"), read_only_mount("config", CONFIG), read_only_mount("secrets", SECRETS)]);
     let probe = |question: &str, period: i32, failures: i32| Probe {
         period_seconds: Some(period),
         timeout_seconds: Some(5),

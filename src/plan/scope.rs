@@ -25,7 +25,7 @@ impl<'a> Scope<'a> {
         Scope { context: tenant.fleet_context(), settings, owner, fleet: None }
     }
 
-    /// Objects that belong to a BotFleet.
+    /// Objects that belong to a `BotFleet`.
     pub fn of_fleet(fleet: &'a ValidatedFleet, settings: &'a Settings) -> Self {
         let owner = fleet.uid.as_deref().map(|uid| owner::<BotFleet>(&fleet.name, uid));
         Scope { context: fleet.context.clone(), settings, owner, fleet: Some(&fleet.name) }

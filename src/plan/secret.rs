@@ -29,10 +29,11 @@ pub const SECRET_KEYS: [&str; 6] =
 /// and digits only: they end up in a configuration file and in connection strings.
 pub fn secret_values(mut password: impl FnMut() -> String) -> BTreeMap<String, String> {
     let redis = password();
-    let mut values: BTreeMap<String, String> = [POSTGRES_PASSWORD, DATABASE_PASSWORD, MONITORING_PASSWORD, BOT_PASSWORD]
-        .into_iter()
-        .map(|key| (key.to_owned(), password()))
-        .collect();
+    let mut values: BTreeMap<String, String> =
+        [POSTGRES_PASSWORD, DATABASE_PASSWORD, MONITORING_PASSWORD, BOT_PASSWORD]
+            .into_iter()
+            .map(|key| (key.to_owned(), password()))
+            .collect();
     values.insert(REDIS_AUTH.to_owned(), format!("requirepass {redis}\n"));
     values.insert(REDIS_PASSWORD.to_owned(), redis);
     values

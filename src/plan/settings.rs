@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 /// so a change never restarts a bot: pods take it over when they are replaced for another reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Image of the PostgreSQL metrics exporter.
+    /// Image of the `PostgreSQL` metrics exporter.
     pub exporter_image: String,
     /// Whether pods run in a user namespace of their own (`hostUsers: false`).
     pub user_namespaces: UserNamespaces,
-    /// StorageClass of every volume; none means the cluster's default class.
+    /// `StorageClass` of every volume; none means the cluster's default class.
     pub storage_class: Option<String>,
     /// How exclusively a volume is mounted.
     pub volume_access: VolumeAccess,

@@ -21,9 +21,7 @@ const CONFIG: &str = "script_file_name: simple_pmm_example.py\n";
 /// A tenant with two fleets that together want all bots of the tier.
 fn manifest(name: &str, tier: Tier) -> Tenant {
     let bots = Catalog::default().tier(tier).max_bots;
-    let fleet = |name: &str, replicas: i32| {
-        json!({"name": name, "replicas": replicas, "strategy": {"kind": "script", "config": CONFIG}})
-    };
+    let fleet = |name: &str, replicas: i32| json!({"name": name, "replicas": replicas, "strategy": {"kind": "script", "config": CONFIG}});
     let mut tenant: Tenant = serde_json::from_value(json!({
         "apiVersion": "torpor.dev/v1alpha1", "kind": "Tenant", "metadata": {"name": name},
         "spec": {"tier": tier, "fleets": [fleet("a", bots / 2), fleet("b", bots - bots / 2)]},
@@ -75,7 +73,8 @@ fn containers(pod: &PodSpec) -> impl Iterator<Item = &Container> {
 }
 
 fn limits(pod: &PodSpec) -> Size {
-    let limits = |container: &Container| size(container.resources.as_ref().and_then(|r| r.limits.as_ref()).expect("limits"));
+    let limits =
+        |container: &Container| size(container.resources.as_ref().and_then(|r| r.limits.as_ref()).expect("limits"));
     pod.containers.iter().map(limits).sum()
 }
 
@@ -136,9 +135,9 @@ fn all_pods_fit_into_the_quota() {
         let children = plan_of(tier, stage);
         let hard = children
             .iter()
-            .find_map(|child| match child {
-                Child::ResourceQuota(quota) => quota.spec.as_ref()?.hard.clone(),
-                _ => None,
+            .find_map(|child| {
+                let Child::ResourceQuota(quota) = child else { return None };
+                quota.spec.as_ref()?.hard.clone()
             })
             .expect("a quota");
         let number = |key: &str| hard[key].0.as_str();
@@ -147,7 +146,8 @@ fn all_pods_fit_into_the_quota() {
             memory: Bytes::parse(number(&format!("{kind}.memory"))).expect("memory"),
         };
         let backup = Catalog::default().backup_job;
-        let used: Size = children.iter().filter_map(pods).map(|(replicas, pod)| limits(pod) * i64::from(replicas)).sum();
+        let used: Size =
+            children.iter().filter_map(pods).map(|(replicas, pod)| limits(pod) * i64::from(replicas)).sum();
         assert!((used + backup).fits_into(room("limits")), "{tier} {stage}");
         let requested = cost(&children) + Size { cpu: Cpu(backup.cpu.0 / 2), ..backup };
         assert!(requested.fits_into(room("requests")), "{tier} {stage}");
@@ -318,7 +318,9 @@ fn every_size_that_validates_can_be_planned() {
             manifest.spec.database.storage = Bytes::mi(512 + step * 4_099).to_string();
             let Ok(validated) = validate::tenant(&manifest, &Catalog::default(), &[]) else { continue };
             let children = everything(&validated, stage, &Settings::default());
-            assert!(children.iter().filter_map(pods).all(|(_, pod)| limits(pod).fits_into(total) || tier == Tier::Free));
+            assert!(
+                children.iter().filter_map(pods).all(|(_, pod)| limits(pod).fits_into(total) || tier == Tier::Free)
+            );
         }
     }
 }

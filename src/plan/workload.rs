@@ -1,4 +1,4 @@
-//! The frames around pods: StatefulSets, Deployments, Services.
+//! The frames around pods: `StatefulSets`, Deployments, Services.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ use crate::domain::quantity::Bytes;
 /// Old revisions that Kubernetes keeps: just the one before. Each is an object of its own.
 const REVISIONS: i32 = 1;
 
-/// A StatefulSet around one part's pods.
+/// A `StatefulSet` around one part's pods.
 pub(super) struct Workload<'a> {
     pub name: &'a str,
     /// Service that gives the pods their names.

@@ -42,12 +42,8 @@ mod tests {
 
     #[test]
     fn oldest_fleets_come_first() {
-        let fleets = [
-            facts("new", None, 1),
-            facts("young", Some(20), 5),
-            facts("b", Some(10), 2),
-            facts("a", Some(10), 4),
-        ];
+        let fleets =
+            [facts("new", None, 1), facts("young", Some(20), 5), facts("b", Some(10), 2), facts("a", Some(10), 4)];
         let bots = allot(10, &fleets);
         let given: Vec<(&str, i32)> = bots.iter().map(|(name, bots)| (name.as_str(), *bots)).collect();
         assert_eq!(given, [("a", 4), ("b", 2), ("new", 0), ("young", 4)]);

@@ -202,9 +202,15 @@ mod tests {
     #[test]
     fn names_field_and_reason() {
         assert_eq!(refused(json!({})), "spec.tier: is missing");
-        assert_eq!(refused(json!({"tier": "gold"})), r#"spec.tier: "gold" is not one of "free", "basic", "pro", "premium""#);
+        assert_eq!(
+            refused(json!({"tier": "gold"})),
+            r#"spec.tier: "gold" is not one of "free", "basic", "pro", "premium""#
+        );
         assert!(refused(json!({"tier": "pro", "teir": "pro"})).starts_with("spec.teir: is unknown; known here are "));
-        assert_eq!(refused(json!({"tier": "pro", "suspended": "no"})), r#"spec.suspended: must be of type boolean, is "no""#);
+        assert_eq!(
+            refused(json!({"tier": "pro", "suspended": "no"})),
+            r#"spec.suspended: must be of type boolean, is "no""#
+        );
         assert_eq!(
             refused(json!({"tier": "pro", "displayName": "x".repeat(201)})),
             "spec.displayName: has 201 characters, at most 200 are allowed"

@@ -1,4 +1,4 @@
-//! Validation of a BotFleet against the tier of its tenant.
+//! Validation of a `BotFleet` against the tier of its tenant.
 
 use kube::ResourceExt;
 
@@ -15,7 +15,7 @@ pub struct FleetContext {
     pub namespace: String,
     /// Tier of the tenant.
     pub tier: Tier,
-    /// PriorityClass of the tier's pods.
+    /// `PriorityClass` of the tier's pods.
     pub priority_class: String,
     /// Most bots of all fleets together.
     pub max_bots: i32,
@@ -23,7 +23,7 @@ pub struct FleetContext {
     pub bot: Size,
     /// Requests of one bot, from the catalogue.
     pub bot_request: Size,
-    /// Sorted names of the WorkerPools that serve the tier. Empty when there is none.
+    /// Sorted names of the `WorkerPools` that serve the tier. Empty when there is none.
     pub pools: Vec<String>,
 }
 
@@ -61,10 +61,10 @@ pub struct Desired {
     pub replicas: i32,
 }
 
-/// A BotFleet without contradictions, with everything read that its plan needs.
+/// A `BotFleet` without contradictions, with everything read that its plan needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ValidatedFleet {
-    /// Name of the BotFleet.
+    /// Name of the `BotFleet`.
     pub name: String,
     /// Its uid; none before it was stored, as in `torpor render`.
     pub uid: Option<String>,
@@ -92,10 +92,10 @@ pub struct ValidatedFleet {
 
 /// The trades database of a bot starts with a few megabytes, a day of logs takes some more.
 const LEAST_STORAGE: Bytes = Bytes::mi(50);
-/// A ConfigMap holds 1 MiB; the fleet's holds more than this file.
+/// A `ConfigMap` holds 1 MiB; the fleet's holds more than this file.
 const MOST_CONFIG: usize = 900_000;
 
-/// Reads a BotFleet; `config` is the text of its strategy file, wherever that came from.
+/// Reads a `BotFleet`; `config` is the text of its strategy file, wherever that came from.
 ///
 /// # Errors
 /// Every [`Problem`] it has.
@@ -190,6 +190,85 @@ fn check_config(findings: &mut Findings, kind: StrategyKind, config: &str) {
     };
     let needed = config_key(kind);
     if parsed.get(needed).is_none() {
-        findings.add(field, format_args!("the configuration has no key {needed}, by which Hummingbot finds what to run"));
+        findings
+            .add(field, format_args!("the configuration has no key {needed}, by which Hummingbot finds what to run"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn context() -> FleetContext {
+        let size = |cpu, mi| Size { cpu: Cpu(cpu), memory: Bytes::mi(mi) };
+        FleetContext {
+            tenant: "alice".to_owned(),
+            namespace: "tenant-alice".to_owned(),
+            tier: Tier::Basic,
+            priority_class: "torpor-medium".to_owned(),
+            max_bots: 3,
+            bot: size(200, 512),
+            bot_request: size(100, 256),
+            pools: vec![],
+        }
+    }
+
+    fn read(changes: Value, replicas: i32, config: &str) -> Result<ValidatedFleet, String> {
+        let mut spec = json!({"replicas": 3, "strategy": {"kind": "script", "config": "-"}});
+        for (key, value) in changes.as_object().into_iter().flatten() {
+            spec[key] = value.clone();
+        }
+        let resource = json!({"apiVersion": "torpor.dev/v1alpha1", "kind": "BotFleet", "metadata": {"name": "makers"}, "spec": spec});
+        let resource: BotFleet = serde_json::from_value(resource).expect("a BotFleet");
+        fleet(&resource, &context(), Desired { replicas }, config)
+            .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+    }
+
+    const CONFIG: &str = "script_file_name: a.py\nindex: ${BOT_INDEX}\nnames: [${BOT_NAME}]\n";
+
+    #[test]
+    fn starts_what_is_left_and_nothing_while_paused() {
+        assert_eq!(read(json!({}), 2, CONFIG).expect("valid").replicas, 2);
+        assert_eq!(read(json!({}), 7, CONFIG).expect("valid").replicas, 3);
+        assert_eq!(read(json!({}), -1, CONFIG).expect("valid").replicas, 0);
+        assert_eq!(read(json!({"paused": true}), 2, CONFIG).expect("valid").replicas, 0);
+    }
+
+    #[test]
+    fn requests_keep_the_proportion_of_the_catalogue() {
+        let resources = json!({"resources": {"cpu": "150m", "memory": "300Mi"}});
+        let fleet = read(resources, 3, CONFIG).expect("valid");
+        assert_eq!(fleet.request, Size { cpu: Cpu(75), memory: Bytes::mi(150) });
+        let message = read(json!({"resources": {"memory": "513Mi"}}), 3, CONFIG).expect_err("too much");
+        assert!(message.contains("3 bots ask for cpu 600m / memory 1539Mi in sum"), "{message}");
+    }
+
+    #[test]
+    fn finds_configurations_that_no_bot_would_start_with() {
+        for (config, expected) in [
+            ("a: [", "is not YAML"),
+            ("a: b", "has no key script_file_name"),
+            ("- script_file_name", "has no key script_file_name"),
+            ("", "has no key script_file_name"),
+            (&"x".repeat(900_001), "has 900001 bytes"),
+        ] {
+            let message = read(json!({}), 1, config).expect_err(expected);
+            assert!(message.starts_with("spec.strategy: ") && message.contains(expected), "{message}");
+        }
+    }
+
+    #[test]
+    fn refuses_releases_that_leave_orders_behind() {
+        for (image, good) in [
+            ("hummingbot/hummingbot:version-2.15.3", false),
+            ("hummingbot/hummingbot:version-1.30.0", false),
+            ("hummingbot/hummingbot:version-2.16.0", true),
+            ("r.example.com:5000/own/hummingbot:version-3.0.1@sha256:ab", true),
+            ("own/hummingbot:latest", true),
+        ] {
+            assert_eq!(read(json!({"image": image}), 1, CONFIG).is_ok(), good, "{image}");
+        }
     }
 }

@@ -28,7 +28,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Name of the pool that a tier's pods wait for while no WorkerPool serves the tier.
+/// Name of the pool that a tier's pods wait for while no `WorkerPool` serves the tier.
 pub const fn default_pool(tier: Tier) -> &'static str {
     match tier {
         Tier::Free => "worker-low",
@@ -69,10 +69,8 @@ impl Findings {
         if let Some(text) = &given.cpu {
             match Cpu::parse(text) {
                 Ok(cpu) if (least.cpu..=most.cpu).contains(&cpu) => size.cpu = cpu,
-                Ok(_) => self.add(
-                    &format!("{field}.cpu"),
-                    format_args!("{text} is not between {} and {}", least.cpu, most.cpu),
-                ),
+                Ok(_) => self
+                    .add(&format!("{field}.cpu"), format_args!("{text} is not between {} and {}", least.cpu, most.cpu)),
                 Err(error) => self.add(&format!("{field}.cpu"), error),
             }
         }

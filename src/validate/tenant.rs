@@ -12,7 +12,7 @@ use crate::domain::duration;
 use crate::domain::names;
 use crate::domain::quantity::{Bytes, Size};
 
-/// What validation needs to know of a WorkerPool.
+/// What validation needs to know of a `WorkerPool`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolFacts {
     /// Its name, which is the value of the node label `torpor.dev/pool`.
@@ -40,11 +40,11 @@ pub struct ValidatedTenant {
     pub bot: Size,
     /// Requests of one bot, from the catalogue.
     pub bot_request: Size,
-    /// Limits of the database in stage DatabaseOnly.
+    /// Limits of the database in stage `DatabaseOnly`.
     pub sleeping_database: Size,
     /// Room in the quota for one backup job.
     pub backup_job: Size,
-    /// PostgreSQL.
+    /// `PostgreSQL`.
     pub database: Database,
     /// Redis.
     pub redis: Redis,
@@ -54,7 +54,7 @@ pub struct ValidatedTenant {
     pub monitoring: Size,
     /// When it sleeps: the tier's policy with the Tenant's overrides.
     pub policy: Policy,
-    /// Sorted names of the WorkerPools that serve the tier. Empty when there is none.
+    /// Sorted names of the `WorkerPools` that serve the tier. Empty when there is none.
     pub pools: Vec<String>,
     /// Fleets written inside the Tenant, by name.
     pub fleets: Vec<(String, BotFleetSpec)>,
@@ -62,7 +62,7 @@ pub struct ValidatedTenant {
     pub deletion_policy: DeletionPolicy,
 }
 
-/// PostgreSQL of a tenant.
+/// `PostgreSQL` of a tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Database {
     /// Its image.
@@ -111,7 +111,7 @@ impl ValidatedTenant {
     }
 }
 
-/// PostgreSQL does not start reliably with less memory.
+/// `PostgreSQL` does not start reliably with less memory.
 const LEAST_DATABASE: Size = Size { cpu: LEAST.cpu, memory: Bytes::mi(128) };
 /// An empty database with its smallest write-ahead log takes about 100Mi.
 const LEAST_DATABASE_STORAGE: Bytes = Bytes::mi(512);
@@ -170,9 +170,7 @@ pub fn tenant(tenant: &Tenant, catalog: &Catalog, pools: &[PoolFacts]) -> Result
         },
         redis: Redis {
             image: redis.image,
-            storage: redis
-                .storage
-                .map(|storage| findings.bytes("spec.redis.storage", &storage, LEAST_REDIS_STORAGE)),
+            storage: redis.storage.map(|storage| findings.bytes("spec.redis.storage", &storage, LEAST_REDIS_STORAGE)),
             size: redis_size,
         },
         dashboard: Dashboard { image: dashboard.image, host: dashboard.host, size: dashboard_size },
@@ -255,6 +253,112 @@ fn fleets(findings: &mut Findings, fleets: &[TenantFleet], context: &FleetContex
                 "bots ask for {sum} in sum, tier {} has {room} for them; lower resources or replicas",
                 context.tier
             ),
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::api::HibernationMode;
+
+    fn read(spec: Value) -> Result<ValidatedTenant, String> {
+        let pools = ["b", "a", "other"].map(|name| PoolFacts {
+            name: name.to_owned(),
+            tiers: if name == "other" { vec![Tier::Free] } else { vec![Tier::Basic, Tier::Pro] },
+        });
+        let resource =
+            json!({"apiVersion": "torpor.dev/v1alpha1", "kind": "Tenant", "metadata": {"name": "alice"}, "spec": spec});
+        let resource: Tenant = serde_json::from_value(resource).expect("a Tenant");
+        tenant(&resource, &Catalog::default(), &pools)
+            .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+    }
+
+    fn bots(name: &str, replicas: i32, resources: Value) -> Value {
+        let strategy = json!({"kind": "v1", "config": "strategy: a"});
+        json!({"name": name, "replicas": replicas, "resources": resources, "strategy": strategy})
+    }
+
+    #[test]
+    fn merges_what_is_given_with_the_tier() {
+        let hibernation = json!({"mode": "Prompt", "stopBotsAfter": "10d"});
+        let read = read(json!({"tier": "basic", "hibernation": hibernation})).expect("valid");
+        let day = 86_400;
+        let merged = Policy {
+            mode: HibernationMode::Prompt,
+            stop_bots_after: 10 * day,
+            stop_services_after: 14 * day,
+            database_only_after: 30 * day,
+        };
+        assert_eq!(read.policy, merged);
+        assert_eq!(read.pools, ["a", "b"]);
+        assert_eq!(read.database.size, read.plan.postgres);
+        assert_eq!((read.namespace.as_str(), read.uid, read.generation), ("tenant-alice", None, 0));
+    }
+
+    #[test]
+    fn without_a_pool_pods_wait_for_the_default_one() {
+        let read = read(json!({"tier": "premium"})).expect("valid");
+        assert!(read.pools.is_empty());
+        assert_eq!(read.fleet_context().affinity_pools(), ["worker-premium"]);
+    }
+
+    #[test]
+    fn refuses_durations_that_descend_only_with_the_tier() {
+        let message = read(json!({"tier": "basic", "hibernation": {"stopBotsAfter": "20d"}})).expect_err("20 > 14");
+        assert!(message.contains("stopBotsAfter 20d, stopServicesAfter 14d and databaseOnlyAfter 30d"), "{message}");
+    }
+
+    #[test]
+    fn names_both_sums_of_services() {
+        let message =
+            read(json!({"tier": "basic", "redis": {"resources": {"memory": "512Mi"}}})).expect_err("too much");
+        assert_eq!(message.lines().count(), 1);
+        assert!(
+            message.contains("ask for cpu 1 / memory 1376Mi in sum, tier basic has cpu 1 / memory 1Gi"),
+            "{message}"
+        );
+        let shifted = json!({"tier": "basic", "database": {"resources": {"memory": "256Mi"}}, "redis": {"resources": {"memory": "256Mi"}}});
+        assert!(read(shifted).is_ok());
+    }
+
+    #[test]
+    fn tells_all_problems_at_once() {
+        let message = read(json!({
+            "tier": "pro",
+            "database": {"storage": "1Mi", "resources": {"memory": "64Mi", "cpu": "9"}},
+            "fleets": [bots("a", 1, json!({"cpu": "x"}))],
+        }))
+        .expect_err("four problems");
+        for part in [
+            "database.resources.cpu: 9",
+            "database.resources.memory: 64Mi",
+            "database.storage: 1Mi",
+            "fleets[a].resources.cpu: \"x\"",
+        ] {
+            assert!(message.contains(part), "{part} in {message}");
+        }
+        assert_eq!(message.lines().count(), 4, "{message}");
+    }
+
+    #[test]
+    fn bots_fit_as_many_as_the_tier_starts() {
+        let double = json!({"cpu": "400m", "memory": "1Gi"});
+        let with = |fleets: Vec<Value>| read(json!({"tier": "basic", "fleets": fleets}));
+        assert!(with(vec![bots("a", 200, json!(null))]).is_ok(), "a surplus is not started, and no error");
+        assert!(with(vec![bots("a", 1, double.clone())]).is_ok());
+        let message = with(vec![bots("a", 2, double.clone())]).expect_err("4 bots' worth");
+        assert!(message.contains("bots ask for cpu 800m / memory 2Gi in sum, tier basic has cpu 600m / memory 1536Mi"));
+        assert!(with(vec![bots("a", 1, double), bots("b", 2, json!(null))]).is_err());
+    }
+
+    #[test]
+    fn sizes_beyond_all_measure_are_told_and_do_not_overflow() {
+        let huge = json!({"cpu": "999999999999k", "memory": "999999999999"});
+        assert!(
+            read(json!({"tier": "free", "database": {"resources": huge}, "fleets": [bots("a", 200, huge)]})).is_err()
         );
     }
 }
