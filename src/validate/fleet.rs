@@ -196,6 +196,7 @@ fn check_config(findings: &mut Findings, kind: StrategyKind, config: &str) {
 }
 
 #[cfg(test)]
+#[allow(clippy::needless_pass_by_value, reason = "`json!` reads better in place")]
 mod tests {
     use serde_json::{Value, json};
 

@@ -258,6 +258,7 @@ fn fleets(findings: &mut Findings, fleets: &[TenantFleet], context: &FleetContex
 }
 
 #[cfg(test)]
+#[allow(clippy::needless_pass_by_value, reason = "`json!` reads better in place")]
 mod tests {
     use serde_json::{Value, json};
 
