@@ -22,10 +22,7 @@ pub trait Clock: Debug + Send + Sync {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "this is the room where the clocks are read"
-)]
+#[expect(clippy::disallowed_methods, reason = "this is the room where the clocks are read")]
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         Timestamp::now()
@@ -49,9 +46,7 @@ impl FixedClock {
         reason = "an Instant can only be made from the real clock; what counts is its later movement"
     )]
     pub fn new(now: Timestamp) -> Self {
-        Self {
-            times: Mutex::new((now, Instant::now())),
-        }
+        Self { times: Mutex::new((now, Instant::now())) }
     }
 
     /// Lets both clocks run on by `step`. The wall clock stays where it is at the end of what a `Timestamp` can say.
@@ -90,10 +85,7 @@ mod tests {
     fn a_fixed_clock_moves_only_when_told() {
         let clock = FixedClock::new(Timestamp::UNIX_EPOCH);
         let start = clock.monotonic();
-        assert_eq!(
-            (clock.now(), clock.monotonic()),
-            (Timestamp::UNIX_EPOCH, start)
-        );
+        assert_eq!((clock.now(), clock.monotonic()), (Timestamp::UNIX_EPOCH, start));
 
         clock.advance(Duration::from_secs(90));
         assert_eq!(clock.now().as_second(), 90);
@@ -106,10 +98,7 @@ mod tests {
         let start = clock.monotonic();
         clock.set(Timestamp::MAX);
         clock.advance(Duration::from_secs(1));
-        assert_eq!(
-            (clock.now(), clock.monotonic() - start),
-            (Timestamp::MAX, Duration::from_secs(1))
-        );
+        assert_eq!((clock.now(), clock.monotonic() - start), (Timestamp::MAX, Duration::from_secs(1)));
     }
 
     #[test]

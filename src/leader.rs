@@ -10,10 +10,7 @@
 //!
 //! What this cannot catch: a machine that was suspended as a whole, its monotonic clock included, and a write that
 //! was already on the wire. `grace` has to cover the latter.
-#![expect(
-    clippy::disallowed_types,
-    reason = "the election is a part of the cluster room: it holds a client"
-)]
+#![expect(clippy::disallowed_types, reason = "the election is a part of the cluster room: it holds a client")]
 
 mod lock;
 mod tenure;
@@ -66,14 +63,10 @@ impl LeaderParams {
             return Err(LeaderError::Params("the identity is empty"));
         }
         if self.duration.subsec_nanos() != 0 || !(1..=3600).contains(&seconds) {
-            return Err(LeaderError::Params(
-                "the duration is not a whole number of seconds from 1 to 3600",
-            ));
+            return Err(LeaderError::Params("the duration is not a whole number of seconds from 1 to 3600"));
         }
         if self.grace >= self.duration {
-            return Err(LeaderError::Params(
-                "the grace is not shorter than the duration",
-            ));
+            return Err(LeaderError::Params("the grace is not shorter than the duration"));
         }
         Ok(seconds)
     }
@@ -116,9 +109,7 @@ pub enum LeaderError {
         message: String,
     },
     /// The Lease could not be given back; others wait until it expires.
-    #[error(
-        "leader election: the Lease {lease} could not be released and expires by itself: {reason}"
-    )]
+    #[error("leader election: the Lease {lease} could not be released and expires by itself: {reason}")]
     NotReleased {
         /// Namespace and name.
         lease: String,
@@ -149,12 +140,10 @@ pub enum Lost {
 impl Display for Lost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unconfirmed { last_error: None } => f.write_str(
-                "the lead could not be confirmed in time: this process was stopped or starved",
-            ),
-            Self::Unconfirmed {
-                last_error: Some(error),
-            } => {
+            Self::Unconfirmed { last_error: None } => {
+                f.write_str("the lead could not be confirmed in time: this process was stopped or starved")
+            }
+            Self::Unconfirmed { last_error: Some(error) } => {
                 write!(f, "the lead could not be confirmed in time: {error}")
             }
             Self::Taken { holder } => write!(f, "{holder} holds the Lease now"),
@@ -170,11 +159,7 @@ impl Display for Lost {
 ///
 /// # Errors
 /// Contradictory parameters, a namespace that does not exist, and an API server that refuses.
-pub async fn acquire(
-    client: Client,
-    params: LeaderParams,
-    clock: Arc<dyn Clock>,
-) -> Result<Leadership, LeaderError> {
+pub async fn acquire(client: Client, params: LeaderParams, clock: Arc<dyn Clock>) -> Result<Leadership, LeaderError> {
     let lock = Lock::new(client, params, clock)?;
     let longest = LONGEST_LOOK.min(lock.params.duration / 4);
     let mut sighting = None;
@@ -217,12 +202,7 @@ impl Leadership {
         let lock = Arc::new(lock);
         let tenure = Arc::new(Tenure::new(lock.clock.clone(), lock.params.window(), since));
         let keeper = tokio::spawn(keep(lock.clone(), lease, tenure.clone()));
-        Self {
-            lock,
-            tenure,
-            keeper,
-            lost: None,
-        }
+        Self { lock, tenure, keeper, lost: None }
     }
 
     /// What every writer asks before every write.

@@ -22,14 +22,12 @@
 pub mod api;
 #[allow(clippy::disallowed_types, clippy::disallowed_methods)]
 pub mod cli;
-#[allow(clippy::disallowed_methods)]
 pub mod clock;
 #[allow(clippy::disallowed_types)]
 pub mod cluster;
 pub mod controllers;
 pub mod domain;
 pub mod http;
-#[allow(clippy::disallowed_types)]
 pub mod leader;
 pub mod metrics;
 pub mod placement;

@@ -18,9 +18,7 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 const PREFIX: &str = "torpor";
 
 /// Seconds: from a pass that only compares to one that is cut off by its timeout.
-const DURATION_BUCKETS: [f64; 12] = [
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 20.0, 60.0,
-];
+const DURATION_BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 20.0, 60.0];
 
 /// One metric as its reader sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,10 +36,7 @@ pub struct Description {
 impl Description {
     /// The name without what the library adds by itself: the prefix, and the suffix of its type.
     fn registered_name(&self) -> &'static str {
-        let bare = self
-            .name
-            .strip_prefix(PREFIX)
-            .and_then(|name| name.strip_prefix('_'));
+        let bare = self.name.strip_prefix(PREFIX).and_then(|name| name.strip_prefix('_'));
         let bare = bare.unwrap_or(self.name);
         let suffix = match self.kind {
             "counter" => "_total",
@@ -58,12 +53,7 @@ const fn described(
     labels: &'static [&'static str],
     help: &'static str,
 ) -> Description {
-    Description {
-        name,
-        kind,
-        labels,
-        help,
-    }
+    Description { name, kind, labels, help }
 }
 
 const RECONCILES: Description = described(
@@ -72,12 +62,8 @@ const RECONCILES: Description = described(
     &["kind", "outcome"],
     "Finished passes over one object, by kind of object and by how they ended",
 );
-const RECONCILE_DURATION: Description = described(
-    "torpor_reconcile_duration_seconds",
-    "histogram",
-    &["kind"],
-    "How long a pass over one object took",
-);
+const RECONCILE_DURATION: Description =
+    described("torpor_reconcile_duration_seconds", "histogram", &["kind"], "How long a pass over one object took");
 const API_WRITES: Description = described(
     "torpor_api_writes_total",
     "counter",
@@ -90,42 +76,21 @@ const WATCH_ERRORS: Description = described(
     &["kind"],
     "Watches that ended with an error and were started anew",
 );
-const WATCH_UP: Description = described(
-    "torpor_watch_up",
-    "gauge",
-    &["kind"],
-    "1 while the watch of this kind delivers, 0 while it is broken",
-);
-const TENANTS: Description = described(
-    "torpor_tenants",
-    "gauge",
-    &["tier", "state"],
-    "Tenants, by tier and by state",
-);
+const WATCH_UP: Description =
+    described("torpor_watch_up", "gauge", &["kind"], "1 while the watch of this kind delivers, 0 while it is broken");
+const TENANTS: Description = described("torpor_tenants", "gauge", &["tier", "state"], "Tenants, by tier and by state");
 const BACKOFF: Description = described(
     "torpor_objects_in_backoff",
     "gauge",
     &["kind"],
     "Objects whose last pass failed and which wait for their next attempt",
 );
-const BUILD_INFO: Description = described(
-    "torpor_build_info",
-    "info",
-    &["version"],
-    "Always 1; its label says what runs",
-);
-const LEADER: Description = described(
-    "torpor_leader",
-    "gauge",
-    &[],
-    "1 while this process leads, 0 while it stands by",
-);
-const EVENTS: Description = described(
-    "torpor_events_published_total",
-    "counter",
-    &["reason"],
-    "Kubernetes events published, by reason",
-);
+const BUILD_INFO: Description =
+    described("torpor_build_info", "info", &["version"], "Always 1; its label says what runs");
+const LEADER: Description =
+    described("torpor_leader", "gauge", &[], "1 while this process leads, 0 while it stands by");
+const EVENTS: Description =
+    described("torpor_events_published_total", "counter", &["reason"], "Kubernetes events published, by reason");
 
 /// Every metric there is, in the order of the documentation.
 pub fn describe() -> Vec<Description> {
@@ -153,20 +118,10 @@ pub fn reference() -> String {
          does not grow with the number of tenants.\n\n\
          | Name | Type | Labels | Meaning |\n|---|---|---|---|\n",
     );
-    for Description {
-        name,
-        kind,
-        labels,
-        help,
-    } in describe()
-    {
+    for Description { name, kind, labels, help } in describe() {
         let labels: Vec<_> = labels.iter().map(|label| format!("`{label}`")).collect();
         // Writing to a String cannot fail.
-        let _ = writeln!(
-            page,
-            "| `{name}` | {kind} | {} | {help} |",
-            labels.join(", ")
-        );
+        let _ = writeln!(page, "| `{name}` | {kind} | {} | {help} |", labels.join(", "));
     }
     page
 }
@@ -211,11 +166,7 @@ impl Metrics {
         let durations: fn() -> Histogram = || Histogram::new(DURATION_BUCKETS);
         Self {
             reconciles: register(&mut registry, RECONCILES, Family::default()),
-            durations: register(
-                &mut registry,
-                RECONCILE_DURATION,
-                Family::new_with_constructor(durations),
-            ),
+            durations: register(&mut registry, RECONCILE_DURATION, Family::new_with_constructor(durations)),
             writes: register(&mut registry, API_WRITES, Family::default()),
             watch_errors: register(&mut registry, WATCH_ERRORS, Family::default()),
             watch_up: register(&mut registry, WATCH_UP, Family::default()),
@@ -229,12 +180,8 @@ impl Metrics {
 
     /// Counts a finished pass over an object of `kind` that ended with `outcome` after `took`.
     pub fn reconciled(&self, kind: &'static str, outcome: &'static str, took: Duration) {
-        self.reconciles
-            .get_or_create(&ReconcileLabels { kind, outcome })
-            .inc();
-        self.durations
-            .get_or_create(&KindLabels { kind })
-            .observe(took.as_secs_f64());
+        self.reconciles.get_or_create(&ReconcileLabels { kind, outcome }).inc();
+        self.durations.get_or_create(&KindLabels { kind }).observe(took.as_secs_f64());
     }
 
     /// Counts a writing request, such as `patch` of a `StatefulSet`.
@@ -256,16 +203,12 @@ impl Metrics {
     /// There are `count` tenants of this tier in this state. A pair that has none left must be set to 0 by the
     /// caller: a series keeps its last value.
     pub fn set_tenants(&self, tier: &'static str, state: &'static str, count: usize) {
-        self.tenants
-            .get_or_create(&TenantLabels { tier, state })
-            .set(gauge_value(count));
+        self.tenants.get_or_create(&TenantLabels { tier, state }).set(gauge_value(count));
     }
 
     /// `count` objects of `kind` wait after a failed pass.
     pub fn set_in_backoff(&self, kind: &'static str, count: usize) {
-        self.backoff
-            .get_or_create(&KindLabels { kind })
-            .set(gauge_value(count));
+        self.backoff.get_or_create(&KindLabels { kind }).set(gauge_value(count));
     }
 
     /// This process leads from now on. A process that loses the lead ends, so there is no way back.
@@ -278,7 +221,7 @@ impl Metrics {
         self.events.get_or_create(&EventLabels { reason }).inc();
     }
 
-    /// All metrics in the OpenMetrics text format; see [`CONTENT_TYPE`].
+    /// All metrics in the `OpenMetrics` text format; see [`CONTENT_TYPE`].
     pub fn encode(&self) -> String {
         let mut page = String::new();
         // Writing to a String cannot fail.
@@ -292,11 +235,7 @@ fn gauge_value(count: usize) -> i64 {
 }
 
 fn register<M: Metric + Clone>(registry: &mut Registry, description: Description, metric: M) -> M {
-    registry.register(
-        description.registered_name(),
-        description.help,
-        metric.clone(),
-    );
+    registry.register(description.registered_name(), description.help, metric.clone());
     metric
 }
 

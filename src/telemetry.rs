@@ -5,7 +5,11 @@ use std::{
     io::{self, IsTerminal},
 };
 
-use tracing_subscriber::{EnvFilter, fmt::SubscriberBuilder, util::TryInitError};
+use tracing_subscriber::{
+    EnvFilter,
+    fmt::SubscriberBuilder,
+    util::{SubscriberInitExt, TryInitError},
+};
 
 /// How a log line looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -47,43 +51,24 @@ pub fn init(format: LogFormat, default_filter: &str) -> Result<(), TelemetryErro
         reason = "RUST_LOG is a convention of the logging library, not an option of ours"
     )]
     let variable = std::env::var(EnvFilter::DEFAULT_ENV);
-    let builder = SubscriberBuilder::default()
-        .with_env_filter(filter(variable, default_filter)?)
-        .with_writer(io::stderr);
-    use tracing_subscriber::util::SubscriberInitExt;
+    let builder =
+        SubscriberBuilder::default().with_env_filter(filter(variable, default_filter)?).with_writer(io::stderr);
     match format {
-        LogFormat::Json => builder
-            .json()
-            .flatten_event(true)
-            .with_span_list(false)
-            .finish()
-            .try_init()?,
-        LogFormat::Text => builder
-            .with_ansi(io::stderr().is_terminal())
-            .finish()
-            .try_init()?,
+        LogFormat::Json => builder.json().flatten_event(true).with_span_list(false).finish().try_init()?,
+        LogFormat::Text => builder.with_ansi(io::stderr().is_terminal()).finish().try_init()?,
     }
     Ok(())
 }
 
-fn filter(
-    variable: Result<String, VarError>,
-    default_filter: &str,
-) -> Result<EnvFilter, TelemetryError> {
+fn filter(variable: Result<String, VarError>, default_filter: &str) -> Result<EnvFilter, TelemetryError> {
     let (text, origin) = match variable {
         Ok(text) if !text.trim().is_empty() => (text, EnvFilter::DEFAULT_ENV),
-        Err(VarError::NotUnicode(text)) => {
-            (text.to_string_lossy().into_owned(), EnvFilter::DEFAULT_ENV)
-        }
+        Err(VarError::NotUnicode(text)) => (text.to_string_lossy().into_owned(), EnvFilter::DEFAULT_ENV),
         Ok(_) | Err(VarError::NotPresent) => (default_filter.to_owned(), "the program"),
     };
     match EnvFilter::builder().parse(&text) {
         Ok(filter) => Ok(filter),
-        Err(error) => Err(TelemetryError::Filter {
-            filter: text,
-            origin,
-            reason: error.to_string(),
-        }),
+        Err(error) => Err(TelemetryError::Filter { filter: text, origin, reason: error.to_string() }),
     }
 }
 
@@ -102,26 +87,16 @@ mod tests {
 
     #[test]
     fn the_variable_wins_unless_it_is_unset_or_empty() {
-        for (variable, expected) in [
-            (Ok("debug".to_owned()), "debug"),
-            (Ok(" ".to_owned()), "warn"),
-            (Err(VarError::NotPresent), "warn"),
-        ] {
-            assert_eq!(
-                filter(variable, "warn").expect("a filter").to_string(),
-                expected
-            );
+        for (variable, expected) in
+            [(Ok("debug".to_owned()), "debug"), (Ok(" ".to_owned()), "warn"), (Err(VarError::NotPresent), "warn")]
+        {
+            assert_eq!(filter(variable, "warn").expect("a filter").to_string(), expected);
         }
     }
 
     #[test]
     fn a_wrong_filter_is_named() {
         let error = filter(Ok("info,=x=".to_owned()), "warn").expect_err("a wrong filter");
-        assert!(
-            error
-                .to_string()
-                .starts_with(r#"the log filter "info,=x=" of RUST_LOG is wrong: "#),
-            "{error}"
-        );
+        assert!(error.to_string().starts_with(r#"the log filter "info,=x=" of RUST_LOG is wrong: "#), "{error}");
     }
 }

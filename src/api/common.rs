@@ -11,9 +11,8 @@ use serde::{Deserialize, Serialize};
 /// A duration: one number and one unit, so that CEL can compare two.
 pub const CEL_DURATION: &str = "self.matches('^[1-9][0-9]{0,5}[smhd]$')";
 /// Message of [`CEL_DURATION`].
-pub const DURATION_MESSAGE: &str =
-    "must be a duration of one number and one unit s, m, h or d, like 36h or 7d";
-/// A DNS label, which names of fleets, Secrets, ConfigMaps and PriorityClasses follow.
+pub const DURATION_MESSAGE: &str = "must be a duration of one number and one unit s, m, h or d, like 36h or 7d";
+/// A DNS label, which names of fleets, Secrets, `ConfigMaps` and `PriorityClasses` follow.
 pub const CEL_DNS_LABEL: &str = "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')";
 /// Message of [`CEL_DNS_LABEL`].
 pub const DNS_LABEL_MESSAGE: &str =
@@ -21,8 +20,7 @@ pub const DNS_LABEL_MESSAGE: &str =
 /// A container image reference: no blanks, nothing a shell would expand.
 pub const CEL_IMAGE: &str = "self.matches('^[a-zA-Z0-9][a-zA-Z0-9._:/@-]*$')";
 /// Message of [`CEL_IMAGE`].
-pub const IMAGE_MESSAGE: &str =
-    "must be an image reference like hummingbot/hummingbot:version-2.16.0";
+pub const IMAGE_MESSAGE: &str = "must be an image reference like hummingbot/hummingbot:version-2.16.0";
 /// A CPU limit. The comparison also catches `0`.
 pub const CEL_CPU: &str = "self.matches('^[0-9]{1,6}(m|[.][0-9]{1,3})?$') && \
      quantity(self).compareTo(quantity('10m')) >= 0 && quantity(self).compareTo(quantity('256')) <= 0";
@@ -62,19 +60,7 @@ pub fn cel_not_shorter(first: &str, second: &str) -> String {
 }
 
 /// Service tier: how many bots, how much CPU and memory, which pool, which hibernation policy.
-#[derive(
-    Serialize,
-    Deserialize,
-    schemars::JsonSchema,
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-)]
+#[derive(Serialize, Deserialize, schemars::JsonSchema, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[serde(rename_all = "lowercase")]
 pub enum Tier {
     /// Smallest tier; always hibernates when idle.

@@ -1,4 +1,4 @@
-//! `torpor crds`: the CustomResourceDefinitions as YAML.
+//! `torpor crds`: the `CustomResourceDefinitions` as YAML.
 
 use std::path::PathBuf;
 

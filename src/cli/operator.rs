@@ -31,7 +31,7 @@ pub struct OperatorArgs {
     /// Address of /livez, /readyz and /metrics.
     #[arg(long, env = "TORPOR_PROBE_ADDRESS", default_value = "0.0.0.0:8080")]
     pub probe_address: SocketAddr,
-    /// Log lines for people (text) or programs (json). RUST_LOG sets the level, default info.
+    /// Log lines for people (text) or programs (json). `RUST_LOG` sets the level, default info.
     #[arg(long, env = "TORPOR_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
     /// Namespace of the Lease by which one of several operators leads; it must exist.
@@ -43,13 +43,13 @@ pub struct OperatorArgs {
     /// Whether pods run in a user namespace of their own (hostUsers: false). Nodes must support it.
     #[arg(long, env = "TORPOR_USER_NAMESPACES", value_enum, default_value_t = Switch::On)]
     pub user_namespaces: Switch,
-    /// StorageClass of all volumes. Default: the cluster's.
+    /// `StorageClass` of all volumes. Default: the cluster's.
     #[arg(long, env = "TORPOR_STORAGE_CLASS")]
     pub storage_class: Option<String>,
-    /// Access mode of all volumes; ReadWriteOnce for storage drivers that lack ReadWriteOncePod.
+    /// Access mode of all volumes; `ReadWriteOnce` for storage drivers that lack `ReadWriteOncePod`.
     #[arg(long, env = "TORPOR_VOLUME_ACCESS", value_enum, default_value_t = Access::ReadWriteOncePod)]
     pub volume_access: Access,
-    /// Image of the PostgreSQL metrics exporter.
+    /// Image of the `PostgreSQL` metrics exporter.
     #[arg(long, env = "TORPOR_EXPORTER_IMAGE", default_value_t = Settings::default().exporter_image)]
     pub exporter_image: String,
     /// Names of image pull Secrets in the tenants' namespaces, separated by commas.
@@ -132,7 +132,7 @@ async fn operate(args: OperatorArgs, catalog: Catalog) -> Result<(), Failure> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
     let health = Health::new(clock.clone());
-    health.pending("leadership");
+    health.stand_by();
     let server = Server::bind(args.probe_address).await.map_err(Failure::input)?;
     tracing::info!(address = %server.address(), version = env!("CARGO_PKG_VERSION"), "probes and metrics");
     let probes = tokio::spawn(server.serve(routes(health.clone(), metrics.clone()), std::future::pending()));
@@ -150,7 +150,8 @@ async fn operate(args: OperatorArgs, catalog: Catalog) -> Result<(), Failure> {
         acquired = leader::acquire(client.clone(), params, clock.clone()) => acquired.map_err(Failure::input)?,
         signal = stop_signal() => return signal,
     };
-    health.ready("leadership");
+    run::announce(&health);
+    health.lead();
     metrics.became_leader();
     let guard: LeaderGuard = leadership.guard();
     let cluster = Cluster::new(client, &metrics, &guard);

@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Namespace, Secret};
-use kube::api::{
-    DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy,
-};
+use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};
 use kube::core::ApiResource;
 use kube::{Api, Client, Resource};
 use serde_json::{Value, json};
@@ -106,7 +104,8 @@ impl Applier {
     /// belongs to somebody else. The index knows only labelled ones.
     async fn create_namespace(&self, wanted: &Value, name: &str) -> Result<Applied, ClusterError> {
         let what = format!("Namespace {name}");
-        let refused = |error: serde_json::Error| ClusterError::Refused { what: what.clone(), reason: error.to_string() };
+        let refused =
+            |error: serde_json::Error| ClusterError::Refused { what: what.clone(), reason: error.to_string() };
         let object: Namespace = serde_json::from_value(wanted.clone()).map_err(refused)?;
         let api: Api<Namespace> = Api::all(self.client.clone());
         let params = PostParams { field_manager: Some(OPERATOR.to_owned()), ..PostParams::default() };
@@ -137,7 +136,7 @@ impl Applier {
     }
 
     /// The generated Secret is created once. It is neither read nor watched, so an existing one shows as 409.
-    /// While the database has a StatefulSet the Secret was made before it, and no request is needed.
+    /// While the database has a `StatefulSet` the Secret was made before it, and no request is needed.
     async fn ensure_secret(&self, template: &Secret, namespace: &str) -> Result<Applied, ClusterError> {
         let database = Slot::Child(ChildKind::StatefulSet);
         if self.index.get(database, namespace, crate::domain::names::DATABASE).is_some() {
@@ -176,7 +175,7 @@ impl Applier {
         }
     }
 
-    /// Deletes a StatefulSet and leaves its pods running; the next pass creates it anew around them.
+    /// Deletes a `StatefulSet` and leaves its pods running; the next pass creates it anew around them.
     ///
     /// # Errors
     /// [`ClusterError`], classified.
@@ -190,7 +189,7 @@ impl Applier {
     /// Asks that a volume claim be at least this large. Only growing reaches the API server's approval.
     ///
     /// # Errors
-    /// [`ClusterError::Refused`] when the StorageClass does not allow it.
+    /// [`ClusterError::Refused`] when the `StorageClass` does not allow it.
     pub async fn grow_volume(&self, namespace: &str, name: &str, storage: &str) -> Result<(), ClusterError> {
         self.may_write()?;
         let resource = ApiResource::erase::<k8s_openapi::api::core::v1::PersistentVolumeClaim>(&());
@@ -219,10 +218,9 @@ impl Applier {
         let (name, resource) = match entry.slot {
             Slot::Child(kind) => (kind.as_str(), kind.resource()),
             Slot::Pod => ("Pod", ApiResource::erase::<k8s_openapi::api::core::v1::Pod>(&())),
-            Slot::Volume => (
-                "PersistentVolumeClaim",
-                ApiResource::erase::<k8s_openapi::api::core::v1::PersistentVolumeClaim>(&()),
-            ),
+            Slot::Volume => {
+                ("PersistentVolumeClaim", ApiResource::erase::<k8s_openapi::api::core::v1::PersistentVolumeClaim>(&()))
+            }
         };
         let api: Api<DynamicObject> = match entry.slot {
             Slot::Child(ChildKind::Namespace) => Api::all_with(self.client.clone(), &resource),
@@ -250,7 +248,7 @@ fn set_annotation(object: &mut Value, key: &str, value: &str) {
     object["metadata"]["annotations"][key] = Value::String(value.to_owned());
 }
 
-/// Whether the API server refused nothing but a change of immutable StatefulSet fields.
+/// Whether the API server refused nothing but a change of immutable `StatefulSet` fields.
 fn only_claims_differ(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status)
         if status.is_invalid() && status.message.contains("updates to statefulset spec for fields other than"))

@@ -19,7 +19,7 @@ pub enum ClusterError {
         /// The object, as `kind namespace/name`.
         what: String,
     },
-    /// A StatefulSet's claim templates differ from the wanted ones, which the API server never changes in place.
+    /// A `StatefulSet`'s claim templates differ from the wanted ones, which the API server never changes in place.
     #[error("{what}: its volumes have another size")]
     ClaimsDiffer {
         /// The object, as `kind namespace/name`.

@@ -32,7 +32,7 @@ pub enum Facts {
     /// The kind has no status that matters.
     #[default]
     None,
-    /// A StatefulSet or Deployment.
+    /// A `StatefulSet` or Deployment.
     Workload {
         /// `metadata.generation`.
         generation: i64,
@@ -256,6 +256,14 @@ impl ChildIndex {
     /// Everything known of one namespace.
     pub fn namespace(&self, namespace: &str) -> Vec<Entry> {
         self.lock().namespaces.get(namespace).map(|children| children.values().cloned().collect()).unwrap_or_default()
+    }
+
+    /// Names of all objects of one kind in one namespace.
+    pub fn names(&self, slot: Slot, namespace: &str) -> Vec<String> {
+        let inner = self.lock();
+        let children = inner.namespaces.get(namespace);
+        let keys = children.into_iter().flat_map(BTreeMap::keys);
+        keys.filter(|(kind, _)| *kind == slot).map(|(_, name)| name.clone()).collect()
     }
 
     /// One object.

@@ -1,5 +1,4 @@
 //! The only room with a kube Client: applying, watching, deleting, and writing status and events.
-#![allow(clippy::disallowed_types)]
 
 pub mod apply;
 pub mod client;
@@ -27,7 +26,7 @@ pub struct Cluster {
     metrics: Metrics,
     /// What is known of children.
     pub index: Arc<index::ChildIndex>,
-    /// Nodes and PriorityClasses.
+    /// Nodes and `PriorityClasses`.
     pub nodes: nodes::Nodes,
     /// Writes children.
     pub applier: apply::Applier,

@@ -1,4 +1,4 @@
-//! Nodes and PriorityClasses: what the watches know of them, and the writes on them.
+//! Nodes and `PriorityClasses`: what the watches know of them, and the writes on them.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,7 +17,7 @@ use crate::leader::LeaderGuard;
 use crate::metrics::Metrics;
 use crate::placement::assign::{Edit, Marks, Node, Taint};
 
-/// A PriorityClass as far as pools care.
+/// A `PriorityClass` as far as pools care.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Class {
     /// Its uid.
@@ -34,7 +34,7 @@ struct Known {
     classes: BTreeMap<String, Class>,
 }
 
-/// Nodes and managed PriorityClasses.
+/// Nodes and managed `PriorityClasses`.
 #[derive(Clone)]
 pub struct Nodes {
     client: Client,
@@ -83,7 +83,7 @@ impl Nodes {
         changed | (ended && forget(&mut known.nodes, seen))
     }
 
-    /// Takes in a PriorityClass's event; `true` when something changed that pools care about.
+    /// Takes in a `PriorityClass`'s event; `true` when something changed that pools care about.
     pub fn take_class(&self, seen: &mut Vec<String>, event: watcher::Event<PriorityClass>) -> bool {
         let mut known = self.lock();
         listing(seen, &event);
@@ -101,7 +101,7 @@ impl Nodes {
         self.lock().nodes.values().cloned().collect()
     }
 
-    /// All PriorityClasses that Torpor made.
+    /// All `PriorityClasses` that Torpor made.
     pub fn classes(&self) -> BTreeMap<String, Class> {
         self.lock().classes.clone()
     }
@@ -138,7 +138,7 @@ impl Nodes {
         }
     }
 
-    /// Creates a PriorityClass. One of that name that others made is used when it says the same, and never touched.
+    /// Creates a `PriorityClass`. One of that name that others made is used when it says the same, and never touched.
     ///
     /// # Errors
     /// [`ClusterError::NotOwned`] when it says something else.
@@ -172,7 +172,7 @@ impl Nodes {
         }
     }
 
-    /// Deletes a PriorityClass that Torpor made, if it is still the one that was seen.
+    /// Deletes a `PriorityClass` that Torpor made, if it is still the one that was seen.
     ///
     /// # Errors
     /// [`ClusterError`], classified.
@@ -211,9 +211,8 @@ fn taint_value(taint: &Taint) -> Value {
 
 fn read_node(node: &ApiNode) -> Node {
     let status = node.status.as_ref();
-    let allocatable = |key: &str| {
-        status.and_then(|status| status.allocatable.as_ref()?.get(key)).map(|quantity| quantity.0.clone())
-    };
+    let allocatable =
+        |key: &str| status.and_then(|status| status.allocatable.as_ref()?.get(key)).map(|quantity| quantity.0.clone());
     let ready = status
         .and_then(|status| status.conditions.as_ref())
         .is_some_and(|conditions| conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"));
@@ -228,7 +227,7 @@ fn read_node(node: &ApiNode) -> Node {
             .map(|taint| Taint { key: taint.key, value: taint.value.unwrap_or_default(), effect: taint.effect })
             .collect(),
         marks: node.annotations().get(annotation::NODE_POOL).map(|text| Marks::parse(text)).unwrap_or_default(),
-        ready: ready && !node.spec.as_ref().is_some_and(|spec| spec.unschedulable == Some(true)),
+        ready: ready && node.spec.as_ref().is_none_or(|spec| spec.unschedulable != Some(true)),
         cpu: allocatable("cpu").and_then(|text| Cpu::parse(&text).ok()).unwrap_or_default().0,
         memory: allocatable("memory").and_then(|text| Bytes::parse(&text).ok()).unwrap_or_default().0,
         pods: allocatable("pods").and_then(|text| text.parse().ok()).unwrap_or_default(),

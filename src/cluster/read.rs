@@ -7,7 +7,7 @@ use kube::{Api, Client};
 use super::error::ClusterError;
 use crate::api::bot_fleet::ConfigMapRef;
 
-/// What a reference to a ConfigMap key led to.
+/// What a reference to a `ConfigMap` key led to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Referenced {
     /// The text.
@@ -28,7 +28,7 @@ impl Reader {
         Reader { client }
     }
 
-    /// The text under a key of a ConfigMap.
+    /// The text under a key of a `ConfigMap`.
     ///
     /// # Errors
     /// [`ClusterError`] when the API server answers neither with it nor that it does not exist.
@@ -45,7 +45,7 @@ impl Reader {
         })
     }
 
-    /// Whether a CustomResourceDefinition is there to stay. While it is being deleted, its objects' deletion
+    /// Whether a `CustomResourceDefinition` is there to stay. While it is being deleted, its objects' deletion
     /// is a side effect and must not cost anybody's data.
     ///
     /// # Errors

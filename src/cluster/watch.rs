@@ -8,7 +8,7 @@ use std::fmt::Debug;
 use std::pin::pin;
 use std::sync::Arc;
 
-use futures::{Stream, StreamExt};
+use futures::StreamExt;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus, StatefulSet, StatefulSetStatus};
 use k8s_openapi::api::core::v1::{
     ConfigMap, LimitRange, Namespace, PersistentVolumeClaim, Pod, ResourceQuota, Service, ServiceAccount,
@@ -90,7 +90,7 @@ impl Watches {
             config = config.labels(selector);
         }
         debug_assert!(NAMES.contains(&name), "{name} is missing in NAMES");
-        let mut stream = pin!(self.events(api, config));
+        let mut stream = pin!(watcher(api, config).default_backoff());
         let mut failing = false;
         while let Some(item) = stream.next().await {
             match item {
@@ -112,13 +112,6 @@ impl Watches {
                 }
             }
         }
-    }
-
-    fn events<K>(&self, api: Api<K>, config: watcher::Config) -> impl Stream<Item = watcher::Result<watcher::Event<K>>>
-    where
-        K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
-    {
-        watcher(api, config).default_backoff()
     }
 
     /// Watches every kind of child into the index and tells `notify` of each change. Ends never.
@@ -177,8 +170,10 @@ impl Watches {
     async fn volumes<F: Fn(Change)>(&self, index: &Arc<ChildIndex>, notify: &F) {
         let api: Api<PartialObjectMeta<PersistentVolumeClaim>> = Api::all(self.client.clone());
         let feed = Feed { slot: Slot::Volume, index, notify };
-        self.run("PersistentVolumeClaim", api, Some(label::MANAGED_SELECTOR), |event| feed.take(event, |_| Facts::None))
-            .await;
+        self.run("PersistentVolumeClaim", api, Some(label::MANAGED_SELECTOR), |event| {
+            feed.take(event, |_| Facts::None);
+        })
+        .await;
     }
 
     /// Watches a kind whose status matters, decoding metadata and status and dropping the rest.
@@ -320,9 +315,10 @@ fn container_problem(status: &PodStatus) -> Option<String> {
             (None, None) => None,
             (Some(waiting), None) => Some(format!("{}: {} {}", container.name, waiting.reason, waiting.message)),
             (None, Some(end)) => Some(format!("{}: {} (exit code {})", container.name, end.reason, end.exit_code)),
-            (Some(waiting), Some(end)) => {
-                Some(format!("{}: {} after exit code {} ({})", container.name, waiting.reason, end.exit_code, end.reason))
-            }
+            (Some(waiting), Some(end)) => Some(format!(
+                "{}: {} after exit code {} ({})",
+                container.name, waiting.reason, end.exit_code, end.reason
+            )),
         }
     })
 }
@@ -344,15 +340,21 @@ mod tests {
             Facts::Pod { ready: true, problem: None }
         );
         assert_eq!(
-            problem(json!({"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/8 nodes"}]})),
+            problem(
+                json!({"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/8 nodes"}]})
+            ),
             Facts::Pod { ready: false, problem: Some("Unschedulable: 0/8 nodes".to_owned()) }
         );
         assert_eq!(
-            problem(json!({"containerStatuses": [{"name": "bot", "state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": {"terminated": {"exitCode": 4, "reason": "Error"}}}]})),
+            problem(
+                json!({"containerStatuses": [{"name": "bot", "state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": {"terminated": {"exitCode": 4, "reason": "Error"}}}]})
+            ),
             Facts::Pod { ready: false, problem: Some("bot: CrashLoopBackOff after exit code 4 (Error)".to_owned()) }
         );
         assert_eq!(
-            problem(json!({"containerStatuses": [{"name": "bot", "state": {"waiting": {"reason": "ContainerCreating"}}}]})),
+            problem(
+                json!({"containerStatuses": [{"name": "bot", "state": {"waiting": {"reason": "ContainerCreating"}}}]})
+            ),
             Facts::Pod { ready: false, problem: None }
         );
     }

@@ -1,4 +1,4 @@
-//! One pass over a BotFleet: its tenant, its share of the tier's bots, its configuration, its StatefulSet.
+//! One pass over a `BotFleet`: its tenant, its share of the tier's bots, its configuration, its `StatefulSet`.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -70,9 +70,8 @@ async fn pass(context: &Context, fleet: &BotFleet) -> Result<(Outcome, View), Ou
     if tenant.metadata.deletion_timestamp.is_some() {
         return Err(Outcome::Waiting("its Tenant is being deleted".to_owned()));
     }
-    let validated_tenant = validate::tenant(tenant, &context.catalog, &context.serving_pools()).map_err(|_| {
-        Outcome::Waiting("its Tenant is Stalled; see the Tenant's conditions".to_owned())
-    })?;
+    let validated_tenant = validate::tenant(tenant, &context.catalog, &context.serving_pools())
+        .map_err(|_| Outcome::Waiting("its Tenant is Stalled; see the Tenant's conditions".to_owned()))?;
     if context.index.get(Slot::Child(ChildKind::Namespace), &namespace, &namespace).is_none() {
         return Err(Outcome::Waiting(format!("namespace {namespace} is not yet the Tenant's")));
     }
@@ -83,8 +82,8 @@ async fn pass(context: &Context, fleet: &BotFleet) -> Result<(Outcome, View), Ou
     let fleets = context.fleets_of(&namespace);
     let share = share(validated_tenant.plan.max_bots, &fleets, &name);
     let config = config(context, fleet, &namespace).await?;
-    let validated =
-        validate::fleet(fleet, &validated_tenant.fleet_context(), Desired { replicas: share }, &config).map_err(Outcome::Invalid)?;
+    let validated = validate::fleet(fleet, &validated_tenant.fleet_context(), Desired { replicas: share }, &config)
+        .map_err(Outcome::Invalid)?;
 
     let children = plan::fleet(&validated, stage, &context.settings);
     let entries = context.index.namespace(&namespace);
@@ -126,7 +125,7 @@ fn share(max_bots: i32, fleets: &[BotFleet], name: &str) -> i32 {
     validate::allot(max_bots, &facts).get(name).copied().unwrap_or_default()
 }
 
-/// The text of the strategy's configuration, inline or from the ConfigMap it refers to.
+/// The text of the strategy's configuration, inline or from the `ConfigMap` it refers to.
 async fn config(context: &Context, fleet: &BotFleet, namespace: &str) -> Result<String, Outcome> {
     let strategy = &fleet.spec.strategy;
     let Some(reference) = &strategy.config_map_ref else {
@@ -157,7 +156,8 @@ async fn await_secret(
         let slot = Slot::Child(ChildKind::StatefulSet);
         entries.iter().find(|entry| entry.slot == slot && entry.name == name).map(|entry| entry.restart_hash.clone())
     };
-    let settled = children.iter().filter_map(wanted).all(|workload| hash_now(&workload.name) == Some(workload.restart_hash));
+    let settled =
+        children.iter().filter_map(wanted).all(|workload| hash_now(&workload.name) == Some(workload.restart_hash));
     if settled || context.applier.secret_exists(namespace, secret).await? {
         return Ok(());
     }
@@ -239,8 +239,7 @@ fn fleet_status(fleet: &BotFleet, old: &BotFleetStatus, outcome: &Outcome, view:
         && view.over_tier > 0
     {
         verdicts.ready.reason = reasons::OVER_TIER;
-        verdicts.ready.message =
-            format!("ready, but {} bots above the tier's number are not started", view.over_tier);
+        verdicts.ready.message = format!("ready, but {} bots above the tier's number are not started", view.over_tier);
     }
     let sleep = view.stage.map(|stage| {
         let reached = if view.replicas == Some(0) && stage != Stage::Active { stage } else { Stage::Active };
@@ -253,7 +252,8 @@ fn fleet_status(fleet: &BotFleet, old: &BotFleetStatus, outcome: &Outcome, view:
     if !told {
         conditions.extend(kept_sleep);
     }
-    let tenant = names::tenant_of_namespace(fleet.metadata.namespace.as_deref().unwrap_or_default()).unwrap_or_default();
+    let tenant =
+        names::tenant_of_namespace(fleet.metadata.namespace.as_deref().unwrap_or_default()).unwrap_or_default();
     let mut selector = names::selector(tenant, Component::Bot);
     selector.insert(names::label::FLEET.to_owned(), fleet.name_any());
     let selector = selector.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",");

@@ -14,14 +14,14 @@ use crate::api::{BotFleet, Tenant, WorkerPool};
 use crate::clock::Clock;
 use crate::cluster::apply::Applier;
 use crate::cluster::events::Events;
-use crate::cluster::index::ChildIndex;
+use crate::cluster::index::{ChildIndex, Slot};
 use crate::cluster::nodes::Nodes;
 use crate::cluster::read::Reader;
 use crate::cluster::status::{Own, StatusWriter};
 use crate::domain::catalog::Catalog;
 use crate::domain::names;
 use crate::metrics::Metrics;
-use crate::plan::Settings;
+use crate::plan::{ChildKind, Settings};
 use crate::validate::PoolFacts;
 
 /// An object as it was read, or why it could not be.
@@ -51,9 +51,9 @@ pub struct Context {
     pub metrics: Metrics,
     /// All Tenants.
     pub tenants: Store<Guarded<Tenant>>,
-    /// All BotFleets.
+    /// All `BotFleets`.
     pub fleets: Store<Guarded<BotFleet>>,
-    /// All WorkerPools.
+    /// All `WorkerPools`.
     pub pools: Store<Guarded<WorkerPool>>,
     /// Asks for further passes.
     pub triggers: Triggers,
@@ -69,17 +69,15 @@ impl Context {
 
     /// The readable fleets of a namespace that are not being deleted.
     pub fn fleets_of(&self, namespace: &str) -> Vec<BotFleet> {
-        self.fleets
-            .state()
-            .iter()
-            .filter_map(|guarded| guarded.0.as_ref().ok())
-            .filter(|fleet| fleet.metadata.namespace.as_deref() == Some(namespace))
+        let names = self.index.names(Slot::Child(ChildKind::BotFleet), namespace);
+        let found = names.iter().filter_map(|name| self.fleets.get(&ObjectRef::new(name).within(namespace)));
+        found
+            .filter_map(|guarded| guarded.0.as_ref().ok().cloned())
             .filter(|fleet| fleet.metadata.deletion_timestamp.is_none())
-            .cloned()
             .collect()
     }
 
-    /// The pools whose PriorityClass and node labels have been seen to once.
+    /// The pools whose `PriorityClass` and node labels have been seen to once.
     pub fn serving_pools(&self) -> Vec<PoolFacts> {
         self.pools
             .state()
@@ -100,9 +98,9 @@ impl Context {
 pub struct Triggers {
     /// Passes over Tenants.
     pub tenants: UnboundedSender<ReconcileRequest<Guarded<Tenant>>>,
-    /// Passes over BotFleets.
+    /// Passes over `BotFleets`.
     pub fleets: UnboundedSender<ReconcileRequest<Guarded<BotFleet>>>,
-    /// Passes over WorkerPools.
+    /// Passes over `WorkerPools`.
     pub pools: UnboundedSender<ReconcileRequest<Guarded<WorkerPool>>>,
 }
 
@@ -120,12 +118,12 @@ impl Triggers {
         }
     }
 
-    /// A pass over a BotFleet.
+    /// A pass over a `BotFleet`.
     pub fn fleet(&self, namespace: &str, name: &str) {
         let _ = self.fleets.unbounded_send(ObjectRef::new(name).within(namespace).into());
     }
 
-    /// A pass over a WorkerPool.
+    /// A pass over a `WorkerPool`.
     pub fn pool(&self, name: &str) {
         let _ = self.pools.unbounded_send(ObjectRef::new(name).into());
     }
@@ -222,19 +220,19 @@ impl Memory {
         lock(&self.written).remove(key);
     }
 
-    /// The referenced text, if it was read since the ConfigMap last changed.
+    /// The referenced text, if it was read since the `ConfigMap` last changed.
     pub fn config(&self, namespace: &str, reference: &ConfigMapRef) -> Option<String> {
         let place = (namespace.to_owned(), reference.name.clone());
         lock(&self.configs).get(&place).and_then(|texts| texts.get(reference)).cloned()
     }
 
-    /// Keeps a referenced text until its ConfigMap changes.
+    /// Keeps a referenced text until its `ConfigMap` changes.
     pub fn keep_config(&self, namespace: &str, reference: &ConfigMapRef, text: &str) {
         let place = (namespace.to_owned(), reference.name.clone());
         lock(&self.configs).entry(place).or_default().insert(reference.clone(), text.to_owned());
     }
 
-    /// Drops the texts of a ConfigMap that changed. `true` when there were any.
+    /// Drops the texts of a `ConfigMap` that changed. `true` when there were any.
     pub fn drop_config(&self, namespace: &str, name: &str) -> bool {
         lock(&self.configs).remove(&(namespace.to_owned(), name.to_owned())).is_some()
     }

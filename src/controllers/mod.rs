@@ -2,6 +2,7 @@
 
 pub mod bot_fleet;
 pub mod context;
+pub mod feeds;
 pub mod outcome;
 pub mod removal;
 pub mod report;

@@ -146,11 +146,9 @@ impl Outcome {
     /// The kind of Event that tells of this outcome.
     pub const fn event_type(&self) -> EventType {
         match self {
-            Outcome::Done(_)
-            | Outcome::Paused
-            | Outcome::Progressing(_)
-            | Outcome::Deleting(_)
-            | Outcome::Again => EventType::Normal,
+            Outcome::Done(_) | Outcome::Paused | Outcome::Progressing(_) | Outcome::Deleting(_) | Outcome::Again => {
+                EventType::Normal
+            }
             Outcome::Waiting(_)
             | Outcome::Invalid(_)
             | Outcome::Undecodable(_)
@@ -180,7 +178,9 @@ impl From<ClusterError> for Outcome {
             ClusterError::Refused { .. } => Outcome::Refused(message),
             ClusterError::NotOwned { .. } => Outcome::Conflict(message),
             ClusterError::Waiting { .. } => Outcome::Waiting(message),
-            ClusterError::Transient { .. } | ClusterError::ClaimsDiffer { .. } | ClusterError::NotLeading => Outcome::Transient(message),
+            ClusterError::Transient { .. } | ClusterError::ClaimsDiffer { .. } | ClusterError::NotLeading => {
+                Outcome::Transient(message)
+            }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Deletion of Tenants and BotFleets: bots first and gracefully, data only when the Tenant says so.
+//! Deletion of Tenants and `BotFleets`: bots first and gracefully, data only when the Tenant says so.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -11,9 +11,9 @@ use crate::cluster::status::{Own, has_finalizer};
 use crate::domain::names::{self, Component};
 use crate::plan::ChildKind;
 
-/// CustomResourceDefinition of Tenant.
+/// `CustomResourceDefinition` of Tenant.
 const TENANTS: &str = "tenants.torpor.dev";
-/// CustomResourceDefinition of BotFleet.
+/// `CustomResourceDefinition` of `BotFleet`.
 const FLEETS: &str = "botfleets.torpor.dev";
 
 /// One pass over a Tenant that is being deleted.
@@ -64,7 +64,7 @@ async fn try_tenant(context: &Context, metadata: &ObjectMeta, policy: DeletionPo
     Ok(Outcome::Again)
 }
 
-/// One pass over a BotFleet that is being deleted.
+/// One pass over a `BotFleet` that is being deleted.
 pub async fn fleet(context: &Context, metadata: &ObjectMeta) -> Outcome {
     match try_fleet(context, metadata).await {
         Ok(outcome) | Err(outcome) => outcome,
@@ -85,7 +85,8 @@ async fn try_fleet(context: &Context, metadata: &ObjectMeta) -> Result<Outcome, 
         context.applier.delete(set).await?;
         return Ok(Outcome::Deleting("bots are stopping gracefully".to_owned()));
     }
-    let bots: Vec<&Entry> = entries.iter().filter(|e| e.slot == Slot::Pod && e.fleet.as_deref() == Some(name)).collect();
+    let bots: Vec<&Entry> =
+        entries.iter().filter(|e| e.slot == Slot::Pod && e.fleet.as_deref() == Some(name)).collect();
     if !bots.is_empty() {
         return Ok(Outcome::Deleting(format!("{} bots are stopping gracefully", bots.len())));
     }
@@ -103,14 +104,16 @@ async fn try_fleet(context: &Context, metadata: &ObjectMeta) -> Result<Outcome, 
     Ok(Outcome::Again)
 }
 
-/// Volumes go only when the Tenant can be read, says Delete, and neither CustomResourceDefinition is on its way out.
+/// Volumes go only when the Tenant can be read, says Delete, and neither `CustomResourceDefinition` is on its way out.
 async fn drops_volumes(context: &Context, namespace: &str) -> Result<bool, Outcome> {
     let tenant = names::tenant_of_namespace(namespace).and_then(|name| context.tenant(name));
     let says_delete = tenant
         .as_ref()
         .and_then(|guarded| guarded.0.as_ref().ok())
         .is_some_and(|tenant| tenant.spec.deletion_policy == DeletionPolicy::Delete);
-    Ok(says_delete && context.reader.definition_stays(FLEETS).await? && context.reader.definition_stays(TENANTS).await?)
+    Ok(says_delete
+        && context.reader.definition_stays(FLEETS).await?
+        && context.reader.definition_stays(TENANTS).await?)
 }
 
 fn pods(entries: &[Entry], component: Option<Component>) -> usize {

@@ -7,8 +7,8 @@ use super::context::{Context, Key, Written};
 use super::outcome::{Outcome, SHOWN_AFTER};
 use crate::api::conditions::READY;
 use crate::cluster::status::Own;
-use crate::status::own::Status;
 use crate::status::find;
+use crate::status::own::Status;
 
 /// How a pass ended.
 #[derive(Debug)]
@@ -48,16 +48,21 @@ pub async fn finish<S: Status>(
     new: impl FnOnce(&Outcome) -> S,
 ) -> Turn {
     let key = key(kind, metadata);
-    let failures = match outcome {
-        Outcome::Transient(_) => context.memory.failed(&key),
-        _ => {
-            context.memory.succeeded(&key);
-            0
-        }
+    let failures = if let Outcome::Transient(_) = outcome {
+        context.memory.failed(&key)
+    } else {
+        context.memory.succeeded(&key);
+        0
     };
     context.metrics.set_in_backoff(kind.as_str(), context.memory.failing(kind.as_str()));
     if let Outcome::Transient(message) = &outcome {
-        tracing::warn!(kind = key.kind, namespace = key.namespace, name = key.name, failures, "{message}; trying again");
+        tracing::warn!(
+            kind = key.kind,
+            namespace = key.namespace,
+            name = key.name,
+            failures,
+            "{message}; trying again"
+        );
         if failures < SHOWN_AFTER {
             return Turn::of(&outcome, failures);
         }

@@ -10,15 +10,15 @@ use super::outcome::Outcome;
 use super::report::Turn;
 use super::workloads::{self, Wanted};
 use super::{removal, report, undecodable, volumes};
+use crate::api::conditions::READY;
 use crate::api::tenant::{BotCount, Cost, HibernationStatus, Placement};
 use crate::api::{BotFleet, ConditionStatus, Tenant, TenantStatus};
-use crate::api::conditions::READY;
 use crate::cluster::error::ClusterError;
 use crate::cluster::index::{Entry, Slot};
 use crate::cluster::status::{Own, has_finalizer};
+use crate::domain::activity;
 use crate::domain::names::{self, Component};
 use crate::domain::stage::{Stage, effective_stage};
-use crate::domain::activity;
 use crate::plan::{self, Child, ChildKind};
 use crate::status::{self, Seen, find, whole_second};
 use crate::validate::{self, ValidatedTenant};
@@ -266,9 +266,8 @@ fn tenant_status(tenant: &Tenant, old: &TenantStatus, outcome: &Outcome, view: V
         namespace: Some(names::namespace(&tenant.name_any())),
         bots: view.bots.or_else(|| old.bots.clone()),
         last_activity_time: None,
-        hibernation: hibernation.or_else(|| {
-            old.hibernation.clone().map(|sleep| HibernationStatus { decision: None, ..sleep })
-        }),
+        hibernation: hibernation
+            .or_else(|| old.hibernation.clone().map(|sleep| HibernationStatus { decision: None, ..sleep })),
         wake: None,
         placement: view.placement.or_else(|| old.placement.clone()),
         cost: view.cost.or_else(|| old.cost.clone()),

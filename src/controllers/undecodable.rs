@@ -50,7 +50,7 @@ pub async fn tenant(context: &Context, invalid: &InvalidObject) -> Turn {
     .await
 }
 
-/// A BotFleet.
+/// A `BotFleet`.
 pub async fn fleet(context: &Context, invalid: &InvalidObject) -> Turn {
     if !is_news(context, Own::BotFleet, invalid) {
         return Turn::of(&Outcome::Again, 0);
@@ -70,7 +70,7 @@ pub async fn fleet(context: &Context, invalid: &InvalidObject) -> Turn {
     .await
 }
 
-/// A WorkerPool.
+/// A `WorkerPool`.
 pub async fn pool(context: &Context, invalid: &InvalidObject) -> Turn {
     if !is_news(context, Own::WorkerPool, invalid) {
         return Turn::of(&Outcome::Again, 0);

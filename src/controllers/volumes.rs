@@ -1,5 +1,5 @@
-//! Growing volumes. A StatefulSet's claim templates cannot change, so the claims are grown one by one and the
-//! StatefulSet is then replaced around its running pods.
+//! Growing volumes. A `StatefulSet`'s claim templates cannot change, so the claims are grown one by one and the
+//! `StatefulSet` is then replaced around its running pods.
 
 use super::context::Context;
 use super::outcome::Outcome;
@@ -7,11 +7,11 @@ use super::workloads::ordinal;
 use crate::cluster::index::{Entry, Slot};
 use crate::plan::Child;
 
-/// Grows the claims of a StatefulSet to its template's size and removes the StatefulSet, leaving its pods.
+/// Grows the claims of a `StatefulSet` to its template's size and removes the `StatefulSet`, leaving its pods.
 /// Nothing is removed unless every claim may grow.
 ///
 /// # Errors
-/// `Refused` when the StorageClass does not allow growing; otherwise `Waiting` for the new StatefulSet.
+/// `Refused` when the `StorageClass` does not allow growing; otherwise `Waiting` for the new `StatefulSet`.
 pub async fn grow(context: &Context, child: &Child, entries: &[Entry]) -> Result<(), Outcome> {
     let Child::StatefulSet(set) = child else { return Ok(()) };
     let namespace = set.metadata.namespace.as_deref().unwrap_or_default();
@@ -24,7 +24,9 @@ pub async fn grow(context: &Context, child: &Child, entries: &[Entry]) -> Result
             .and_then(|spec| spec.resources.as_ref()?.requests.as_ref()?.get("storage").map(|size| size.0.clone()));
         let Some(storage) = storage else { continue };
         let prefix = format!("{name}-{}", child.name());
-        for claim in entries.iter().filter(|entry| entry.slot == Slot::Volume && ordinal(&entry.name, &prefix).is_some()) {
+        for claim in
+            entries.iter().filter(|entry| entry.slot == Slot::Volume && ordinal(&entry.name, &prefix).is_some())
+        {
             context.applier.grow_volume(namespace, &claim.name, &storage).await?;
         }
     }

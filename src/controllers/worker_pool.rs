@@ -1,4 +1,4 @@
-//! WorkerPools: their PriorityClass and status, one pass each; and the marks on nodes, one pass over all.
+//! `WorkerPools`: their `PriorityClass` and status, one pass each; and the marks on nodes, one pass over all.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -16,8 +16,8 @@ use crate::api::{WorkerPool, WorkerPoolStatus};
 use crate::cluster::error::ClusterError;
 use crate::cluster::status::Own;
 use crate::domain::quantity::{Bytes, Cpu};
-use crate::placement::assign::{Assignment, Node, Pool, assign};
 use crate::domain::stage::Stage;
+use crate::placement::assign::{Assignment, Node, Pool, assign};
 use crate::status::{self, Seen};
 
 /// Runs one pass and tells when the next is due.
@@ -69,13 +69,14 @@ const fn preemption(preemption: Preemption) -> &'static str {
     }
 }
 
-/// Makes the pool's PriorityClass as wanted. Its value is immutable, so another value replaces the class:
+/// Makes the pool's `PriorityClass` as wanted. Its value is immutable, so another value replaces the class:
 /// pods that exist keep the priority they were admitted with.
 async fn class(context: &Context, pool: &WorkerPool) -> Result<(), Outcome> {
     let wanted = &pool.spec.priority;
-    if let Some(other) = readable(context).iter().find(|other| {
-        other.spec.priority.class == wanted.class && other.spec.priority != *wanted
-    }) {
+    if let Some(other) = readable(context)
+        .iter()
+        .find(|other| other.spec.priority.class == wanted.class && other.spec.priority != *wanted)
+    {
         return Err(Outcome::Conflict(format!(
             "WorkerPool {} gives PriorityClass {} another value or preemption; make them equal",
             other.name_any(),
@@ -155,7 +156,7 @@ fn pool_status(
 }
 
 /// Puts marks on nodes and takes them away, whenever `changed` says that nodes or pools changed. Also drops
-/// PriorityClasses that nobody needs. It looks at all pools at once, so that it works when the last one has gone.
+/// `PriorityClasses` that nobody needs. It looks at all pools at once, so that it works when the last one has gone.
 pub async fn keep_nodes(context: Arc<Context>, changed: Arc<Notify>) {
     let mut failures = 0_u32;
     loop {

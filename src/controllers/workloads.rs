@@ -6,7 +6,7 @@ use crate::plan::ChildKind;
 /// One workload as it is wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
-    /// StatefulSet or Deployment.
+    /// `StatefulSet` or Deployment.
     pub kind: ChildKind,
     /// Its name.
     pub name: String,
@@ -21,7 +21,7 @@ fn pods<'a>(entries: &'a [Entry], workload: &str) -> impl Iterator<Item = &'a En
     entries.iter().filter(move |entry| entry.slot == Slot::Pod && ordinal(&entry.name, workload).is_some())
 }
 
-/// The ordinal of a StatefulSet's pod, or of a claim named after one.
+/// The ordinal of a `StatefulSet`'s pod, or of a claim named after one.
 pub fn ordinal(name: &str, prefix: &str) -> Option<i32> {
     name.strip_prefix(prefix)?.strip_prefix('-')?.parse().ok()
 }
@@ -110,7 +110,12 @@ mod tests {
     }
 
     fn wanted() -> Wanted {
-        Wanted { kind: ChildKind::StatefulSet, name: "bots-a".to_owned(), replicas: 2, restart_hash: Some("new".to_owned()) }
+        Wanted {
+            kind: ChildKind::StatefulSet,
+            name: "bots-a".to_owned(),
+            replicas: 2,
+            restart_hash: Some("new".to_owned()),
+        }
     }
 
     fn next(entries: &[Entry]) -> Option<&str> {
@@ -122,7 +127,11 @@ mod tests {
         assert_eq!(next(&[set("new", 2, 2, 2), pod(0, "old", true), pod(1, "old", true)]), Some("bots-a-1"));
         assert_eq!(next(&[set("new", 2, 2, 2), pod(0, "old", true), pod(1, "new", true)]), Some("bots-a-0"));
         assert_eq!(next(&[set("new", 2, 2, 2), pod(0, "new", true), pod(1, "new", true)]), None);
-        assert_eq!(next(&[set("new", 2, 2, 1), pod(0, "old", true), pod(1, "new", false)]), None, "one is on its way up");
+        assert_eq!(
+            next(&[set("new", 2, 2, 1), pod(0, "old", true), pod(1, "new", false)]),
+            None,
+            "one is on its way up"
+        );
         let leaving = entry(Slot::Pod, "bots-a-1", "old", Facts::Pod { ready: true, problem: None }, true);
         assert_eq!(next(&[set("new", 2, 2, 2), pod(0, "old", true), leaving]), None, "one is on its way down");
         assert_eq!(next(&[set("new", 2, 1, 1), pod(0, "old", true)]), None, "one is missing");

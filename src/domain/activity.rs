@@ -48,7 +48,8 @@ mod tests {
 
     #[test]
     fn a_decision_holds_only_for_the_newest_activity() {
-        let decision = |based_on: &str| json!({"hibernation": {"decision": {"stage": "BotsStopped", "basedOn": based_on}}});
+        let decision =
+            |based_on: &str| json!({"hibernation": {"decision": {"stage": "BotsStopped", "basedOn": based_on}}});
         assert_eq!(stage(false, json!({}), decision("2026-01-01T00:00:00Z")), Stage::BotsStopped);
         assert_eq!(stage(false, json!({}), decision("2025-12-31T00:00:00Z")), Stage::Active);
         let login = json!({"torpor.dev/last-activity": "2026-01-02T00:00:00Z"});

@@ -42,7 +42,7 @@ pub struct Catalog {
     pub bot: Size,
     /// Requests of one bot.
     pub bot_request: Size,
-    /// Limits of PostgreSQL in stage DatabaseOnly.
+    /// Limits of `PostgreSQL` in stage `DatabaseOnly`.
     pub sleeping_database: Size,
     /// Room in the namespace's quota for one backup job.
     pub backup_job: Size,
@@ -54,11 +54,11 @@ pub struct Catalog {
 pub struct TierPlan {
     /// Most bots of all fleets together.
     pub max_bots: i32,
-    /// PriorityClass of the tier's pods.
+    /// `PriorityClass` of the tier's pods.
     pub priority_class: String,
     /// Limits of all services together; the four below sum up to it.
     pub total: Size,
-    /// Limits of PostgreSQL.
+    /// Limits of `PostgreSQL`.
     pub postgres: Size,
     /// Limits of Redis.
     pub redis: Size,
@@ -196,14 +196,17 @@ struct RawPolicy {
     database_only_after: String,
 }
 
-/// PostgreSQL does not start reliably with less.
+/// `PostgreSQL` does not start reliably with less.
 const LEAST_DATABASE: Bytes = Bytes::mi(128);
 
 impl RawCatalog {
     fn check(&self) -> Result<Catalog, Problem> {
         for name in self.tiers.keys() {
             if !Tier::ALL.iter().any(|tier| tier.as_str() == name) {
-                return Err(Problem::new(&["tiers", name], format!("unknown tier {name:?}; free, basic, pro, premium")));
+                return Err(Problem::new(
+                    &["tiers", name],
+                    format!("unknown tier {name:?}; free, basic, pro, premium"),
+                ));
             }
         }
         let bot = self.bot.check(&["bot"])?;
@@ -219,10 +222,8 @@ impl RawCatalog {
         let mut tiers = BTreeMap::new();
         for tier in Tier::ALL {
             let name = tier.as_str();
-            let raw = self
-                .tiers
-                .get(name)
-                .ok_or_else(|| Problem::new(&["tiers"], format!("tier {name} is missing")))?;
+            let raw =
+                self.tiers.get(name).ok_or_else(|| Problem::new(&["tiers"], format!("tier {name} is missing")))?;
             tiers.insert(tier, raw.check(name, sleeping_database)?);
         }
         Ok(Catalog { bot, bot_request, sleeping_database, backup_job, tiers })
@@ -271,7 +272,8 @@ impl RawTier {
 impl RawSize {
     fn check(&self, path: &[&str]) -> Result<Size, Problem> {
         let cpu = Cpu::parse(&self.cpu.text()).map_err(|error| Problem::new(path, format!("cpu {error}")))?;
-        let memory = Bytes::parse(&self.memory.text()).map_err(|error| Problem::new(path, format!("memory {error}")))?;
+        let memory =
+            Bytes::parse(&self.memory.text()).map_err(|error| Problem::new(path, format!("memory {error}")))?;
         if cpu.0 < 2 || memory.0 < Bytes::MI {
             return Err(Problem::new(path, "cpu must be at least 2m and memory at least 1Mi"));
         }

@@ -11,7 +11,7 @@ pub const HIBERNATOR: &str = "torpor-hibernator";
 /// Field manager of the gateway.
 pub const GATEWAY: &str = "torpor-gateway";
 
-/// Finalizer of Tenant, BotFleet and WorkerPool.
+/// Finalizer of Tenant, `BotFleet` and `WorkerPool`.
 pub const FINALIZER: &str = "torpor.dev/finalizer";
 
 /// Labels.
@@ -65,7 +65,7 @@ pub mod annotation {
 pub enum Component {
     /// Namespace, policies, quota: what all parts stand on.
     Tenant,
-    /// PostgreSQL.
+    /// `PostgreSQL`.
     Database,
     /// Redis.
     Redis,
@@ -123,9 +123,9 @@ pub fn tenant_of_namespace(namespace: &str) -> Option<&str> {
     namespace.strip_prefix("tenant-")
 }
 
-/// StatefulSet, Service and ConfigMap of the database.
+/// `StatefulSet`, Service and `ConfigMap` of the database.
 pub const DATABASE: &str = "postgres";
-/// StatefulSet, Service and ConfigMap of Redis.
+/// `StatefulSet`, Service and `ConfigMap` of Redis.
 pub const REDIS: &str = "redis";
 /// Deployment and Service of the dashboard.
 pub const DASHBOARD: &str = "dashboard";
@@ -133,14 +133,14 @@ pub const DASHBOARD: &str = "dashboard";
 pub const MONITORING: &str = "monitoring";
 /// Headless Service of all bots of a tenant.
 pub const BOTS: &str = "bots";
-/// Claim template of every StatefulSet's volume.
+/// Claim template of every `StatefulSet`'s volume.
 pub const DATA_CLAIM: &str = "data";
 /// Generated Secret of a tenant.
 pub const SECRET: &str = "torpor-generated";
-/// ServiceAccount of all pods of a tenant; it has no token and no rights.
+/// `ServiceAccount` of all pods of a tenant; it has no token and no rights.
 pub const SERVICE_ACCOUNT: &str = "tenant";
 
-/// StatefulSet and ConfigMap of a fleet. The prefix keeps it apart from `postgres` and `redis`.
+/// `StatefulSet` and `ConfigMap` of a fleet. The prefix keeps it apart from `postgres` and `redis`.
 pub fn fleet_workload(fleet: &str) -> String {
     format!("bots-{fleet}")
 }

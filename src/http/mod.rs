@@ -108,9 +108,7 @@ pub(crate) mod tests {
 
     /// Asks a server that serves `routes` on a free loopback port.
     pub(crate) async fn ask(routes: Router, path: &str) -> Response {
-        let server = Server::bind(([127, 0, 0, 1], 0).into())
-            .await
-            .expect("a free port");
+        let server = Server::bind(([127, 0, 0, 1], 0).into()).await.expect("a free port");
         let address = server.address();
         let serving = tokio::spawn(server.serve(routes, pending()));
         let response = request(address, path).await;
@@ -121,34 +119,19 @@ pub(crate) mod tests {
     async fn request(address: SocketAddr, path: &str) -> Response {
         let mut stream = TcpStream::connect(address).await.expect("a connection");
         let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
-        stream
-            .write_all(request.as_bytes())
-            .await
-            .expect("a sent request");
+        stream.write_all(request.as_bytes()).await.expect("a sent request");
         let mut text = String::new();
         stream.read_to_string(&mut text).await.expect("a response");
         let (head, body) = text.split_once("\r\n\r\n").expect("an empty line");
         let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
-        Response {
-            status: status.expect("a status code"),
-            head: head.to_lowercase(),
-            body: body.to_owned(),
-        }
+        Response { status: status.expect("a status code"), head: head.to_lowercase(), body: body.to_owned() }
     }
 
     #[tokio::test]
     async fn a_taken_address_is_one_clear_line() {
-        let first = Server::bind(([127, 0, 0, 1], 0).into())
-            .await
-            .expect("a free port");
-        let error = Server::bind(first.address())
-            .await
-            .expect_err("a taken port")
-            .to_string();
-        assert!(
-            error.starts_with(&format!("cannot listen on {}: ", first.address())),
-            "{error}"
-        );
+        let first = Server::bind(([127, 0, 0, 1], 0).into()).await.expect("a free port");
+        let error = Server::bind(first.address()).await.expect_err("a taken port").to_string();
+        assert!(error.starts_with(&format!("cannot listen on {}: ", first.address())), "{error}");
         assert!(error.contains("in use") && !error.contains('\n'), "{error}");
     }
 
@@ -164,17 +147,13 @@ pub(crate) mod tests {
                 "done"
             }),
         );
-        let server = Server::bind(([127, 0, 0, 1], 0).into())
-            .await
-            .expect("a free port");
+        let server = Server::bind(([127, 0, 0, 1], 0).into()).await.expect("a free port");
         let address = server.address();
         let serving = tokio::spawn(server.serve(routes, async move {
             was_asked.recv().await;
         }));
         assert_eq!(request(address, "/").await.body, "done");
-        let ended = timeout(Duration::from_secs(2), serving)
-            .await
-            .expect("an end in time");
+        let ended = timeout(Duration::from_secs(2), serving).await.expect("an end in time");
         assert!(ended.expect("no panic").is_ok());
         assert!(TcpStream::connect(address).await.is_err());
     }

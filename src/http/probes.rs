@@ -37,6 +37,7 @@ pub struct Health {
 struct State {
     hearts: BTreeMap<&'static str, Heart>,
     pending: BTreeSet<&'static str>,
+    standing_by: bool,
 }
 
 #[derive(Debug)]
@@ -48,23 +49,14 @@ struct Heart {
 impl Health {
     /// A process that is alive and ready until something is registered.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self {
-            clock,
-            state: Arc::default(),
-        }
+        Self { clock, state: Arc::default() }
     }
 
     /// Registers work that must make progress at least every `max_silence`; registering counts as the first beat.
     /// A second registration of a name replaces the first.
     pub fn heart(&self, name: &'static str, max_silence: Duration) {
         let last_beat = self.clock.monotonic();
-        self.state().hearts.insert(
-            name,
-            Heart {
-                last_beat,
-                max_silence,
-            },
-        );
+        self.state().hearts.insert(name, Heart { last_beat, max_silence });
     }
 
     /// The work of this name got something done. A name that was never registered is a mistake in the program and
@@ -94,6 +86,20 @@ impl Health {
         self.state().pending.remove(name);
     }
 
+    /// This process waits until another stops leading. It is ready for that: a rollout must not wait for it to lead.
+    pub fn stand_by(&self) {
+        self.state().standing_by = true;
+    }
+
+    /// This process leads; from now on readiness tells of its own work.
+    pub fn lead(&self) {
+        self.state().standing_by = false;
+    }
+
+    fn all_is_well(&self) -> &'static str {
+        if self.state().standing_by { "standing by for leadership" } else { "ready" }
+    }
+
     /// One line for each heart that is silent for too long; none means alive.
     pub fn silent(&self) -> Vec<String> {
         let now = self.clock.monotonic();
@@ -110,11 +116,7 @@ impl Health {
 
     /// One line for each thing that is waited for; none means ready.
     pub fn waiting_for(&self) -> Vec<String> {
-        self.state()
-            .pending
-            .iter()
-            .map(|name| format!("waiting for {name}"))
-            .collect()
+        self.state().pending.iter().map(|name| format!("waiting for {name}")).collect()
     }
 
     /// A poisoned lock still holds whole values: every change under it is a single insertion or removal.
@@ -128,14 +130,8 @@ pub fn routes(health: Health, metrics: Metrics) -> Router {
     let alive = health.clone();
     Router::new()
         .route("/livez", get(async move || answer(alive.silent(), "ok")))
-        .route(
-            "/readyz",
-            get(async move || answer(health.waiting_for(), "ready")),
-        )
-        .route(
-            "/metrics",
-            get(async move || ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics.encode())),
-        )
+        .route("/readyz", get(async move || answer(health.waiting_for(), health.all_is_well())))
+        .route("/metrics", get(async move || ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics.encode())))
 }
 
 fn answer(problems: Vec<String>, all_is_well: &str) -> impl IntoResponse + use<> {
@@ -213,6 +209,16 @@ mod tests {
         assert_eq!(get(&health, "/readyz").await, (503, rest.into()));
         health.ready("the watch of tenants");
         assert_eq!(get(&health, "/readyz").await, (200, "ready\n".into()));
+    }
+
+    #[tokio::test]
+    async fn a_standby_is_ready_and_says_what_it_is() {
+        let (health, _) = health();
+        health.stand_by();
+        assert_eq!(get(&health, "/readyz").await, (200, "standing by for leadership\n".into()));
+        health.pending("Tenant");
+        health.lead();
+        assert_eq!(get(&health, "/readyz").await, (503, "waiting for Tenant\n".into()));
     }
 
     #[tokio::test]

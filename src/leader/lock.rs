@@ -70,18 +70,9 @@ impl Debug for Lock {
 }
 
 impl Lock {
-    pub(super) fn new(
-        client: Client,
-        params: LeaderParams,
-        clock: Arc<dyn Clock>,
-    ) -> Result<Self, LeaderError> {
+    pub(super) fn new(client: Client, params: LeaderParams, clock: Arc<dyn Clock>) -> Result<Self, LeaderError> {
         let seconds = params.seconds()?;
-        Ok(Self {
-            api: Api::namespaced(client, &params.namespace),
-            params,
-            clock,
-            seconds,
-        })
+        Ok(Self { api: Api::namespaced(client, &params.namespace), params, clock, seconds })
     }
 
     pub(super) fn id(&self) -> String {
@@ -89,10 +80,7 @@ impl Lock {
     }
 
     /// Takes the Lease if it is free, or if its holder has been silent for its whole duration before our eyes.
-    pub(super) async fn try_to_take(
-        &self,
-        sighting: &mut Option<Sighting>,
-    ) -> Result<Attempt, Failed> {
+    pub(super) async fn try_to_take(&self, sighting: &mut Option<Sighting>) -> Result<Attempt, Failed> {
         let Some(lease) = self.read().await? else {
             let since = self.clock.monotonic();
             let lease = Box::new(self.create().await?);
@@ -114,20 +102,10 @@ impl Lock {
     }
 
     /// How long the holder may still be silent. What it wrote about the time is not looked at: its clock is not ours.
-    fn left(
-        &self,
-        sighting: &mut Option<Sighting>,
-        spec: LeaseSpec,
-        holder: &str,
-        now: Instant,
-    ) -> Duration {
-        let seconds = spec
-            .lease_duration_seconds
-            .and_then(|seconds| u64::try_from(seconds).ok());
+    fn left(&self, sighting: &mut Option<Sighting>, spec: LeaseSpec, holder: &str, now: Instant) -> Duration {
+        let seconds = spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
         let duration = seconds.map_or(self.params.duration, Duration::from_secs);
-        let last_holder = sighting
-            .as_ref()
-            .and_then(|seen| seen.spec.holder_identity.as_deref());
+        let last_holder = sighting.as_ref().and_then(|seen| seen.spec.holder_identity.as_deref());
         if last_holder != Some(holder) {
             info!(lease = %self.id(), holder, "waiting to lead; another process holds the Lease");
         }
@@ -170,9 +148,7 @@ impl Lock {
         match self.read().await {
             Ok(Some(lease)) => match holder(&lease) {
                 Some(holder) if holder == self.params.identity => Ok(Ok(lease)),
-                Some(holder) => Err(Lost::Taken {
-                    holder: holder.to_owned(),
-                }),
+                Some(holder) => Err(Lost::Taken { holder: holder.to_owned() }),
                 None => Err(Lost::Gone),
             },
             Ok(None) => Err(Lost::Gone),
@@ -182,10 +158,7 @@ impl Lock {
 
     /// Takes this process out of the Lease, unless another one holds it already.
     pub(super) async fn give_back(&self) -> Result<(), LeaderError> {
-        let not_released = |reason| LeaderError::NotReleased {
-            lease: self.id(),
-            reason,
-        };
+        let not_released = |reason| LeaderError::NotReleased { lease: self.id(), reason };
         let result = timeout(self.params.period(), async {
             loop {
                 let Some(mut lease) = self.read().await? else {
@@ -220,21 +193,10 @@ impl Lock {
     }
 
     async fn create(&self) -> Result<Lease, Failed> {
-        let metadata = ObjectMeta {
-            name: Some(self.params.name.clone()),
-            ..Default::default()
-        };
-        let lease = self.held(Lease {
-            metadata,
-            spec: None,
-        });
-        match self
-            .ask("create", self.api.create(&PostParams::default(), &lease))
-            .await
-        {
-            Err(Failed::Missing) => Err(Failed::Fatal(LeaderError::NoNamespace(
-                self.params.namespace.clone(),
-            ))),
+        let metadata = ObjectMeta { name: Some(self.params.name.clone()), ..Default::default() };
+        let lease = self.held(Lease { metadata, spec: None });
+        match self.ask("create", self.api.create(&PostParams::default(), &lease)).await {
+            Err(Failed::Missing) => Err(Failed::Fatal(LeaderError::NoNamespace(self.params.namespace.clone()))),
             result => result,
         }
     }
@@ -242,11 +204,7 @@ impl Lock {
     /// Fails as [`Failed::Stale`] where anybody has changed the Lease since it was read.
     async fn replace(&self, lease: &Lease) -> Result<Lease, Failed> {
         let options = PostParams::default();
-        self.ask(
-            "update",
-            self.api.replace(&self.params.name, &options, lease),
-        )
-        .await
+        self.ask("update", self.api.replace(&self.params.name, &options, lease)).await
     }
 
     /// The Lease with this process as its holder, renewed now.
@@ -256,21 +214,14 @@ impl Lock {
         if spec.holder_identity.as_ref() != Some(&self.params.identity) {
             spec.holder_identity = Some(self.params.identity.clone());
             spec.acquire_time = Some(now.clone());
-            spec.lease_transitions = Some(
-                spec.lease_transitions
-                    .map_or(0, |count| count.saturating_add(1)),
-            );
+            spec.lease_transitions = Some(spec.lease_transitions.map_or(0, |count| count.saturating_add(1)));
         }
         spec.lease_duration_seconds = Some(self.seconds);
         spec.renew_time = Some(now);
         lease
     }
 
-    async fn ask<T>(
-        &self,
-        action: &'static str,
-        request: impl Future<Output = kube::Result<T>>,
-    ) -> Result<T, Failed> {
+    async fn ask<T>(&self, action: &'static str, request: impl Future<Output = kube::Result<T>>) -> Result<T, Failed> {
         let limit = self.params.period();
         let Ok(answer) = timeout(limit, request).await else {
             return Err(Failed::Trouble(format!("no answer within {limit:?}")));
@@ -279,11 +230,9 @@ impl Lock {
             kube::Error::Api(status) => match status.code {
                 404 => Failed::Missing,
                 409 => Failed::Stale,
-                400 | 403 | 422 => Failed::Fatal(LeaderError::Refused {
-                    action,
-                    lease: self.id(),
-                    message: status.message.clone(),
-                }),
+                400 | 403 | 422 => {
+                    Failed::Fatal(LeaderError::Refused { action, lease: self.id(), message: status.message.clone() })
+                }
                 _ => Failed::Trouble(format!("{} {}", status.code, status.message)),
             },
             error => Failed::Trouble(error.to_string()),
@@ -292,9 +241,6 @@ impl Lock {
 }
 
 fn holder(lease: &Lease) -> Option<&str> {
-    let holder = lease
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.holder_identity.as_deref());
+    let holder = lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref());
     holder.filter(|holder| !holder.is_empty())
 }

@@ -23,9 +23,7 @@ impl LeaderGuard {
 
     /// Whether a write may be sent now. Once it is false it stays false.
     pub fn is_valid(&self) -> bool {
-        self.0
-            .as_ref()
-            .is_none_or(|tenure| !tenure.left().is_zero())
+        self.0.as_ref().is_none_or(|tenure| !tenure.left().is_zero())
     }
 }
 
@@ -41,11 +39,7 @@ pub(super) struct Tenure {
 impl Tenure {
     /// A tenure that was first confirmed by a request sent at `sent`; every confirmation lasts `window` from then.
     pub(super) fn new(clock: Arc<dyn Clock>, window: Duration, sent: Instant) -> Self {
-        Self {
-            clock,
-            window,
-            deadline: Mutex::new(Some(sent + window)),
-        }
+        Self { clock, window, deadline: Mutex::new(Some(sent + window)) }
     }
 
     /// Zero means over, for good.

@@ -27,16 +27,11 @@ fn still() -> Arc<FixedClock> {
 
 async fn lead(server: &Server, clock: Arc<dyn Clock>) -> Leadership {
     let acquired = acquire(server.client(), params("me", 1), clock);
-    timeout(Duration::from_secs(20), acquired)
-        .await
-        .expect("in time")
-        .expect("the lead")
+    timeout(Duration::from_secs(20), acquired).await.expect("in time").expect("the lead")
 }
 
 async fn lost(leadership: &mut Leadership) -> Lost {
-    timeout(Duration::from_secs(20), leadership.lost())
-        .await
-        .expect("lost in time")
+    timeout(Duration::from_secs(20), leadership.lost()).await.expect("lost in time")
 }
 
 /// Waits until what `count` counts has happened `more` times.
@@ -107,9 +102,7 @@ async fn a_holder_is_left_alone_until_it_was_silent_for_its_own_duration() {
     assert_eq!(server.spec()["holderIdentity"], "other");
 
     clock.advance(Duration::from_secs(1));
-    let acquired = timeout(Duration::from_secs(20), acquired)
-        .await
-        .expect("in time");
+    let acquired = timeout(Duration::from_secs(20), acquired).await.expect("in time");
     let leadership = acquired.expect("no panic").expect("the lead");
     assert_eq!(server.spec()["holderIdentity"], "me");
     assert_eq!(server.spec()["leaseTransitions"], 5);
@@ -131,16 +124,9 @@ async fn of_many_one_leads_and_after_its_release_the_next() {
         });
     }
     let first = winners.recv().await.expect("a leader");
-    assert!(
-        timeout(Duration::from_secs(3), winners.recv())
-            .await
-            .is_err(),
-        "two leaders"
-    );
+    assert!(timeout(Duration::from_secs(3), winners.recv()).await.is_err(), "two leaders");
     first.release().await.expect("a release");
-    let next = timeout(Duration::from_secs(20), winners.recv())
-        .await
-        .expect("in time");
+    let next = timeout(Duration::from_secs(20), winners.recv()).await.expect("in time");
     assert!(next.expect("a leader").guard().is_valid());
 }
 
@@ -151,12 +137,7 @@ async fn an_api_server_out_of_reach_ends_the_lead_in_time() {
     let guard = leadership.guard();
     server.with(|store| store.mood = Mood::Down);
     let lost = lost(&mut leadership).await;
-    assert_eq!(
-        lost,
-        Lost::Unconfirmed {
-            last_error: Some("500 etcd is away".into())
-        }
-    );
+    assert_eq!(lost, Lost::Unconfirmed { last_error: Some("500 etcd is away".into()) });
     assert!(!guard.is_valid());
     assert_eq!(leadership.lost().await, lost);
 }
@@ -169,10 +150,7 @@ async fn a_process_that_was_stopped_too_long_does_not_renew_even_where_it_could(
     let (guard, writes) = (leadership.guard(), server.with(|store| store.writes));
     clock.advance(Duration::from_secs(5));
     assert!(!guard.is_valid(), "known before any task has run");
-    assert_eq!(
-        lost(&mut leadership).await,
-        Lost::Unconfirmed { last_error: None }
-    );
+    assert_eq!(lost(&mut leadership).await, Lost::Unconfirmed { last_error: None });
     assert_eq!(server.with(|store| store.writes), writes);
     assert!(!guard.is_valid());
 }
@@ -182,18 +160,10 @@ async fn whoever_takes_or_removes_the_lease_ends_the_lead() {
     let server = Server::default();
     let mut leadership = lead(&server, still()).await;
     server.put(json!({"holderIdentity": "other", "leaseDurationSeconds": 60}));
-    assert_eq!(
-        lost(&mut leadership).await,
-        Lost::Taken {
-            holder: "other".into()
-        }
-    );
+    assert_eq!(lost(&mut leadership).await, Lost::Taken { holder: "other".into() });
     assert_eq!(server.spec()["holderIdentity"], "other");
 
-    for removed in [
-        None,
-        Some(json!({"metadata": {"resourceVersion": "emptied"}, "spec": {}})),
-    ] {
+    for removed in [None, Some(json!({"metadata": {"resourceVersion": "emptied"}, "spec": {}}))] {
         let server = Server::default();
         let mut leadership = lead(&server, still()).await;
         server.with(|store| store.lease = removed);
@@ -207,11 +177,7 @@ async fn a_renewal_whose_answer_got_lost_is_recognised() {
     let mut leadership = lead(&server, still()).await;
     server.with(|store| store.mood = Mood::AnswerLost);
     written(&server, 4).await;
-    assert!(
-        timeout(Duration::from_millis(1), leadership.lost())
-            .await
-            .is_err()
-    );
+    assert!(timeout(Duration::from_millis(1), leadership.lost()).await.is_err());
     assert!(leadership.guard().is_valid());
     assert_eq!(server.spec()["leaseTransitions"], 0);
 }
@@ -222,15 +188,11 @@ async fn what_waiting_cannot_mend_is_one_clear_error() {
     let attempt = || acquire(server.client(), params("me", 1), still());
     server.with(|store| store.no_namespace = true);
     let error = attempt().await.expect_err("no namespace").to_string();
-    assert_eq!(
-        error,
-        r#"leader election: the namespace "torpor-system" does not exist"#
-    );
+    assert_eq!(error, r#"leader election: the namespace "torpor-system" does not exist"#);
 
     server.with(|store| store.mood = Mood::Forbids);
     let error = attempt().await.expect_err("no Role").to_string();
-    let refused =
-        "leader election: the API server refuses to create the Lease torpor-system/torpor: no Role";
+    let refused = "leader election: the API server refuses to create the Lease torpor-system/torpor: no Role";
     assert_eq!(error, refused);
 }
 
@@ -239,52 +201,14 @@ async fn contradictory_parameters_are_refused() {
     let server = Server::default();
     let good = params("me", 1);
     for (wrong, reason) in [
-        (
-            LeaderParams {
-                identity: String::new(),
-                ..good.clone()
-            },
-            "identity",
-        ),
-        (
-            LeaderParams {
-                duration: Duration::ZERO,
-                ..good.clone()
-            },
-            "duration",
-        ),
-        (
-            LeaderParams {
-                duration: Duration::from_millis(1500),
-                ..good.clone()
-            },
-            "duration",
-        ),
-        (
-            LeaderParams {
-                duration: Duration::from_secs(3601),
-                ..good.clone()
-            },
-            "duration",
-        ),
-        (
-            LeaderParams {
-                duration: Duration::MAX,
-                ..good.clone()
-            },
-            "duration",
-        ),
-        (
-            LeaderParams {
-                grace: Duration::from_secs(1),
-                ..good.clone()
-            },
-            "grace",
-        ),
+        (LeaderParams { identity: String::new(), ..good.clone() }, "identity"),
+        (LeaderParams { duration: Duration::ZERO, ..good.clone() }, "duration"),
+        (LeaderParams { duration: Duration::from_millis(1500), ..good.clone() }, "duration"),
+        (LeaderParams { duration: Duration::from_secs(3601), ..good.clone() }, "duration"),
+        (LeaderParams { duration: Duration::MAX, ..good.clone() }, "duration"),
+        (LeaderParams { grace: Duration::from_secs(1), ..good.clone() }, "grace"),
     ] {
-        let error = acquire(server.client(), wrong, still())
-            .await
-            .expect_err(reason);
+        let error = acquire(server.client(), wrong, still()).await.expect_err(reason);
         assert!(error.to_string().contains(reason), "{error}");
     }
 }
@@ -302,9 +226,6 @@ async fn dropping_the_leadership_invalidates_its_guards() {
 #[test]
 fn identities_are_readable_and_never_the_same() {
     let (one, other) = (identity("torpor-0\n"), identity("torpor-0"));
-    assert!(
-        one.starts_with(&format!("torpor-0_{}_", std::process::id())),
-        "{one}"
-    );
+    assert!(one.starts_with(&format!("torpor-0_{}_", std::process::id())), "{one}");
     assert_ne!(one, other);
 }

@@ -17,36 +17,16 @@ fn all_touched() -> Metrics {
 fn what_is_served_is_what_is_described() {
     let page = all_touched().encode();
     let described = describe();
-    for Description {
-        name,
-        kind,
-        labels,
-        help,
-    } in &described
-    {
+    for Description { name, kind, labels, help } in &described {
         let family = name.trim_end_matches("_total").trim_end_matches("_info");
-        assert!(
-            page.contains(&format!("# HELP {family} {help}.\n")),
-            "{name}: help in\n{page}"
-        );
-        assert!(
-            page.contains(&format!("# TYPE {family} {kind}\n")),
-            "{name}: type in\n{page}"
-        );
-        let sample = if *kind == "histogram" {
-            format!("{name}_count")
-        } else {
-            name.to_string()
-        };
-        let line = page.lines().find(|line| {
-            line.strip_prefix(&sample)
-                .is_some_and(|rest| rest.starts_with(['{', ' ']))
-        });
+        assert!(page.contains(&format!("# HELP {family} {help}.\n")), "{name}: help in\n{page}");
+        assert!(page.contains(&format!("# TYPE {family} {kind}\n")), "{name}: type in\n{page}");
+        let sample = if *kind == "histogram" { format!("{name}_count") } else { name.to_string() };
+        let line =
+            page.lines().find(|line| line.strip_prefix(&sample).is_some_and(|rest| rest.starts_with(['{', ' '])));
         let line = line.unwrap_or_else(|| panic!("no sample of {name} in\n{page}"));
-        let found: Vec<_> = line
-            .split(['{', ',', '}'])
-            .filter_map(|part| part.split_once("=\"").map(|(label, _)| label))
-            .collect();
+        let found: Vec<_> =
+            line.split(['{', ',', '}']).filter_map(|part| part.split_once("=\"").map(|(label, _)| label)).collect();
         assert_eq!(&found, labels, "{line}");
     }
     assert_eq!(page.matches("# TYPE").count(), described.len());
@@ -75,33 +55,18 @@ fn a_watch_is_down_until_it_delivers_again() {
     let metrics = Metrics::new("1");
     metrics.watch_up("Tenant");
     metrics.watch_error("Tenant");
-    assert!(
-        metrics
-            .encode()
-            .contains("torpor_watch_up{kind=\"Tenant\"} 0\n")
-    );
+    assert!(metrics.encode().contains("torpor_watch_up{kind=\"Tenant\"} 0\n"));
     metrics.watch_up("Tenant");
-    assert!(
-        metrics
-            .encode()
-            .contains("torpor_watch_up{kind=\"Tenant\"} 1\n")
-    );
+    assert!(metrics.encode().contains("torpor_watch_up{kind=\"Tenant\"} 1\n"));
 }
 
 #[test]
-#[expect(
-    clippy::disallowed_methods,
-    reason = "compares with a file of the repository"
-)]
+#[expect(clippy::disallowed_methods, reason = "compares with a file of the repository")]
 fn the_reference_is_fresh() {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(file, reference()).expect("docs/metrics.md can be written");
     }
     let found = std::fs::read_to_string(file).unwrap_or_default();
-    assert_eq!(
-        found,
-        reference(),
-        "docs/metrics.md is stale: run `make generate`"
-    );
+    assert_eq!(found, reference(), "docs/metrics.md is stale: run `make generate`");
 }

@@ -11,7 +11,7 @@ pub struct Taint {
     pub key: String,
     /// Its value.
     pub value: String,
-    /// NoSchedule, PreferNoSchedule or NoExecute.
+    /// `NoSchedule`, `PreferNoSchedule` or `NoExecute`.
     pub effect: String,
 }
 
@@ -185,7 +185,9 @@ fn edit(node: &Node, pool: Option<&Pool>) -> Option<Edit> {
     let mut taints: Vec<Taint> = node
         .taints
         .iter()
-        .filter(|taint| !(taint.key == label::POOL && marks.taint.as_ref() == Some(&taint.value)) || Some(*taint) == wanted.as_ref())
+        .filter(|taint| {
+            !(taint.key == label::POOL && marks.taint.as_ref() == Some(&taint.value)) || Some(*taint) == wanted.as_ref()
+        })
         .cloned()
         .collect();
     match wanted {

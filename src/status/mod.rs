@@ -29,11 +29,11 @@ pub fn conditions(old: &[Condition], verdicts: Verdicts, sleep: Option<Verdict>,
     ];
     wanted
         .into_iter()
-        .filter_map(|(type_, verdict)| verdict.map(|verdict| condition(old, type_, verdict, seen)))
+        .filter_map(|(type_, verdict)| verdict.map(|verdict| condition(old, type_, &verdict, seen)))
         .collect()
 }
 
-fn condition(old: &[Condition], type_: &str, verdict: Verdict, seen: Seen) -> Condition {
+fn condition(old: &[Condition], type_: &str, verdict: &Verdict, seen: Seen) -> Condition {
     let before = find(old, type_).filter(|condition| condition.status == verdict.status);
     Condition {
         type_: type_.to_owned(),

@@ -33,11 +33,7 @@ fn every_rule_has_an_example(files: &[PathBuf]) -> Result<(), String> {
     for file in files {
         let text = read(file)?;
         let first = text.lines().next().unwrap_or_default();
-        announced.extend(
-            first
-                .split_once(": ")
-                .map(|(_, message)| message.to_owned()),
-        );
+        announced.extend(first.split_once(": ").map(|(_, message)| message.to_owned()));
     }
     let mut messages = Vec::new();
     for crd in crds::all() {
@@ -47,35 +43,17 @@ fn every_rule_has_an_example(files: &[PathBuf]) -> Result<(), String> {
     messages.sort();
     messages.dedup();
     all(messages.into_iter().map(|message| {
-        let shown = announced
-            .iter()
-            .any(|text| text.contains(&message) || message.starts_with(text.as_str()));
-        (
-            message,
-            if shown {
-                Ok(())
-            } else {
-                Err("has no file in examples/invalid".into())
-            },
-        )
+        let shown = announced.iter().any(|text| text.contains(&message) || message.starts_with(text.as_str()));
+        (message, if shown { Ok(()) } else { Err("has no file in examples/invalid".into()) })
     }))
 }
 
 fn rule_messages(value: &Value, found: &mut Vec<String>) {
     match value {
         Value::Object(fields) => {
-            let rules = fields
-                .get("x-kubernetes-validations")
-                .and_then(Value::as_array);
-            found.extend(
-                rules
-                    .into_iter()
-                    .flatten()
-                    .filter_map(|rule| rule["message"].as_str().map(str::to_owned)),
-            );
-            fields
-                .values()
-                .for_each(|field| rule_messages(field, found));
+            let rules = fields.get("x-kubernetes-validations").and_then(Value::as_array);
+            found.extend(rules.into_iter().flatten().filter_map(|rule| rule["message"].as_str().map(str::to_owned)));
+            fields.values().for_each(|field| rule_messages(field, found));
         }
         Value::Array(items) => items.iter().for_each(|item| rule_messages(item, found)),
         _ => {}
@@ -91,11 +69,8 @@ fn refused(ctx: &Ctx, file: &Path) -> Result<(), String> {
     let message = first
         .strip_prefix("# expect-update: ")
         .ok_or("the first line is neither `# expect: …` nor `# expect-update: …`")?;
-    let (before, after) = text
-        .split_once("\n---\n")
-        .ok_or("an update needs two documents separated by `---`")?;
-    apply(ctx, &[], before)
-        .map_err(|error| format!("the first document must be accepted: {error}"))?;
+    let (before, after) = text.split_once("\n---\n").ok_or("an update needs two documents separated by `---`")?;
+    apply(ctx, &[], before).map_err(|error| format!("the first document must be accepted: {error}"))?;
     let update = answers(apply(ctx, &["--dry-run=server"], after), message);
     delete(ctx, before)?;
     update
@@ -112,19 +87,12 @@ fn answers(result: Result<String, String>, message: &str) -> Result<(), String> 
 /// Every other file of `examples/` is accepted, and listed in the folder's README.
 pub fn examples_are_accepted(ctx: &Ctx) -> Result<(), String> {
     let readme = read(&root().join("examples/README.md"))?;
-    all(yaml_files("examples")?
-        .iter()
-        .map(|file| (name_of(file), accepted(ctx, file, &readme))))
+    all(yaml_files("examples")?.iter().map(|file| (name_of(file), accepted(ctx, file, &readme))))
 }
 
 fn accepted(ctx: &Ctx, file: &Path, readme: &str) -> Result<(), String> {
     let name = name_of(file);
-    if readme
-        .lines()
-        .filter(|line| line.starts_with(&format!("| [{name}]({name}) |")))
-        .count()
-        != 1
-    {
+    if readme.lines().filter(|line| line.starts_with(&format!("| [{name}]({name}) |"))).count() != 1 {
         return Err("is not listed once in examples/README.md".into());
     }
     let text = read(file)?;
@@ -132,9 +100,7 @@ fn accepted(ctx: &Ctx, file: &Path, readme: &str) -> Result<(), String> {
         return Err("does not start with a comment".into());
     }
     if name.starts_with("catalog") {
-        return Catalog::parse(&name, &text)
-            .map(drop)
-            .map_err(|error| error.to_string());
+        return Catalog::parse(&name, &text).map(drop).map_err(|error| error.to_string());
     }
     all(text.split("\n---\n").enumerate().map(|(number, document)| {
         let mut object: Value = match serde_yaml::from_str(document) {
@@ -146,10 +112,7 @@ fn accepted(ctx: &Ctx, file: &Path, readme: &str) -> Result<(), String> {
             object["metadata"]["namespace"] = json!("default");
         }
         let title = format!("document {}", number + 1);
-        (
-            title,
-            apply(ctx, &["--dry-run=server"], &object.to_string()).map(drop),
-        )
+        (title, apply(ctx, &["--dry-run=server"], &object.to_string()).map(drop))
     }))
 }
 
@@ -157,10 +120,7 @@ fn accepted(ctx: &Ctx, file: &Path, readme: &str) -> Result<(), String> {
 pub fn crds_explain_everything(ctx: &Ctx) -> Result<(), String> {
     let mut objects = Vec::new();
     for crd in crds::all() {
-        let schema = crd.spec.versions[0]
-            .schema
-            .as_ref()
-            .and_then(|s| s.open_api_v3_schema.as_ref());
+        let schema = crd.spec.versions[0].schema.as_ref().and_then(|s| s.open_api_v3_schema.as_ref());
         let schema = serde_json::to_value(schema).map_err(|error| error.to_string())?;
         for field in ["spec", "status"] {
             let path = format!("{}.{field}", crd.spec.names.kind.to_lowercase());
@@ -179,11 +139,7 @@ pub fn crds_explain_everything(ctx: &Ctx) -> Result<(), String> {
 
 /// The paths, as `kubectl explain` wants them, of a schema and of all objects below it, with their fields.
 fn objects_below(path: &str, schema: &Value, found: &mut Vec<(String, Vec<String>)>) {
-    let schema = if schema["items"].is_object() {
-        &schema["items"]
-    } else {
-        schema
-    };
+    let schema = if schema["items"].is_object() { &schema["items"] } else { schema };
     let Some(fields) = schema["properties"].as_object() else {
         return;
     };
@@ -196,25 +152,14 @@ fn objects_below(path: &str, schema: &Value, found: &mut Vec<(String, Vec<String
 fn explains(text: &str, fields: &[String]) -> Result<(), String> {
     let lines: Vec<&str> = text.lines().collect();
     all(fields.iter().map(|field| {
-        let start = lines
-            .iter()
-            .position(|line| line.starts_with(&format!("  {field}\t<")));
+        let start = lines.iter().position(|line| line.starts_with(&format!("  {field}\t<")));
         let described = start.is_some_and(|start| {
             let rest = &lines[start + 1..];
-            let own = rest
-                .iter()
-                .take_while(|line| !line.is_empty() && !line.contains('\t'));
+            let own = rest.iter().take_while(|line| !line.is_empty() && !line.contains('\t'));
             own.filter_map(|line| line.strip_prefix("    "))
                 .any(|line| !line.trim().is_empty() && line != "<no description>")
         });
-        (
-            field.clone(),
-            if described {
-                Ok(())
-            } else {
-                Err("has no description".into())
-            },
-        )
+        (field.clone(), if described { Ok(()) } else { Err("has no description".into()) })
     }))
 }
 
@@ -247,17 +192,7 @@ pub fn printer_columns_fit(ctx: &Ctx) -> Result<(), String> {
             .and_then(|_| {
                 let patch = json!({ "status": status }).to_string();
                 let name = format!("{kind}/{LONG_NAME}");
-                kubectl(
-                    ctx,
-                    &[
-                        "patch",
-                        &name,
-                        "--subresource=status",
-                        "--type=merge",
-                        "-p",
-                        &patch,
-                    ],
-                )
+                kubectl(ctx, &["patch", &name, "--subresource=status", "--type=merge", "-p", &patch])
             })
             .and_then(|_| kubectl(ctx, &["get", &kind]))
             .and_then(|table| fits(&table));
@@ -269,102 +204,50 @@ pub fn printer_columns_fit(ctx: &Ctx) -> Result<(), String> {
 fn fits(table: &str) -> Result<(), String> {
     // The object is seconds old, and ages take up to six characters.
     let reserve = "1y180d".len() - "0s".len();
-    let line = table
-        .lines()
-        .find(|line| line.contains(LONG_NAME))
-        .ok_or("the object is not in the table")?;
+    let line = table.lines().find(|line| line.contains(LONG_NAME)).ok_or("the object is not in the table")?;
     let width = line.trim_end().len() + reserve;
-    if width <= WIDTH {
-        Ok(())
-    } else {
-        Err(format!("{width} characters:\n{table}"))
-    }
+    if width <= WIDTH { Ok(()) } else { Err(format!("{width} characters:\n{table}")) }
 }
 
 /// Short names, the category and `/scale` work; `kubectl scale` knows the bounds.
 pub fn short_names_and_scale_work(ctx: &Ctx) -> Result<(), String> {
-    let objects = [
-        tenant("short-names", json!({})),
-        fleet("short-names", json!({})),
-        pool("short-names", json!({})),
-    ];
+    let objects = [tenant("short-names", json!({})), fleet("short-names", json!({})), pool("short-names", json!({}))];
     let text = objects.each_ref().map(Value::to_string).join("\n---\n");
     apply(ctx, &[], &text)?;
     let checks = [
         (
             "short names",
-            expect(
-                kubectl(ctx, &["get", "tn,bf,wp", "-o", "name"]),
-                &["tenant.", "botfleet.", "workerpool."],
-            ),
+            expect(kubectl(ctx, &["get", "tn,bf,wp", "-o", "name"]), &["tenant.", "botfleet.", "workerpool."]),
         ),
-        (
-            "category",
-            expect(
-                kubectl(ctx, &["get", "torpor", "-o", "name"]),
-                &["tenant.", "botfleet.", "workerpool."],
-            ),
-        ),
-        (
-            "scale",
-            kubectl(ctx, &["scale", "bf/short-names", "--replicas=7"]).map(drop),
-        ),
-        (
-            "scaled",
-            expect(
-                kubectl(
-                    ctx,
-                    &["get", "bf/short-names", "-o=jsonpath={.spec.replicas}"],
-                ),
-                &["7"],
-            ),
-        ),
+        ("category", expect(kubectl(ctx, &["get", "torpor", "-o", "name"]), &["tenant.", "botfleet.", "workerpool."])),
+        ("scale", kubectl(ctx, &["scale", "bf/short-names", "--replicas=7"]).map(drop)),
+        ("scaled", expect(kubectl(ctx, &["get", "bf/short-names", "-o=jsonpath={.spec.replicas}"]), &["7"])),
         (
             "scale bound",
-            answers(
-                kubectl(ctx, &["scale", "bf/short-names", "--replicas=201"]),
-                "less than or equal to 200",
-            ),
+            answers(kubectl(ctx, &["scale", "bf/short-names", "--replicas=201"]), "less than or equal to 200"),
         ),
         (
             "status of a new object",
             all(["tn", "bf", "wp"]
                 .map(|kind| {
                     let name = format!("{kind}/short-names");
-                    let seen = kubectl(
-                        ctx,
-                        &["get", &name, "-o=jsonpath={.status.observedGeneration}"],
-                    );
+                    let seen = kubectl(ctx, &["get", &name, "-o=jsonpath={.status.observedGeneration}"]);
                     (kind.to_owned(), expect(seen, &["-1"]))
                 })
                 .into_iter()),
         ),
     ];
-    let result = all(checks
-        .map(|(name, result)| (name.to_owned(), result))
-        .into_iter());
+    let result = all(checks.map(|(name, result)| (name.to_owned(), result)).into_iter());
     result.and(delete(ctx, &text))
 }
 
 /// An explicit null is the same as no field, and conditions of two writers merge by their type.
 pub fn nulls_and_conditions_merge(ctx: &Ctx) -> Result<(), String> {
-    let object = tenant(
-        "nulls",
-        json!({"hibernation": null, "database": null, "redis": {"storage": null}}),
-    );
+    let object = tenant("nulls", json!({"hibernation": null, "database": null, "redis": {"storage": null}}));
     apply(ctx, &[], &object.to_string())?;
     let spec = kubectl(ctx, &["get", "tenant/nulls", "-o=jsonpath={.spec}"]);
-    let defaults = expect(
-        spec.clone(),
-        &["\"storage\":\"5Gi\"", "\"image\":\"postgres:"],
-    );
-    let dropped = spec.and_then(|text| {
-        if text.contains("null") {
-            Err(text)
-        } else {
-            Ok(())
-        }
-    });
+    let defaults = expect(spec.clone(), &["\"storage\":\"5Gi\"", "\"image\":\"postgres:"]);
+    let dropped = spec.and_then(|text| if text.contains("null") { Err(text) } else { Ok(()) });
     let merged = ["Ready", "Hibernated"].iter().try_for_each(|type_| {
         let mut condition = unready("Progressing");
         condition["type"] = json!(type_);
@@ -372,38 +255,17 @@ pub fn nulls_and_conditions_merge(ctx: &Ctx) -> Result<(), String> {
         written["spec"] = json!({"tier": "basic"});
         written["status"] = json!({ "conditions": [condition] });
         let manager = format!("--field-manager=test-{type_}").to_lowercase();
-        let args = [
-            "apply",
-            "--server-side",
-            "--force-conflicts",
-            "--subresource=status",
-            &manager,
-            "-f",
-            "-",
-        ];
+        let args = ["apply", "--server-side", "--force-conflicts", "--subresource=status", &manager, "-f", "-"];
         stdin(ctx, &args, &written.to_string()).map(drop)
     });
     let both = merged.and_then(|()| {
         expect(
-            kubectl(
-                ctx,
-                &[
-                    "get",
-                    "tenant/nulls",
-                    "-o=jsonpath={.status.conditions[*].type}",
-                ],
-            ),
+            kubectl(ctx, &["get", "tenant/nulls", "-o=jsonpath={.status.conditions[*].type}"]),
             &["Ready", "Hibernated"],
         )
     });
-    let checks = [
-        ("defaults", defaults),
-        ("nulls", dropped),
-        ("conditions", both),
-    ];
-    let result = all(checks
-        .map(|(name, result)| (name.to_owned(), result))
-        .into_iter());
+    let checks = [("defaults", defaults), ("nulls", dropped), ("conditions", both)];
+    let result = all(checks.map(|(name, result)| (name.to_owned(), result)).into_iter());
     result.and(delete(ctx, &object.to_string()))
 }
 
@@ -420,12 +282,7 @@ fn tenant(name: &str, spec: Value) -> Value {
 }
 
 fn fleet(name: &str, spec: Value) -> Value {
-    let mut fleet = object(
-        "BotFleet",
-        name,
-        json!({"strategy": {"kind": "v1", "config": "strategy: x"}}),
-        spec,
-    );
+    let mut fleet = object("BotFleet", name, json!({"strategy": {"kind": "v1", "config": "strategy: x"}}), spec);
     fleet["metadata"]["namespace"] = json!("default");
     fleet
 }
@@ -450,48 +307,28 @@ fn unready(reason: &str) -> Value {
 
 /// Every failure of a list of checks, each under its name.
 fn all(checks: impl Iterator<Item = (String, Result<(), String>)>) -> Result<(), String> {
-    let failures: Vec<String> = checks
-        .filter_map(|(name, result)| result.err().map(|error| format!("{name}: {error}")))
-        .collect();
-    if failures.is_empty() {
-        Ok(())
-    } else {
-        Err(failures.join("\n"))
-    }
+    let failures: Vec<String> =
+        checks.filter_map(|(name, result)| result.err().map(|error| format!("{name}: {error}"))).collect();
+    if failures.is_empty() { Ok(()) } else { Err(failures.join("\n")) }
 }
 
 /// `kubectl apply` of a user: client-side, and strict about unknown fields.
 fn apply(ctx: &Ctx, extra: &[&str], text: &str) -> Result<String, String> {
-    let mut args = vec![
-        "apply",
-        "--server-side=false",
-        "--validate=strict",
-        "-f",
-        "-",
-    ];
+    let mut args = vec!["apply", "--server-side=false", "--validate=strict", "-f", "-"];
     args.extend(extra);
     stdin(ctx, &args, text)
 }
 
 fn delete(ctx: &Ctx, text: &str) -> Result<(), String> {
-    stdin(
-        ctx,
-        &["delete", "--ignore-not-found", "--wait=false", "-f", "-"],
-        text,
-    )
-    .map(drop)
+    stdin(ctx, &["delete", "--ignore-not-found", "--wait=false", "-f", "-"], text).map(drop)
 }
 
 fn kubectl(ctx: &Ctx, args: &[&str]) -> Result<String, String> {
-    ctx.cluster
-        .kubectl(args)
-        .map_err(|error| format!("{error:#}"))
+    ctx.cluster.kubectl(args).map_err(|error| format!("{error:#}"))
 }
 
 fn stdin(ctx: &Ctx, args: &[&str], input: &str) -> Result<String, String> {
-    ctx.cluster
-        .kubectl_stdin(args, input)
-        .map_err(|error| format!("{error:#}"))
+    ctx.cluster.kubectl_stdin(args, input).map_err(|error| format!("{error:#}"))
 }
 
 fn root() -> &'static Path {
@@ -499,24 +336,17 @@ fn root() -> &'static Path {
 }
 
 fn yaml_files(folder: &str) -> Result<Vec<PathBuf>, String> {
-    let entries =
-        fs::read_dir(root().join(folder)).map_err(|error| format!("{folder}: {error}"))?;
+    let entries = fs::read_dir(root().join(folder)).map_err(|error| format!("{folder}: {error}"))?;
     let mut files: Vec<PathBuf> = entries
         .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-        .filter(|path| {
-            path.extension()
-                .is_some_and(|extension| extension == "yaml")
-        })
+        .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
         .collect();
     files.sort();
     Ok(files)
 }
 
 fn name_of(file: &Path) -> String {
-    file.file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned()
+    file.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 fn read(file: &Path) -> Result<String, String> {

@@ -87,9 +87,8 @@ pub fn bare(options: Options) -> Result<Cluster, String> {
     let cluster = Cluster::connect_or_start(options).map_err(|error| format!("{error:#}"))?;
     let crds = Command::new(TORPOR).arg("crds").output().map_err(|error| error.to_string())?;
     let yaml = String::from_utf8_lossy(&crds.stdout);
-    let kubectl = |arguments: &[&str], input: &str| {
-        cluster.kubectl_stdin(arguments, input).map_err(|error| format!("{error:#}"))
-    };
+    let kubectl =
+        |arguments: &[&str], input: &str| cluster.kubectl_stdin(arguments, input).map_err(|error| format!("{error:#}"));
     kubectl(&["apply", "--server-side", "-f", "-"], &yaml)?;
     kubectl(&["wait", "--for=condition=Established", "--timeout=30s", "-f", "-"], &yaml)?;
     Ok(cluster)
@@ -155,7 +154,7 @@ impl Operator {
     /// Waits until `/readyz` says so.
     pub fn await_ready(&self) -> Result<(), String> {
         eventually(Duration::from_secs(30), || match self.http("/readyz")? {
-            (200, _) => Ok(()),
+            (200, text) if text == "ready\n" => Ok(()),
             (code, body) => Err(format!("/readyz {code}: {body}; log: {}", self.log_text())),
         })
     }

@@ -3,8 +3,12 @@
 //! `harness = false`: one cluster with one operator is shared by the tests of `SHARED`, which keep apart by
 //! unique names and run in parallel. Tests of `ALONE` start a cluster of their own and run one after another.
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+
 mod examples;
 mod harness;
+mod leader;
+mod silence;
 
 use std::sync::Arc;
 
@@ -25,7 +29,10 @@ const SHARED: &[(&str, Test)] = &[
 ];
 
 /// Tests that start clusters of their own.
-const ALONE: &[(&str, fn() -> Result<(), String>)] = &[];
+const ALONE: &[(&str, fn() -> Result<(), String>)] = &[
+    ("silence::settled_means_silent", silence::settled_means_silent),
+    ("silence::changes_restart_no_pod", silence::changes_restart_no_pod),
+];
 
 fn main() {
     let mut arguments = Arguments::from_args();

@@ -64,12 +64,7 @@ impl Server {
     }
 
     pub(super) fn spec(&self) -> Value {
-        self.with(|store| {
-            store
-                .lease
-                .as_ref()
-                .map_or(Value::Null, |lease| lease["spec"].clone())
-        })
+        self.with(|store| store.lease.as_ref().map_or(Value::Null, |lease| lease["spec"].clone()))
     }
 }
 
@@ -91,10 +86,7 @@ async fn answer(State(server): State<Server>, method: Method, body: String) -> R
             }
             _ => {}
         }
-        let held = store
-            .lease
-            .as_ref()
-            .map(|lease| lease["metadata"]["resourceVersion"].clone());
+        let held = store.lease.as_ref().map(|lease| lease["metadata"]["resourceVersion"].clone());
         if !reads {
             let mut lease: Value = serde_json::from_str(&body).expect("a Lease");
             match (&held, method == Method::POST) {

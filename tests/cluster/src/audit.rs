@@ -61,9 +61,8 @@ impl AuditLog {
 
     /// The present end of the log.
     pub fn mark(&self) -> Result<AuditMark> {
-        let length = std::fs::metadata(&self.file)
-            .with_context(|| format!("no audit log {}", self.file.display()))?
-            .len();
+        let length =
+            std::fs::metadata(&self.file).with_context(|| format!("no audit log {}", self.file.display()))?.len();
         Ok(AuditMark(length))
     }
 
@@ -79,10 +78,7 @@ impl AuditLog {
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
         // The last line may still be on its way.
-        let complete = bytes
-            .iter()
-            .rposition(|&byte| byte == b'\n')
-            .map_or(0, |at| at + 1);
+        let complete = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
         let events = bytes[..complete]
             .split(|&byte| byte == b'\n')
             .filter(|line| !line.is_empty())
@@ -93,15 +89,9 @@ impl AuditLog {
 }
 
 fn parse(line: &[u8]) -> Result<AuditEvent> {
-    let event: Value = serde_json::from_slice(line)
-        .with_context(|| format!("audit log line {:?}", String::from_utf8_lossy(line)))?;
-    let text = |pointer: &str| {
-        event
-            .pointer(pointer)
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-            .to_owned()
-    };
+    let event: Value =
+        serde_json::from_slice(line).with_context(|| format!("audit log line {:?}", String::from_utf8_lossy(line)))?;
+    let text = |pointer: &str| event.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
     Ok(AuditEvent {
         user_agent: text("/userAgent"),
         user: text("/user/username"),
@@ -134,11 +124,7 @@ mod tests {
         assert_eq!(event.user_agent, "torpor/0.1");
         assert_eq!(event.user, "system:serviceaccount:s:t");
         assert_eq!(
-            (
-                event.group.as_str(),
-                event.resource.as_str(),
-                event.subresource.as_str()
-            ),
+            (event.group.as_str(), event.resource.as_str(), event.subresource.as_str()),
             ("apps", "deployments", "status")
         );
         assert_eq!((event.namespace.as_str(), event.name.as_str()), ("a", "b"));

@@ -76,9 +76,7 @@ impl Cluster {
         let tools = Tools::ensure()?;
         match Self::try_start(tools.clone(), &options) {
             // Somebody took a port between our choice and the start.
-            Err(error) if format!("{error:#}").contains("address already in use") => {
-                Self::try_start(tools, &options)
-            }
+            Err(error) if format!("{error:#}").contains("address already in use") => Self::try_start(tools, &options),
             other => other,
         }
     }
@@ -95,8 +93,7 @@ impl Cluster {
     fn try_start(tools: Tools, options: &Options) -> Result<Self> {
         let data = match &options.keep_dir {
             Some(dir) => {
-                fs::create_dir_all(dir)
-                    .with_context(|| format!("cannot create {}", dir.display()))?;
+                fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
                 std::path::absolute(dir)?
             }
             None => temp_folder()?,
@@ -109,13 +106,7 @@ impl Cluster {
         control_plane::write_files(&data, &authority, &server, &stages)?;
         let components = control_plane::components(&tools, &data, &ports, options);
         let cluster = Self {
-            own: Some(Own {
-                components: Mutex::new(components),
-                authority,
-                server,
-                ports,
-                spawner: Spawner::start()?,
-            }),
+            own: Some(Own { components: Mutex::new(components), authority, server, ports, spawner: Spawner::start()? }),
             kubeconfig: data.join("admin.kubeconfig"),
             data,
             tools,
@@ -131,19 +122,13 @@ impl Cluster {
         for name in names {
             self.restart_component(name)?;
         }
-        self.kubectl([
-            OsStr::new("apply"),
-            OsStr::new("-f"),
-            self.tools.storage_class().as_os_str(),
-        ])?;
+        self.kubectl([OsStr::new("apply"), OsStr::new("-f"), self.tools.storage_class().as_os_str()])?;
         if let Some(nodes) = options.node_list() {
             self.kubectl_stdin(["create", "-f", "-"], &nodes)?;
         }
         self.wait("nodes", || self.nodes_take_pods())?;
         self.wait("the default service account", || {
-            Ok(self
-                .kubectl(["-n", "default", "get", "serviceaccount", "default"])
-                .is_ok())
+            Ok(self.kubectl(["-n", "default", "get", "serviceaccount", "default"]).is_ok())
         })
     }
 
@@ -168,10 +153,7 @@ impl Cluster {
             users: AtomicU32::new(0),
         };
         let config = cluster.flat_kubeconfig()?;
-        let server = config["clusters"][0]["cluster"]["server"]
-            .as_str()
-            .unwrap_or("(none)")
-            .to_owned();
+        let server = config["clusters"][0]["cluster"]["server"].as_str().unwrap_or("(none)").to_owned();
         let context = config["current-context"].as_str().unwrap_or("(none)");
         eprintln!("using the existing cluster {server} (context {context})");
         let crd = cluster
@@ -219,14 +201,7 @@ impl Cluster {
     }
 
     fn flat_kubeconfig(&self) -> Result<Value> {
-        let text = self.kubectl([
-            "config",
-            "view",
-            "--raw",
-            "--flatten",
-            "--minify",
-            "-o=json",
-        ])?;
+        let text = self.kubectl(["config", "view", "--raw", "--flatten", "--minify", "-o=json"])?;
         Ok(serde_json::from_str(&text)?)
     }
 
@@ -251,11 +226,7 @@ impl Cluster {
     }
 
     /// The same with `input` as kubectl's stdin, for `apply -f -`.
-    pub fn kubectl_stdin<A: AsRef<OsStr>>(
-        &self,
-        args: impl IntoIterator<Item = A>,
-        input: &str,
-    ) -> Result<String> {
+    pub fn kubectl_stdin<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>, input: &str) -> Result<String> {
         let mut command = Command::new(self.bin("kubectl"));
         command
             .args(args)
@@ -275,9 +246,7 @@ impl Cluster {
             let words: Vec<_> = command.get_args().map(OsStr::to_string_lossy).collect();
             let stderr = String::from_utf8_lossy(&output.stderr);
             // The discovery client logs each of its attempts; kubectl's own message follows them.
-            let lines = stderr
-                .lines()
-                .filter(|line| !line.contains(" memcache.go:"));
+            let lines = stderr.lines().filter(|line| !line.contains(" memcache.go:"));
             let message = lines.collect::<Vec<_>>().join("\n");
             bail!("kubectl {}: {}", words.join(" "), message.trim());
         }
@@ -322,9 +291,7 @@ impl Cluster {
     pub fn stop(self) {}
 
     fn own(&self) -> Result<&Own> {
-        self.own
-            .as_ref()
-            .with_context(|| format!("{KUBECONFIG_ENV} is set, its components aren't ours"))
+        self.own.as_ref().with_context(|| format!("{KUBECONFIG_ENV} is set, its components aren't ours"))
     }
 
     fn components(&self) -> Result<MutexGuard<'_, Vec<Component>>> {
@@ -359,10 +326,7 @@ impl Drop for Cluster {
 fn find<'a>(components: &'a mut [Component], name: &str) -> Result<&'a mut Component> {
     let known: Vec<&str> = components.iter().map(|one| one.name).collect();
     let message = format!("no component {name:?}, only {}", known.join(", "));
-    components
-        .iter_mut()
-        .find(|one| one.name == name)
-        .context(message)
+    components.iter_mut().find(|one| one.name == name).context(message)
 }
 
 fn temp_folder() -> Result<PathBuf> {

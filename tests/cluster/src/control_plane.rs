@@ -29,22 +29,8 @@ pub(crate) struct Ports {
 
 impl Ports {
     pub(crate) fn choose() -> Result<Self> {
-        let [
-            etcd,
-            etcd_peer,
-            api_server,
-            controller_manager,
-            scheduler,
-            kwok,
-        ] = free_ports()?;
-        Ok(Self {
-            etcd,
-            etcd_peer,
-            api_server,
-            controller_manager,
-            scheduler,
-            kwok,
-        })
+        let [etcd, etcd_peer, api_server, controller_manager, scheduler, kwok] = free_ports()?;
+        Ok(Self { etcd, etcd_peer, api_server, controller_manager, scheduler, kwok })
     }
 }
 
@@ -71,19 +57,9 @@ fn free_ports<const N: usize>() -> Result<[u16; N]> {
 }
 
 /// Writes keys, certificates and configuration into the data folder.
-pub(crate) fn write_files(
-    data: &Path,
-    authority: &Authority,
-    server: &str,
-    stages: &str,
-) -> Result<()> {
-    let serving = authority.serving(&[
-        "127.0.0.1",
-        "localhost",
-        "kubernetes",
-        "kubernetes.default",
-        "kubernetes.default.svc",
-    ])?;
+pub(crate) fn write_files(data: &Path, authority: &Authority, server: &str, stages: &str) -> Result<()> {
+    let serving =
+        authority.serving(&["127.0.0.1", "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"])?;
     // The API server takes the public half of the token key from a certificate.
     let service_accounts = authority.client("service-accounts", &[])?;
     let policy = json!({
@@ -121,15 +97,9 @@ pub(crate) fn write_files(
 }
 
 /// The programs in the order they start in.
-pub(crate) fn components(
-    tools: &Tools,
-    data: &Path,
-    ports: &Ports,
-    options: &Options,
-) -> Vec<Component> {
+pub(crate) fn components(tools: &Tools, data: &Path, ports: &Ports, options: &Options) -> Vec<Component> {
     let file = |name: &str| data.join(name).display().to_string();
-    let component =
-        |name: &'static str, args: Vec<String>| Component::new(name, tools.bin(name), args, data);
+    let component = |name: &'static str, args: Vec<String>| Component::new(name, tools.bin(name), args, data);
     let etcd_client = format!("http://127.0.0.1:{}", ports.etcd);
     let etcd_peer = format!("http://127.0.0.1:{}", ports.etcd_peer);
     vec![
@@ -160,14 +130,8 @@ pub(crate) fn components(
                 format!("--tls-cert-file={}", file("apiserver.crt")),
                 format!("--tls-private-key-file={}", file("apiserver.key")),
                 "--service-account-issuer=https://kubernetes.default.svc".into(),
-                format!(
-                    "--service-account-key-file={}",
-                    file("service-accounts.crt")
-                ),
-                format!(
-                    "--service-account-signing-key-file={}",
-                    file("service-accounts.key")
-                ),
+                format!("--service-account-key-file={}", file("service-accounts.crt")),
+                format!("--service-account-signing-key-file={}", file("service-accounts.key")),
                 "--authorization-mode=Node,RBAC".into(),
                 "--enable-admission-plugins=NodeRestriction".into(),
                 "--allow-privileged=true".into(),
@@ -187,10 +151,7 @@ pub(crate) fn components(
                 "--bind-address=127.0.0.1".into(),
                 format!("--secure-port={}", ports.controller_manager),
                 "--use-service-account-credentials".into(),
-                format!(
-                    "--service-account-private-key-file={}",
-                    file("service-accounts.key")
-                ),
+                format!("--service-account-private-key-file={}", file("service-accounts.key")),
                 format!("--root-ca-file={}", file("ca.crt")),
                 "--leader-elect=false".into(),
                 "--kube-api-qps=500".into(),

@@ -67,10 +67,7 @@ impl State {
         let kubeconfig = self.kubeconfig();
         println!("kubeconfig: {}", kubeconfig.display());
         println!("use it:     export KUBECONFIG={}", quoted(&kubeconfig));
-        println!(
-            "programs:   export PATH={}:\"$PATH\"",
-            quoted(&Tools::dir()?)
-        );
+        println!("programs:   export PATH={}:\"$PATH\"", quoted(&Tools::dir()?));
         println!("stop it:    {} down", quoted(&std::env::current_exe()?));
         Ok(())
     }
@@ -80,8 +77,7 @@ impl State {
 pub fn up(args: &UpArgs) -> Result<()> {
     let state = State::open()?;
     if state.try_lock()?.is_none() {
-        wait(|| Ok(state.kubeconfig().exists()))
-            .context("a cluster is starting, but does not get ready")?;
+        wait(|| Ok(state.kubeconfig().exists())).context("a cluster is starting, but does not get ready")?;
         println!("a cluster runs already");
         return state.print_use();
     }
@@ -169,8 +165,7 @@ pub fn down() -> Result<()> {
         println!("no cluster runs");
         return Ok(());
     }
-    let text =
-        fs::read_to_string(state.pid_file()).context("a cluster runs, but not its pid file")?;
+    let text = fs::read_to_string(state.pid_file()).context("a cluster runs, but not its pid file")?;
     let pid = text.trim().parse().ok().and_then(Pid::from_raw);
     let pid = pid.with_context(|| format!("no pid in {}", state.pid_file().display()))?;
     kill_process(pid, Signal::TERM)?;

@@ -76,11 +76,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
-            if error.is::<Refused>() {
-                ExitCode::from(2)
-            } else {
-                ExitCode::FAILURE
-            }
+            if error.is::<Refused>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }

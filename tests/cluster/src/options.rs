@@ -58,11 +58,7 @@ pub struct NodeCapacity {
 
 impl Default for NodeCapacity {
     fn default() -> Self {
-        Self {
-            cpu: "64".into(),
-            memory: "256Gi".into(),
-            pods: 500,
-        }
+        Self { cpu: "64".into(), memory: "256Gi".into(), pods: 500 }
     }
 }
 
@@ -80,10 +76,7 @@ pub struct NodeSpec {
 impl NodeSpec {
     /// A node without any label of its own.
     pub fn new(name: impl Into<String>) -> Self {
-        Self {
-            name: name.into(),
-            ..Self::default()
-        }
+        Self { name: name.into(), ..Self::default() }
     }
 
     /// The same node with one more label.
@@ -120,20 +113,15 @@ impl NodeSpec {
 impl Options {
     fn nodes(&self) -> impl Iterator<Item = NodeSpec> {
         let pools = POOLS.iter().flat_map(|pool| {
-            (0..self.nodes_per_pool)
-                .map(move |n| NodeSpec::new(format!("{pool}-{n}")).label(POOL_LABEL, *pool))
+            (0..self.nodes_per_pool).map(move |n| NodeSpec::new(format!("{pool}-{n}")).label(POOL_LABEL, *pool))
         });
         pools.chain(self.extra_nodes.iter().cloned())
     }
 
     /// All nodes as one `List`, or nothing when there are none.
     pub(crate) fn node_list(&self) -> Option<String> {
-        let items: Vec<Value> = self
-            .nodes()
-            .map(|node| node.manifest(&self.capacity))
-            .collect();
-        (!items.is_empty())
-            .then(|| json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string())
+        let items: Vec<Value> = self.nodes().map(|node| node.manifest(&self.capacity)).collect();
+        (!items.is_empty()).then(|| json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string())
     }
 
     /// kwok's own pod stages ignore the grace period, so bots get a stage of their own when their end must take time.
@@ -141,9 +129,8 @@ impl Options {
         let Some(delay) = self.graceful_stop else {
             return Ok(stock.to_owned());
         };
-        let mut stages = serde_yaml::Deserializer::from_str(stock)
-            .map(Value::deserialize)
-            .collect::<Result<Vec<_>, _>>()?;
+        let mut stages =
+            serde_yaml::Deserializer::from_str(stock).map(Value::deserialize).collect::<Result<Vec<_>, _>>()?;
         let delete = stages
             .iter_mut()
             .find(|stage| stage["metadata"]["name"] == "pod-delete")
@@ -154,10 +141,7 @@ impl Options {
         match_bots(&mut slow, "In")?;
         match_bots(delete, "NotIn")?;
         stages.push(slow);
-        let texts = stages
-            .iter()
-            .map(serde_yaml::to_string)
-            .collect::<Result<Vec<_>, _>>()?;
+        let texts = stages.iter().map(serde_yaml::to_string).collect::<Result<Vec<_>, _>>()?;
         Ok(texts.join("---\n"))
     }
 }
@@ -182,19 +166,11 @@ mod tests {
 
     #[test]
     fn bots_get_a_slow_stage_and_leave_the_quick_one() {
-        let options = Options {
-            graceful_stop: Some(Duration::from_secs(3)),
-            ..Options::default()
-        };
+        let options = Options { graceful_stop: Some(Duration::from_secs(3)), ..Options::default() };
         let text = options.stages(STOCK).unwrap();
-        let stages: Vec<Value> = serde_yaml::Deserializer::from_str(&text)
-            .map(|stage| Value::deserialize(stage).unwrap())
-            .collect();
-        let operator = |n: usize| {
-            stages[n]["spec"]["selector"]["matchExpressions"][1]["operator"]
-                .as_str()
-                .unwrap()
-        };
+        let stages: Vec<Value> =
+            serde_yaml::Deserializer::from_str(&text).map(|stage| Value::deserialize(stage).unwrap()).collect();
+        let operator = |n: usize| stages[n]["spec"]["selector"]["matchExpressions"][1]["operator"].as_str().unwrap();
         assert_eq!((operator(1), operator(2)), ("NotIn", "In"));
         assert_eq!(stages[2]["spec"]["delay"]["durationMilliseconds"], 3000);
         assert_eq!(Options::default().stages(STOCK).unwrap(), STOCK);
@@ -209,10 +185,7 @@ mod tests {
         };
         let list: Value = serde_json::from_str(&options.node_list().unwrap()).unwrap();
         assert_eq!(list["items"].as_array().unwrap().len(), 5);
-        assert_eq!(
-            list["items"][0]["metadata"]["labels"][POOL_LABEL],
-            "worker-low"
-        );
+        assert_eq!(list["items"][0]["metadata"]["labels"][POOL_LABEL], "worker-low");
         assert_eq!(list["items"][4]["metadata"]["labels"]["a"], "y");
     }
 }

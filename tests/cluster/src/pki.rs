@@ -3,8 +3,8 @@
 use anyhow::{Result, ensure};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
 };
 use serde_json::{Value, json};
 
@@ -24,19 +24,11 @@ impl Authority {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::new(Vec::new())?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![
-            KeyUsagePurpose::KeyCertSign,
-            KeyUsagePurpose::DigitalSignature,
-        ];
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
         params.distinguished_name = DistinguishedName::new();
-        params
-            .distinguished_name
-            .push(DnType::CommonName, "torpor-cluster");
+        params.distinguished_name.push(DnType::CommonName, "torpor-cluster");
         let cert = params.self_signed(&key)?.pem();
-        Ok(Self {
-            issuer: Issuer::new(params, key),
-            cert,
-        })
+        Ok(Self { issuer: Issuer::new(params, key), cert })
     }
 
     pub(crate) fn serving(&self, names: &[&str]) -> Result<Identity> {
@@ -55,29 +47,17 @@ impl Authority {
     fn sign(&self, mut params: CertificateParams, name: &str, groups: &[&str]) -> Result<Identity> {
         // rcgen keeps one value for each kind of name, and the same attribute can be spelled in two ways.
         const ORGANIZATION: [u64; 4] = [2, 5, 4, 10];
-        let spellings = [
-            DnType::OrganizationName,
-            DnType::CustomDnType(ORGANIZATION.to_vec()),
-        ];
-        ensure!(
-            groups.len() <= spellings.len(),
-            "a certificate here carries two groups at most"
-        );
+        let spellings = [DnType::OrganizationName, DnType::CustomDnType(ORGANIZATION.to_vec())];
+        ensure!(groups.len() <= spellings.len(), "a certificate here carries two groups at most");
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, name);
         for (spelling, group) in spellings.into_iter().zip(groups) {
             params.distinguished_name.push(spelling, *group);
         }
-        params.key_usages = vec![
-            KeyUsagePurpose::DigitalSignature,
-            KeyUsagePurpose::KeyEncipherment,
-        ];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
         let key = KeyPair::generate()?;
         let cert = params.signed_by(&key, &self.issuer)?.pem();
-        Ok(Identity {
-            cert,
-            key: key.serialize_pem(),
-        })
+        Ok(Identity { cert, key: key.serialize_pem() })
     }
 
     /// A kubeconfig that needs no other file, so it can be copied around.
@@ -112,22 +92,12 @@ mod tests {
     #[test]
     fn kubeconfig_names_its_user_and_embeds_everything() {
         let authority = Authority::new().unwrap();
-        let text = authority
-            .kubeconfig("https://127.0.0.1:1", "yes", &["a", "b"])
-            .unwrap();
+        let text = authority.kubeconfig("https://127.0.0.1:1", "yes", &["a", "b"]).unwrap();
         let config: Value = serde_yaml::from_str(&text).unwrap();
         assert_eq!(config["users"][0]["name"], "yes");
-        assert_eq!(
-            config["clusters"][0]["cluster"]["server"],
-            "https://127.0.0.1:1"
-        );
-        let ca = config["clusters"][0]["cluster"]["certificate-authority-data"]
-            .as_str()
-            .unwrap();
-        assert_eq!(
-            BASE64_STANDARD.decode(ca).unwrap(),
-            authority.cert.as_bytes()
-        );
+        assert_eq!(config["clusters"][0]["cluster"]["server"], "https://127.0.0.1:1");
+        let ca = config["clusters"][0]["cluster"]["certificate-authority-data"].as_str().unwrap();
+        assert_eq!(BASE64_STANDARD.decode(ca).unwrap(), authority.cert.as_bytes());
     }
 
     #[test]

@@ -49,25 +49,17 @@ pub(crate) struct Spawner {
 impl Spawner {
     pub(crate) fn start() -> Result<Self> {
         let (requests, inbox) = mpsc::channel::<(Command, mpsc::Sender<_>)>();
-        let thread = std::thread::Builder::new()
-            .name("cluster-spawner".into())
-            .spawn(move || {
-                for (mut command, reply) in inbox {
-                    let _ = reply.send(command.spawn());
-                }
-            })?;
-        Ok(Self {
-            requests: Some(requests),
-            thread: Some(thread),
-        })
+        let thread = std::thread::Builder::new().name("cluster-spawner".into()).spawn(move || {
+            for (mut command, reply) in inbox {
+                let _ = reply.send(command.spawn());
+            }
+        })?;
+        Ok(Self { requests: Some(requests), thread: Some(thread) })
     }
 
     fn spawn(&self, command: Command) -> Result<Child> {
         let (reply, answer) = mpsc::channel();
-        self.requests
-            .as_ref()
-            .context("the cluster is stopped")?
-            .send((command, reply))?;
+        self.requests.as_ref().context("the cluster is stopped")?.send((command, reply))?;
         Ok(answer.recv()??)
     }
 }
@@ -91,37 +83,17 @@ pub(crate) struct Component {
 }
 
 impl Component {
-    pub(crate) fn new(
-        name: &'static str,
-        program: PathBuf,
-        args: Vec<String>,
-        data: &Path,
-    ) -> Self {
+    pub(crate) fn new(name: &'static str, program: PathBuf, args: Vec<String>, data: &Path) -> Self {
         let log = data.join(format!("{name}.log"));
-        Self {
-            name,
-            program,
-            args,
-            log,
-            child: None,
-        }
+        Self { name, program, args, log, child: None }
     }
 
     pub(crate) fn start(&mut self, spawner: &Spawner) -> Result<()> {
-        let log = fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&self.log)?;
+        let log = fs::OpenOptions::new().create(true).append(true).open(&self.log)?;
         let mut command = bound_to_us(&self.program);
-        command
-            .args(&self.args)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log);
+        command.args(&self.args).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         own_group(&mut command);
-        let child = spawner
-            .spawn(command)
-            .with_context(|| format!("cannot start {}", self.name))?;
+        let child = spawner.spawn(command).with_context(|| format!("cannot start {}", self.name))?;
         self.child = Some(child);
         Ok(())
     }
@@ -137,11 +109,7 @@ impl Component {
         };
         if let Some(status) = child.try_wait()? {
             self.child = None;
-            bail!(
-                "{} ended ({status}):\n{}",
-                self.name,
-                last_lines(&self.log, 15)
-            );
+            bail!("{} ended ({status}):\n{}", self.name, last_lines(&self.log, 15));
         }
         Ok(())
     }
@@ -177,10 +145,7 @@ impl Janitor {
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         own_group(&mut command);
-        Ok(Self {
-            child: command.spawn().context("cannot start sh")?,
-            pids: data.join("pids"),
-        })
+        Ok(Self { child: command.spawn().context("cannot start sh")?, pids: data.join("pids") })
     }
 
     pub(crate) fn watch<'a>(&self, components: impl Iterator<Item = &'a Component>) -> Result<()> {
@@ -207,11 +172,7 @@ fn own_group(command: &mut Command) {
 }
 
 /// Polls until `done`; `what` names the thing waited for in the error.
-pub(crate) fn wait_until(
-    what: &str,
-    limit: Duration,
-    mut done: impl FnMut() -> Result<bool>,
-) -> Result<()> {
+pub(crate) fn wait_until(what: &str, limit: Duration, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
     let started = Instant::now();
     while !done()? {
         if started.elapsed() > limit {

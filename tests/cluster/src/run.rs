@@ -49,8 +49,6 @@ pub fn run(command: &[OsString]) -> Result<ExitCode> {
     let status = child.wait()?;
     set(None);
     cluster.stop();
-    let code = status
-        .code()
-        .unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
+    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
 }

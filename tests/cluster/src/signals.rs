@@ -9,8 +9,6 @@ use signal_hook::{
 /// Calls `action` with the number of each signal that asks us to end.
 pub fn on_signal(action: impl Fn(i32) + Send + 'static) -> Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
-    std::thread::Builder::new()
-        .name("signals".into())
-        .spawn(move || signals.forever().for_each(action))?;
+    std::thread::Builder::new().name("signals".into()).spawn(move || signals.forever().for_each(action))?;
     Ok(())
 }

@@ -29,26 +29,17 @@ const PROGRAMS: [(&str, &str); 7] = [
     ("etcd", "go.etcd.io/etcd/server/v3"),
     ("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
     ("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"),
-    (
-        "kube-controller-manager",
-        "k8s.io/kubernetes/cmd/kube-controller-manager",
-    ),
+    ("kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager"),
     ("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler"),
     ("kwok", "sigs.k8s.io/kwok/cmd/kwok"),
     ("helm", "helm.sh/helm/v4/cmd/helm"),
 ];
 
 const KWOK_MODULE: &str = "sigs.k8s.io/kwok";
-const KWOK_STAGES: [&str; 4] = [
-    "node/fast",
-    "node/heartbeat-with-lease",
-    "pod/fast",
-    "volume/fast",
-];
+const KWOK_STAGES: [&str; 4] = ["node/fast", "node/heartbeat-with-lease", "pod/fast", "volume/fast"];
 
 const OLDEST_GO: (u32, u32) = (1, 26);
-const HOW_TO_GET_GO: &str =
-    "install Go 1.26 or newer (https://go.dev/dl, or golang from Debian's backports)";
+const HOW_TO_GET_GO: &str = "install Go 1.26 or newer (https://go.dev/dl, or golang from Debian's backports)";
 
 /// The built programs and the kwok files, ready to use.
 #[derive(Clone, Debug)]
@@ -70,8 +61,7 @@ impl Tools {
             return Ok(Self { dir });
         }
         let cache = cache_dir()?;
-        fs::create_dir_all(&cache)
-            .with_context(|| format!("cannot create the cache folder {}", cache.display()))?;
+        fs::create_dir_all(&cache).with_context(|| format!("cannot create the cache folder {}", cache.display()))?;
         let lock = File::create(cache.join("build.lock"))?;
         if lock.try_lock().is_err() {
             eprintln!("another process is building the tools, waiting for it");
@@ -126,10 +116,7 @@ fn build_into(dir: &Path) -> Result<()> {
     fs::write(work.join("go.sum"), GO_SUM)?;
     let started = Instant::now();
     let total = PROGRAMS.len();
-    eprintln!(
-        "building {total} tools into {} (once; 6 to 10 minutes on two cores)",
-        dir.display()
-    );
+    eprintln!("building {total} tools into {} (once; 6 to 10 minutes on two cores)", dir.display());
     for (number, (name, package)) in (1..).zip(PROGRAMS) {
         let progress = Progress::new(format!("[{number}/{total}] {name}"), started);
         build_one(&work, name, package, &progress)?;
@@ -143,20 +130,8 @@ fn build_into(dir: &Path) -> Result<()> {
 fn build_one(work: &Path, name: &str, package: &str, progress: &Progress) -> Result<()> {
     let log = work.join("build.log");
     let out = File::create(&log)?;
-    let mut command = go(
-        work,
-        [
-            "build",
-            "-mod=readonly",
-            "-trimpath",
-            "-buildvcs=false",
-            "-ldflags",
-            LDFLAGS,
-            "-o",
-            name,
-            package,
-        ],
-    );
+    let mut command =
+        go(work, ["build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags", LDFLAGS, "-o", name, package]);
     command.stdout(out.try_clone()?).stderr(out);
     let mut child = command.spawn()?;
     let status = loop {
@@ -166,22 +141,14 @@ fn build_one(work: &Path, name: &str, package: &str, progress: &Progress) -> Res
         progress.tick();
         std::thread::sleep(Duration::from_millis(200));
     };
-    ensure!(
-        status.success(),
-        "building {name} failed:\n{}",
-        last_lines(&log, 15)
-    );
+    ensure!(status.success(), "building {name} failed:\n{}", last_lines(&log, 15));
     fs::remove_file(log)?;
     Ok(())
 }
 
 /// Starting a cluster must not need Go, so what it needs of kwok's module is copied next to the programs.
 fn copy_kwok_files(work: &Path) -> Result<()> {
-    let listed = go(
-        work,
-        ["list", "-mod=readonly", "-m", "-f", "{{.Dir}}", KWOK_MODULE],
-    )
-    .output()?;
+    let listed = go(work, ["list", "-mod=readonly", "-m", "-f", "{{.Dir}}", KWOK_MODULE]).output()?;
     ensure!(
         listed.status.success(),
         "go cannot find the folder of {KWOK_MODULE}: {}",
@@ -257,21 +224,13 @@ struct Progress {
 impl Progress {
     fn new(label: String, started: Instant) -> Self {
         let printed = std::cell::Cell::new(started.elapsed().as_secs());
-        let progress = Self {
-            label,
-            started,
-            printed,
-        };
+        let progress = Self { label, started, printed };
         progress.print("building");
         progress
     }
 
     fn tick(&self) {
-        let step = if std::io::stderr().is_terminal() {
-            1
-        } else {
-            30
-        };
+        let step = if std::io::stderr().is_terminal() { 1 } else { 30 };
         if self.started.elapsed().as_secs() >= self.printed.get() + step {
             self.print("building");
         }
@@ -303,9 +262,7 @@ fn fnv1a(parts: &[&str]) -> u64 {
     parts
         .iter()
         .flat_map(|part| part.bytes().chain([0]))
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        })
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 #[cfg(test)]

@@ -47,16 +47,8 @@ fn pod(name: &str, component: &str) -> String {
 
 /// How long a Running pod takes to go.
 fn time_to_delete(cluster: &Cluster, name: &str, component: &str) -> Duration {
-    cluster
-        .kubectl_stdin(["create", "-f", "-"], &pod(name, component))
-        .unwrap();
-    let ready = [
-        "wait",
-        "--for=condition=Ready",
-        "--timeout=30s",
-        "pod",
-        name,
-    ];
+    cluster.kubectl_stdin(["create", "-f", "-"], &pod(name, component)).unwrap();
+    let ready = ["wait", "--for=condition=Ready", "--timeout=30s", "pod", name];
     cluster.kubectl(ready).unwrap();
     let started = Instant::now();
     cluster.kubectl(["delete", "pod", name]).unwrap();
@@ -74,8 +66,7 @@ fn two_clusters_side_by_side() {
     });
 
     one.kubectl_stdin(["apply", "-f", "-"], STATEFUL).unwrap();
-    one.kubectl(["rollout", "status", "statefulset/db", "--timeout=30s"])
-        .unwrap();
+    one.kubectl(["rollout", "status", "statefulset/db", "--timeout=30s"]).unwrap();
     let nodes = one.kubectl(["get", "nodes", "-o=name"]).unwrap();
     assert_eq!(nodes.lines().count(), 5);
     let none = two.kubectl(["get", "statefulsets", "-o=name"]).unwrap();
@@ -84,11 +75,10 @@ fn two_clusters_side_by_side() {
     assert!(time_to_delete(&one, "bot", "bot") < slow);
     assert!(time_to_delete(&two, "bot", "bot") >= slow);
     assert!(time_to_delete(&two, "other", "gateway") < slow);
-    let unlabelled = "{apiVersion: v1, kind: Pod, metadata: {name: bare}, spec: {containers: [{name: c, image: none}]}}";
-    two.kubectl_stdin(["create", "-f", "-"], unlabelled)
-        .unwrap();
-    two.kubectl(["wait", "--for=condition=Ready", "--timeout=30s", "pod/bare"])
-        .unwrap();
+    let unlabelled =
+        "{apiVersion: v1, kind: Pod, metadata: {name: bare}, spec: {containers: [{name: c, image: none}]}}";
+    two.kubectl_stdin(["create", "-f", "-"], unlabelled).unwrap();
+    two.kubectl(["wait", "--for=condition=Ready", "--timeout=30s", "pod/bare"]).unwrap();
     two.kubectl(["delete", "pod/bare", "--timeout=2s"]).unwrap();
 
     let data = [one.data_dir().to_owned(), two.data_dir().to_owned()];
@@ -106,22 +96,14 @@ fn users_audit_and_restarts() {
 
     let user = cluster.kubeconfig_for("anna", &["devs", "yes"]).unwrap();
     let as_anna = |args: &[&str]| {
-        let output = Command::new(cluster.bin("kubectl"))
-            .arg("--kubeconfig")
-            .arg(&user)
-            .args(args)
-            .output()
-            .unwrap();
+        let output = Command::new(cluster.bin("kubectl")).arg("--kubeconfig").arg(&user).args(args).output().unwrap();
         String::from_utf8(output.stdout).unwrap()
     };
     let who = as_anna(&["auth", "whoami", "-o=jsonpath={.status.userInfo.groups}"]);
     assert_eq!(who, r#"["devs","yes","system:authenticated"]"#);
     as_anna(&["get", "pods", "-n", "kube-system"]);
     let events = audit.since(mark).unwrap();
-    let seen = events
-        .iter()
-        .find(|event| event.user == "anna" && event.resource == "pods")
-        .unwrap();
+    let seen = events.iter().find(|event| event.user == "anna" && event.resource == "pods").unwrap();
     assert_eq!((seen.verb.as_str(), seen.code), ("list", 403));
     assert!(seen.user_agent.starts_with("kubectl/v1.37.2"));
 
@@ -139,25 +121,16 @@ fn users_audit_and_restarts() {
 #[test]
 #[ignore = "starts clusters"]
 fn failing_component_shows_its_log() {
-    let options = Options {
-        service_cidr: "nonsense".into(),
-        ..Options::default()
-    };
+    let options = Options { service_cidr: "nonsense".into(), ..Options::default() };
     let error = Cluster::start(options).err().unwrap().to_string();
-    assert!(
-        error.starts_with("kube-apiserver ended") && error.contains("is not a valid cidr"),
-        "{error}"
-    );
+    assert!(error.starts_with("kube-apiserver ended") && error.contains("is not a valid cidr"), "{error}");
 }
 
 #[test]
 #[ignore = "starts clusters"]
 fn kept_data_stays() {
     let dir = std::env::temp_dir().join(format!("torpor-kept-{}", std::process::id()));
-    let options = Options {
-        keep_dir: Some(dir.clone()),
-        ..small(None)
-    };
+    let options = Options { keep_dir: Some(dir.clone()), ..small(None) };
     Cluster::start(options.clone()).unwrap().stop();
     assert!(dir.join("kube-apiserver.log").exists());
     let again = Cluster::start(options).err().unwrap().to_string();

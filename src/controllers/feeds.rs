@@ -1,0 +1,230 @@
+//! What each watch of Torpor's own resources, nodes and references feeds, and which passes it asks for.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Node};
+use k8s_openapi::api::scheduling::v1::PriorityClass;
+use kube::core::PartialObjectMeta;
+use kube::runtime::reflector::store::Writer;
+use kube::runtime::watcher::{self, Event};
+use kube::{Resource, ResourceExt};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+use super::context::{Context, Guarded};
+use crate::api::{BotFleet, Tenant, WorkerPool};
+use crate::cluster::Cluster;
+use crate::cluster::index::{ChildIndex, Entry, Facts, Slot};
+use crate::cluster::watch::{Change, Watches};
+use crate::domain::names::{self, label};
+use crate::plan::ChildKind;
+
+/// The ends through which watches fill the stores.
+pub struct Writers {
+    /// Fills the store of Tenants.
+    pub tenants: Writer<Guarded<Tenant>>,
+    /// Fills the store of fleets.
+    pub fleets: Writer<Guarded<BotFleet>>,
+    /// Fills the store of pools.
+    pub pools: Writer<Guarded<WorkerPool>>,
+}
+
+/// What every feed works with.
+#[derive(Clone)]
+pub struct Feeds {
+    /// The cluster to watch.
+    pub cluster: Arc<Cluster>,
+    /// How to watch it.
+    pub watches: Watches,
+    /// What to fill, and whom to tell.
+    pub context: Arc<Context>,
+    /// Told when nodes may need other marks.
+    pub nodes_changed: Arc<Notify>,
+}
+
+impl Feeds {
+    /// Starts every watch. A feed that ends returns its name.
+    pub fn spawn(&self, loops: &mut JoinSet<&'static str>, writers: Writers) {
+        loops.spawn(self.clone().tenants(writers.tenants));
+        loops.spawn(self.clone().fleets(writers.fleets));
+        loops.spawn(self.clone().pools(writers.pools));
+        loops.spawn(self.clone().nodes());
+        loops.spawn(self.clone().classes());
+        loops.spawn(self.clone().references());
+        loops.spawn(self.clone().children());
+    }
+
+    async fn tenants(self, writer: Writer<Guarded<Tenant>>) -> &'static str {
+        let name = "Tenant";
+        let mut store = Stored { writer };
+        let told = |object: &Guarded<Tenant>| {
+            self.context.triggers.tenant(&object.name_any());
+            self.every_fleet(&names::namespace(&object.name_any()));
+            // A new tenant, one that changes tier and one that goes change what pools count.
+            self.every_pool();
+        };
+        self.watches.run(name, self.cluster.all(), None, |event| store.take(event, told)).await;
+        name
+    }
+
+    async fn fleets(self, writer: Writer<Guarded<BotFleet>>) -> &'static str {
+        let name = "BotFleet";
+        let mut store = Stored { writer };
+        let told = |object: &Guarded<BotFleet>| {
+            let namespace = object.namespace().unwrap_or_default();
+            self.context.triggers.tenant_of(&namespace);
+            self.context.triggers.fleet(&namespace, &object.name_any());
+            // The fleets of a namespace share the tier's bots.
+            self.every_fleet(&namespace);
+        };
+        let sink = |event| {
+            index_fleet(&self.context.index, &event);
+            store.take(event, told);
+        };
+        self.watches.run(name, self.cluster.all(), None, sink).await;
+        name
+    }
+
+    async fn pools(self, writer: Writer<Guarded<WorkerPool>>) -> &'static str {
+        let name = "WorkerPool";
+        let mut store = Stored { writer };
+        let mut served = Vec::new();
+        let sink = |event| {
+            store.take(event, |_: &Guarded<WorkerPool>| {
+                self.every_pool();
+                self.nodes_changed.notify_one();
+            });
+            // Tenants care about which pools serve which tiers, not about a pool's status.
+            let mut now = self.context.serving_pools();
+            now.sort_by(|a, b| a.name.cmp(&b.name));
+            if now != served {
+                served = now;
+                self.every_tenant();
+            }
+        };
+        self.watches.run(name, self.cluster.all(), None, sink).await;
+        name
+    }
+
+    async fn nodes(self) -> &'static str {
+        let name = "Node";
+        let mut seen = Vec::new();
+        let sink = |event: Event<Node>| {
+            if self.context.nodes.take_node(&mut seen, event) {
+                self.every_pool();
+                self.nodes_changed.notify_one();
+            }
+        };
+        self.watches.run(name, self.cluster.all(), None, sink).await;
+        name
+    }
+
+    async fn classes(self) -> &'static str {
+        let name = "PriorityClass";
+        let mut seen = Vec::new();
+        let sink = |event: Event<PriorityClass>| {
+            if self.context.nodes.take_class(&mut seen, event) {
+                self.every_pool();
+                self.nodes_changed.notify_one();
+            }
+        };
+        self.watches.run(name, self.cluster.all(), Some(label::MANAGED_SELECTOR), sink).await;
+        name
+    }
+
+    /// `ConfigMaps` that fleets refer to belong to users and carry none of our labels.
+    async fn references(self) -> &'static str {
+        let name = "referenced ConfigMap";
+        let others = format!("{}!={}", label::MANAGED_BY, label::TORPOR);
+        let sink = |event: Event<PartialObjectMeta<ConfigMap>>| {
+            let (Event::Apply(object) | Event::InitApply(object) | Event::Delete(object)) = event else { return };
+            let namespace = object.namespace().unwrap_or_default();
+            self.context.memory.drop_config(&namespace, &object.name_any());
+            for fleet in self.context.fleets_of(&namespace) {
+                let reference = fleet.spec.strategy.config_map_ref.as_ref();
+                if reference.is_some_and(|reference| reference.name == object.name_any()) {
+                    self.context.triggers.fleet(&namespace, &fleet.name_any());
+                }
+            }
+        };
+        self.watches.run(name, self.cluster.all(), Some(&others), sink).await;
+        name
+    }
+
+    async fn children(self) -> &'static str {
+        let triggers = self.context.triggers.clone();
+        let notify = move |change: Change| {
+            triggers.tenant_of(&change.namespace);
+            if let Some(fleet) = change.fleet {
+                triggers.fleet(&change.namespace, &fleet);
+            }
+        };
+        // Twelve watches in one future are large enough to belong on the heap.
+        Box::pin(self.watches.children(self.context.index.clone(), notify)).await;
+        "children"
+    }
+
+    fn every_pool(&self) {
+        for pool in self.context.pools.state() {
+            self.context.triggers.pool(&pool.name_any());
+        }
+    }
+
+    fn every_tenant(&self) {
+        for tenant in self.context.tenants.state() {
+            self.context.triggers.tenant(&tenant.name_any());
+            self.every_fleet(&names::namespace(&tenant.name_any()));
+        }
+    }
+
+    fn every_fleet(&self, namespace: &str) {
+        for name in self.context.index.names(Slot::Child(ChildKind::BotFleet), namespace) {
+            self.context.triggers.fleet(namespace, &name);
+        }
+    }
+}
+
+/// A store that is fed by a watch, with `managedFields` dropped: nothing reads them there.
+struct Stored<K: Resource<DynamicType = ()> + Clone + 'static> {
+    writer: Writer<K>,
+}
+
+impl<K> Stored<K>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug,
+{
+    fn take(&mut self, mut event: Event<K>, touched: impl Fn(&K)) {
+        if let Event::Apply(object) | Event::InitApply(object) | Event::Delete(object) = &mut event {
+            object.meta_mut().managed_fields = None;
+        }
+        self.writer.apply_watcher_event(&event);
+        match &event {
+            // Objects of a listing are readable only when it is complete.
+            watcher::Event::Init | watcher::Event::InitApply(_) => {}
+            watcher::Event::Apply(object) | watcher::Event::Delete(object) => touched(object),
+            watcher::Event::InitDone => self.writer.as_reader().state().iter().for_each(|object| touched(object)),
+        }
+    }
+}
+
+/// Fleets are children of Tenants, too, and stand in the index like the others.
+fn index_fleet(index: &ChildIndex, event: &Event<Guarded<BotFleet>>) {
+    let slot = Slot::Child(ChildKind::BotFleet);
+    match event {
+        Event::Init => index.begin_listing(slot),
+        Event::Apply(object) | Event::InitApply(object) => {
+            if let Some(entry) = Entry::read(slot, object.meta(), Facts::None) {
+                index.upsert(entry);
+            }
+        }
+        Event::Delete(object) => {
+            if let Some(entry) = Entry::read(slot, object.meta(), Facts::None) {
+                index.remove(slot, &entry.namespace, &entry.name, &entry.uid);
+            }
+        }
+        Event::InitDone => {
+            index.finish_listing(slot);
+        }
+    }
+}
