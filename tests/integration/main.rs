@@ -3,7 +3,7 @@
 //! `harness = false`: one cluster with one operator is shared by the tests of `SHARED`, which keep apart by
 //! unique names and run in parallel. Tests of `ALONE` start a cluster of their own and run one after another.
 
-#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::missing_errors_doc)]
 
 mod examples;
 mod harness;
