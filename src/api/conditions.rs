@@ -21,6 +21,8 @@ pub mod reasons {
     pub const ASLEEP: &str = "Asleep";
     /// The tenant is awake.
     pub const AWAKE: &str = "Awake";
+    /// Parts are on their way up, or to a lighter stage.
+    pub const WAKING_UP: &str = "WakingUp";
     /// Parts are on their way down to the decided stage.
     pub const GOING_TO_SLEEP: &str = "GoingToSleep";
     /// Objects were written and their pods are not all ready yet.

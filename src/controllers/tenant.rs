@@ -18,6 +18,7 @@ use crate::cluster::index::{Entry, Slot};
 use crate::cluster::status::{Own, has_finalizer};
 use crate::domain::activity;
 use crate::domain::names::{self, Component};
+use crate::domain::quantity::Size;
 use crate::domain::stage::{Stage, effective_stage};
 use crate::plan::{self, Child, ChildKind};
 use crate::status::{self, Seen, find, whole_second};
@@ -68,8 +69,7 @@ async fn pass(context: &Context, tenant: &Tenant, old: &TenantStatus) -> (Outcom
     let stage = next_stage(wanted_stage, &before, &context.fleets_of(&validated.namespace));
     let children = plan::tenant(&validated, stage, &context.settings);
     view.placement = Some(Placement { pools: validated.pools.clone() });
-    let asked = plan::cost(&children);
-    view.cost = Some(Cost { cpu: Some(asked.cpu.to_string()), memory: Some(asked.memory.to_string()) });
+    view.cost = Some(cost(&validated, &children, &context.fleets_of(&validated.namespace)));
 
     if let Err(outcome) = apply(context, &validated, &children).await {
         view.stages = Some((wanted_stage, known_stage(old)));
@@ -93,6 +93,17 @@ async fn pass(context: &Context, tenant: &Tenant, old: &TenantStatus) -> (Outcom
     let settled = unready(&entries, &workloads, &fleets, &validated);
     view.stages = Some((wanted_stage, if settled.is_empty() { stage } else { known_stage(old) }));
     (judge(&validated, wanted_stage, stage, &settled), view)
+}
+
+/// What services and bots ask of the scheduler at present.
+fn cost(validated: &ValidatedTenant, children: &[Child], fleets: &[BotFleet]) -> Cost {
+    let of_tenant = validated.fleet_context();
+    let bots = fleets.iter().map(|fleet| {
+        let desired = fleet.status.as_ref().and_then(|status| status.desired_replicas).unwrap_or_default();
+        of_tenant.bot_request(&fleet.spec) * i64::from(desired)
+    });
+    let sum = bots.sum::<Size>() + plan::cost(children);
+    Cost { cpu: Some(sum.cpu.to_string()), memory: Some(sum.memory.to_string()) }
 }
 
 fn judge(validated: &ValidatedTenant, wanted: Stage, stage: Stage, unready: &[String]) -> Outcome {

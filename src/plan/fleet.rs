@@ -38,6 +38,8 @@ const ALIVE: &str = include_str!("bot/alive.sh");
 pub(super) fn object(scope: &Scope, name: &str, spec: &BotFleetSpec) -> Child {
     let mut fleet = BotFleet::new(name, spec.clone());
     fleet.metadata = scope.owned(name, Component::Bot);
+    // Already at its creation, so that there is no moment in which it could go without its bots' graceful stop.
+    fleet.metadata.finalizers = Some(vec![names::FINALIZER.to_owned()]);
     let labels = fleet.metadata.labels.get_or_insert_default();
     labels.insert(label::FLEET.to_owned(), name.to_owned());
     Child::BotFleet(Box::new(fleet))

@@ -57,12 +57,12 @@ pub fn whole_second(time: Timestamp) -> Timestamp {
 
 /// The condition Hibernated for a stage that is wanted and one that is reached.
 pub fn hibernated(wanted: Stage, reached: Stage) -> Verdict {
-    let (status, reason, message) = if reached != Stage::Active && reached >= wanted {
-        (ConditionStatus::True, reasons::ASLEEP, format!("at stage {reached}"))
-    } else if wanted != Stage::Active {
-        (ConditionStatus::False, reasons::GOING_TO_SLEEP, format!("at stage {reached}, on the way to {wanted}"))
-    } else {
-        (ConditionStatus::False, reasons::AWAKE, "awake".to_owned())
+    let way = format!("at stage {reached}, on the way to {wanted}");
+    let (status, reason, message) = match (wanted, reached) {
+        (Stage::Active, Stage::Active) => (ConditionStatus::False, reasons::AWAKE, "awake".to_owned()),
+        _ if wanted == reached => (ConditionStatus::True, reasons::ASLEEP, format!("at stage {reached}")),
+        _ if wanted > reached => (ConditionStatus::False, reasons::GOING_TO_SLEEP, way),
+        _ => (ConditionStatus::False, reasons::WAKING_UP, way),
     };
     Verdict { status, reason, message }
 }

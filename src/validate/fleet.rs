@@ -39,6 +39,11 @@ impl FleetContext {
         if self.pools.is_empty() { vec![default_pool(self.tier).to_owned()] } else { self.pools.clone() }
     }
 
+    /// What one bot of a fleet asks of the scheduler.
+    pub fn bot_request(&self, spec: &BotFleetSpec) -> Size {
+        self.request(check(&mut Findings::default(), "spec", spec, self))
+    }
+
     /// Requests of a bot with these limits, in the catalogue's proportion of the two.
     fn request(&self, limit: Size) -> Size {
         Size {
