@@ -34,8 +34,6 @@ pub enum Facts {
     None,
     /// A `StatefulSet` or Deployment.
     Workload {
-        /// `metadata.generation`.
-        generation: i64,
         /// Generation that its controller has seen.
         observed_generation: i64,
         /// Pods that exist.
@@ -65,6 +63,8 @@ pub struct Entry {
     pub uid: String,
     /// Its resource version as a number, for comparing age; 0 where it is none.
     pub version: u64,
+    /// `metadata.generation`.
+    pub generation: i64,
     /// Whether it is being deleted.
     pub deleting: bool,
     /// uid of its controlling owner.
@@ -108,6 +108,7 @@ impl Entry {
             name,
             uid: metadata.uid.clone().unwrap_or_default(),
             version: metadata.resource_version.as_deref().and_then(|v| v.parse().ok()).unwrap_or(0),
+            generation: metadata.generation.unwrap_or(0),
             deleting: metadata.deletion_timestamp.is_some(),
             owner: owner.map(|owner| owner.uid.clone()),
             tenant: text(&metadata.labels, label::TENANT),
@@ -195,8 +196,11 @@ impl ChildIndex {
         }
         let children = inner.namespaces.entry(entry.namespace.clone()).or_default();
         let key = (entry.slot, entry.name.clone());
-        if let Some(known) = children.get(&key) {
-            if known.uid == entry.uid && known.version >= entry.version && entry.version != 0 {
+        if let Some(known) = children.get(&key).filter(|known| known.uid == entry.uid) {
+            // The answer to a write may come before the watch shows the same version, and has no status.
+            let brings_status =
+                known.version == entry.version && entry.facts != Facts::None && entry.facts != known.facts;
+            if known.version >= entry.version && entry.version != 0 && !brings_status {
                 return false;
             }
             if let (Fields::Verified(known), Fields::Unverified(fields)) = (&known.fields, &entry.fields)
@@ -204,8 +208,7 @@ impl ChildIndex {
             {
                 entry.fields = Fields::Verified(*known);
             }
-            // Answers to writes are read for metadata only; the watch brings the status.
-            if entry.facts == Facts::None && known.uid == entry.uid {
+            if entry.facts == Facts::None {
                 entry.facts = known.facts.clone();
             }
         }
@@ -307,6 +310,28 @@ mod tests {
         assert_eq!(compare(&index, "h"), Difference::Same);
         assert!(index.upsert(entry("7", "h", json!({"f:other": {}}))));
         assert_eq!(compare(&index, "h"), Difference::Differs, "somebody took data.a");
+    }
+
+    #[test]
+    fn an_answer_keeps_the_status_and_the_watch_brings_the_newer_one() {
+        let slot = Slot::Child(ChildKind::StatefulSet);
+        let read = |version: &str, generation: i64, facts: Facts| {
+            let metadata: ObjectMeta = serde_json::from_value(json!({
+                "name": "redis", "namespace": "tenant-a", "uid": "u1", "resourceVersion": version, "generation": generation,
+            }))
+            .expect("metadata");
+            Entry::read(slot, &metadata, facts).expect("a name")
+        };
+        let status = |ready: i32| Facts::Workload { observed_generation: 1, replicas: 2, ready };
+        let index = ChildIndex::default();
+        index.upsert(read("5", 1, status(1)));
+        index.upsert(read("7", 2, Facts::None));
+        let known = index.get(slot, "tenant-a", "redis").expect("known");
+        assert_eq!((known.generation, &known.facts), (2, &status(1)), "not yet seen by its controller");
+        assert!(!index.upsert(read("6", 1, status(2))), "older than the answer");
+        assert!(index.upsert(read("7", 2, status(2))), "the answer's version, with the status of that version");
+        assert!(!index.upsert(read("7", 2, status(2))));
+        assert_eq!(index.get(slot, "tenant-a", "redis").expect("known").facts, status(2));
     }
 
     #[test]

@@ -134,8 +134,7 @@ impl Watches {
                 Slot::Child(ChildKind::StatefulSet),
                 &index,
                 &notify,
-                |generation, status| Facts::Workload {
-                    generation,
+                |status| Facts::Workload {
                     observed_generation: status.as_ref().and_then(|s| s.observed_generation).unwrap_or(0),
                     replicas: status.as_ref().map_or(0, |s| s.replicas),
                     ready: status.as_ref().and_then(|s| s.ready_replicas).unwrap_or(0),
@@ -146,14 +145,14 @@ impl Watches {
                 Slot::Child(ChildKind::Deployment),
                 &index,
                 &notify,
-                |generation, status| Facts::Workload {
-                    generation,
+                |status| Facts::Workload {
                     observed_generation: status.as_ref().and_then(|s| s.observed_generation).unwrap_or(0),
                     replicas: status.as_ref().and_then(|s| s.replicas).unwrap_or(0),
-                    ready: status.as_ref().and_then(|s| s.ready_replicas).unwrap_or(0),
+                    // While a new template is rolled out, a pod of the old one still counts as ready.
+                    ready: status.as_ref().map_or(0, |s| s.ready_replicas.min(s.updated_replicas).unwrap_or(0)),
                 },
             ),
-            self.status::<Pod, PodStatus, F>("Pod", Slot::Pod, &index, &notify, |_, status| pod_facts(status.as_ref())),
+            self.status::<Pod, PodStatus, F>("Pod", Slot::Pod, &index, &notify, |status| pod_facts(status.as_ref())),
         );
     }
 
@@ -183,7 +182,7 @@ impl Watches {
         slot: Slot,
         index: &Arc<ChildIndex>,
         notify: &F,
-        read: fn(i64, &Option<S>) -> Facts,
+        read: fn(&Option<S>) -> Facts,
     ) where
         K: Resource<DynamicType = ()>,
         S: DeserializeOwned + Default + Clone + Debug + Send + Sync + 'static,
@@ -192,9 +191,7 @@ impl Watches {
         let api: Api<Object<NotUsed, S>> = Api::all_with(self.client.clone(), &ApiResource::erase::<K>(&()));
         let feed = Feed { slot, index, notify };
         self.run(name, api, Some(label::MANAGED_SELECTOR), |event| {
-            feed.take(event, |object: &Object<NotUsed, S>| {
-                read(object.metadata.generation.unwrap_or(0), &object.status)
-            });
+            feed.take(event, |object: &Object<NotUsed, S>| read(&object.status));
         })
         .await;
     }

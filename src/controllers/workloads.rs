@@ -29,7 +29,7 @@ pub fn ordinal(name: &str, prefix: &str) -> Option<i32> {
 /// Why a workload is not as wanted; `None` when it is.
 pub fn unready(entries: &[Entry], wanted: &Wanted) -> Option<String> {
     let found = entries.iter().find(|entry| entry.slot == Slot::Child(wanted.kind) && entry.name == wanted.name);
-    let Some(Entry { facts: Facts::Workload { generation, observed_generation, replicas, ready }, .. }) = found else {
+    let Some(Entry { generation, facts: Facts::Workload { observed_generation, replicas, ready }, .. }) = found else {
         return Some(format!("{} is being created", wanted.name));
     };
     if observed_generation < generation {
@@ -64,9 +64,12 @@ pub fn unready(entries: &[Entry], wanted: &Wanted) -> Option<String> {
 pub fn next_replacement<'a>(entries: &'a [Entry], wanted: &Wanted) -> Option<&'a Entry> {
     let hash = wanted.restart_hash.as_ref()?;
     let current = entries.iter().find(|entry| entry.slot == Slot::Child(wanted.kind) && entry.name == wanted.name)?;
-    let Facts::Workload { generation, observed_generation, replicas, .. } = current.facts else { return None };
+    let Facts::Workload { observed_generation, replicas, .. } = current.facts else { return None };
     // A pod made before the StatefulSet controller saw the new template would be made from the old one.
-    if observed_generation < generation || current.restart_hash.as_ref() != Some(hash) || replicas > wanted.replicas {
+    if observed_generation < current.generation
+        || current.restart_hash.as_ref() != Some(hash)
+        || replicas > wanted.replicas
+    {
         return None;
     }
     let pods: Vec<&Entry> = pods(entries, &wanted.name).collect();
@@ -92,7 +95,9 @@ mod tests {
     use super::*;
 
     fn entry(slot: Slot, name: &str, hash: &str, facts: Facts, deleting: bool) -> Entry {
-        let mut metadata = json!({"name": name, "namespace": "tenant-a", "uid": name, "annotations": {"torpor.dev/restart-hash": hash}});
+        let annotations = json!({"torpor.dev/restart-hash": hash});
+        let mut metadata =
+            json!({"name": name, "namespace": "tenant-a", "uid": name, "generation": 2, "annotations": annotations});
         if deleting {
             metadata["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
         }
@@ -101,7 +106,7 @@ mod tests {
     }
 
     fn set(hash: &str, seen: i64, replicas: i32, ready: i32) -> Entry {
-        let facts = Facts::Workload { generation: 2, observed_generation: seen, replicas, ready };
+        let facts = Facts::Workload { observed_generation: seen, replicas, ready };
         entry(Slot::Child(ChildKind::StatefulSet), "bots-a", hash, facts, false)
     }
 
