@@ -73,8 +73,8 @@ pub fn changes_restart_no_pod() -> Result<(), String> {
     await_all_ready(&ctx, 20, Duration::from_secs(120))?;
     await_silence(&ctx.cluster)?;
     let before = pods(&ctx, "app.kubernetes.io/managed-by=torpor")?;
-    if before.len() != 20 * 6 {
-        return Err(format!("{} pods run, expected 120", before.len()));
+    if before.len() != 20 * 7 {
+        return Err(format!("{} pods run, expected 140", before.len()));
     }
 
     let start = mark(&ctx.cluster)?;
@@ -111,7 +111,7 @@ pub fn changes_restart_no_pod() -> Result<(), String> {
         same_pods("a setting of the operator", &ctx, &before, &selector)?;
     }
     await_all_ready(&ctx, 20, Duration::from_secs(30))?;
-    println!("silence: 120 pods of 20 tenants kept; a changed pod setting rewrote {templates} StatefulSets");
+    println!("silence: 140 pods of 20 tenants kept; a changed pod setting rewrote {templates} StatefulSets");
     other.terminate().map(drop)
 }
 
