@@ -67,6 +67,11 @@ impl Applier {
         let hash = hash::of(&wanted);
         set_annotation(&mut wanted, annotation::APPLIED_HASH, &hash);
         let what = format!("{} {namespace}/{name}", kind.as_str());
+        if let Child::Namespace(home) = child
+            && self.index.get(Slot::Child(kind), namespace, name).is_some_and(|found| found.tenant != tenant_of(home))
+        {
+            return Err(ClusterError::NotOwned { what: format!("Namespace {name}") });
+        }
         let applied = match self.index.compare(kind, namespace, name, &hash, &wanted) {
             Difference::Same => return Ok(Applied::Unchanged),
             Difference::Leaving => {
@@ -119,9 +124,8 @@ impl Applier {
             }
             Err(error) if ClusterError::is_conflict(&error) => {
                 let existing = api.get_metadata(name).await.map_err(|error| ClusterError::of(&what, &error))?;
-                let wanted_tenant = object.metadata.labels.as_ref().and_then(|l| l.get(label::TENANT));
                 let labels = existing.metadata.labels.as_ref();
-                let ours = labels.and_then(|l| l.get(label::TENANT)) == wanted_tenant
+                let ours = labels.and_then(|l| l.get(label::TENANT)) == tenant_of(&object).as_ref()
                     && labels.and_then(|l| l.get(label::MANAGED_BY)).is_some_and(|by| by == label::TORPOR);
                 if ours {
                     let reason = "it exists already and the watch has not shown it yet".to_owned();
@@ -242,6 +246,10 @@ impl Applier {
             Err(error) => Err(ClusterError::of(&format!("{name} {}/{}", entry.namespace, entry.name), &error)),
         }
     }
+}
+
+fn tenant_of(namespace: &Namespace) -> Option<String> {
+    namespace.metadata.labels.as_ref().and_then(|labels| labels.get(label::TENANT)).cloned()
 }
 
 fn set_annotation(object: &mut Value, key: &str, value: &str) {

@@ -72,7 +72,8 @@ async fn pass(context: &Context, fleet: &BotFleet) -> Result<(Outcome, View), Ou
     }
     let validated_tenant = validate::tenant(tenant, &context.catalog, &context.serving_pools())
         .map_err(|_| Outcome::Waiting("its Tenant is Stalled; see the Tenant's conditions".to_owned()))?;
-    if context.index.get(Slot::Child(ChildKind::Namespace), &namespace, &namespace).is_none() {
+    let home = context.index.get(Slot::Child(ChildKind::Namespace), &namespace, &namespace);
+    if home.is_none_or(|home| home.tenant.as_deref() != Some(&*validated_tenant.name)) {
         return Err(Outcome::Waiting(format!("namespace {namespace} is not yet the Tenant's")));
     }
     if validated_tenant.pools.is_empty() {

@@ -12,10 +12,11 @@ use kube::{Resource, ResourceExt};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use super::context::{Context, Guarded};
+use super::context::{Context, Guarded, Key, Memory};
 use crate::api::{BotFleet, Tenant, WorkerPool};
 use crate::cluster::Cluster;
 use crate::cluster::index::{ChildIndex, Entry, Facts, Slot};
+use crate::cluster::status::Own;
 use crate::cluster::watch::{Change, Watches};
 use crate::domain::names::{self, label};
 use crate::plan::ChildKind;
@@ -57,20 +58,20 @@ impl Feeds {
 
     async fn tenants(self, writer: Writer<Guarded<Tenant>>) -> &'static str {
         let name = "Tenant";
-        let mut store = Stored { writer };
+        let mut store = Stored { writer, kind: Own::Tenant };
         let told = |object: &Guarded<Tenant>| {
             self.context.triggers.tenant(&object.name_any());
             self.every_fleet(&names::namespace(&object.name_any()));
             // A new tenant, one that changes tier and one that goes change what pools count.
             self.every_pool();
         };
-        self.watches.run(name, self.cluster.all(), None, |event| store.take(event, told)).await;
+        self.watches.run(name, self.cluster.all(), None, |event| store.take(&self.context.memory, event, told)).await;
         name
     }
 
     async fn fleets(self, writer: Writer<Guarded<BotFleet>>) -> &'static str {
         let name = "BotFleet";
-        let mut store = Stored { writer };
+        let mut store = Stored { writer, kind: Own::BotFleet };
         let told = |object: &Guarded<BotFleet>| {
             let namespace = object.namespace().unwrap_or_default();
             self.context.triggers.tenant_of(&namespace);
@@ -80,7 +81,7 @@ impl Feeds {
         };
         let sink = |event| {
             index_fleet(&self.context.index, &event);
-            store.take(event, told);
+            store.take(&self.context.memory, event, told);
         };
         self.watches.run(name, self.cluster.all(), None, sink).await;
         name
@@ -88,10 +89,10 @@ impl Feeds {
 
     async fn pools(self, writer: Writer<Guarded<WorkerPool>>) -> &'static str {
         let name = "WorkerPool";
-        let mut store = Stored { writer };
+        let mut store = Stored { writer, kind: Own::WorkerPool };
         let mut served = Vec::new();
         let sink = |event| {
-            store.take(event, |_: &Guarded<WorkerPool>| {
+            store.take(&self.context.memory, event, |_: &Guarded<WorkerPool>| {
                 self.every_pool();
                 self.nodes_changed.notify_one();
             });
@@ -188,13 +189,14 @@ impl Feeds {
 /// A store that is fed by a watch, with `managedFields` dropped: nothing reads them there.
 struct Stored<K: Resource<DynamicType = ()> + Clone + 'static> {
     writer: Writer<K>,
+    kind: Own,
 }
 
 impl<K> Stored<K>
 where
     K: Resource<DynamicType = ()> + Clone + Debug,
 {
-    fn take(&mut self, mut event: Event<K>, touched: impl Fn(&K)) {
+    fn take(&mut self, memory: &Memory, mut event: Event<K>, touched: impl Fn(&K)) {
         if let Event::Apply(object) | Event::InitApply(object) | Event::Delete(object) = &mut event {
             object.meta_mut().managed_fields = None;
         }
@@ -202,7 +204,11 @@ where
         match &event {
             // Objects of a listing are readable only when it is complete.
             watcher::Event::Init | watcher::Event::InitApply(_) => {}
-            watcher::Event::Apply(object) | watcher::Event::Delete(object) => touched(object),
+            watcher::Event::Apply(object) => touched(object),
+            watcher::Event::Delete(object) => {
+                memory.forget(&Key::new(self.kind, object.namespace().as_deref(), &object.name_any()));
+                touched(object);
+            }
             watcher::Event::InitDone => self.writer.as_reader().state().iter().for_each(|object| touched(object)),
         }
     }

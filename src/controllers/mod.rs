@@ -1,6 +1,7 @@
 //! One controller for each of Torpor's resources: a pass each, and the loop that runs them.
 
 pub mod bot_fleet;
+pub mod census;
 pub mod context;
 pub mod feeds;
 pub mod outcome;

@@ -2,7 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::context::{Context, Key};
+use super::context::Context;
 use super::outcome::Outcome;
 use super::workloads::ordinal;
 use crate::api::DeletionPolicy;
@@ -26,7 +26,6 @@ pub async fn tenant(context: &Context, metadata: &ObjectMeta, policy: DeletionPo
 async fn try_tenant(context: &Context, metadata: &ObjectMeta, policy: DeletionPolicy) -> Result<Outcome, Outcome> {
     let name = metadata.name.as_deref().unwrap_or_default();
     if !has_finalizer(metadata) {
-        context.memory.forget(&Key::new(Own::Tenant, None, name));
         return Ok(Outcome::Again);
     }
     let namespace = names::namespace(name);
@@ -75,7 +74,6 @@ async fn try_fleet(context: &Context, metadata: &ObjectMeta) -> Result<Outcome, 
     let name = metadata.name.as_deref().unwrap_or_default();
     let namespace = metadata.namespace.as_deref().unwrap_or_default();
     if !has_finalizer(metadata) {
-        context.memory.forget(&Key::new(Own::BotFleet, Some(namespace), name));
         return Ok(Outcome::Again);
     }
     let workload = names::fleet_workload(name);

@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use super::context::{Context, Guarded, Memory, Triggers};
 use super::feeds::{Feeds, Writers};
 use super::report::Turn;
-use super::{bot_fleet, tenant, worker_pool};
+use super::{bot_fleet, census, tenant, worker_pool};
 use crate::api::{BotFleet, Tenant, WorkerPool};
 use crate::clock::Clock;
 use crate::cluster::Cluster;
@@ -122,6 +122,13 @@ pub async fn operator(cluster: Cluster, start: Start) -> Result<(), Ended> {
         "all watches have listed; passes begin"
     );
     check_user_namespaces(&context);
+    {
+        let context = context.clone();
+        loops.spawn(async move {
+            census::run(context).await;
+            "census"
+        });
+    }
     {
         let (context, changed) = (context.clone(), nodes_changed);
         loops.spawn(async move {
