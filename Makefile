@@ -13,13 +13,13 @@ TORPOR := cargo run --quiet --package torpor --bin torpor --
 CLUSTER := cargo run --quiet --package torpor-cluster --bin torpor-cluster --
 DEMO := cargo run --quiet --package torpor-cluster --bin torpor-demo --
 
-.PHONY: help demo demo-stop test lint fresh crds generate cluster-up cluster-down deps-check need-cargo
+.PHONY: help demo demo-stop test lint fresh crds generate cluster-up cluster-down deps-check need-cargo need-go
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: need-cargo ## Start a local cluster and show tenants being served, put to sleep and woken
-	cargo build --quiet --workspace --bins
+demo: need-cargo need-go ## Start a local cluster and show tenants being served, put to sleep and woken
+	@cargo build --locked --workspace --bins
 	@$(DEMO)
 
 demo-stop: need-cargo ## Stop what `make demo` left running
@@ -57,6 +57,11 @@ deps-check: need-cargo $(DENY_ROOT)/bin/cargo-deny ## Licences, banned crates an
 $(DENY_ROOT)/bin/cargo-deny: | need-cargo
 	@echo "building cargo-deny $(DENY_VERSION) into $(DENY_ROOT); once, takes minutes" >&2
 	env -u CARGO_TARGET_DIR cargo install --quiet --locked --root $(DENY_ROOT) cargo-deny@$(DENY_VERSION)
+
+# Go builds the Kubernetes programs, once; to say so after minutes of compiling Rust would be late.
+need-go:
+	@command -v go >/dev/null || ls -d $(or $(TORPOR_CACHE),$(XDG_CACHE_HOME),$(HOME)/.cache)/torpor/bin-* >/dev/null 2>&1 || { \
+	echo "go is not installed: the local cluster is built from Go modules and needs Go 1.26 or newer, see https://go.dev/dl" >&2; exit 1; }
 
 need-cargo:
 	@command -v cargo >/dev/null || { echo "cargo is not installed: Torpor needs Rust 1.89 or newer, see https://rustup.rs" >&2; exit 1; }

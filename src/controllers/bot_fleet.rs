@@ -76,10 +76,11 @@ async fn pass(context: &Context, fleet: &BotFleet) -> Result<(Outcome, View), Ou
     if home.is_none_or(|home| home.tenant.as_deref() != Some(&*validated_tenant.name)) {
         return Err(Outcome::Waiting(format!("namespace {namespace} is not yet the Tenant's")));
     }
-    if validated_tenant.pools.is_empty() {
+    let stage = effective_stage(&activity::facts(tenant));
+    // Stopping needs no pool.
+    if validated_tenant.pools.is_empty() && stage == Stage::Active {
         return Err(Outcome::Waiting(format!("no ready WorkerPool serves tier {}", validated_tenant.tier)));
     }
-    let stage = effective_stage(&activity::facts(tenant));
     let fleets = context.fleets_of(&namespace);
     let share = share(validated_tenant.plan.max_bots, &fleets, &name);
     let config = config(context, fleet, &namespace).await?;

@@ -6,9 +6,11 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::missing_errors_doc)]
 
 mod examples;
+mod faults;
 mod harness;
 mod leader;
 mod silence;
+mod tenants;
 
 use std::sync::Arc;
 
@@ -26,12 +28,26 @@ const SHARED: &[(&str, Test)] = &[
     ("examples::printer_columns_fit", examples::printer_columns_fit),
     ("examples::short_names_and_scale_work", examples::short_names_and_scale_work),
     ("examples::nulls_and_conditions_merge", examples::nulls_and_conditions_merge),
+    ("tenants::foreign::foreign_namespaces_stay_untouched", tenants::foreign::foreign_namespaces_stay_untouched),
+    ("tenants::foreign::missing_references_are_awaited", tenants::foreign::missing_references_are_awaited),
+    ("tenants::foreign::specs_beyond_the_tier_are_stalled", tenants::foreign::specs_beyond_the_tier_are_stalled),
+    ("tenants::foreign::fleets_need_a_tenant", tenants::foreign::fleets_need_a_tenant),
+    ("tenants::removal::retained_data_is_taken_over", tenants::removal::retained_data_is_taken_over),
+    ("tenants::removal::delete_removes_everything", tenants::removal::delete_removes_everything),
+    ("tenants::removal::deletions_never_hang", tenants::removal::deletions_never_hang),
+    ("tenants::stages::suspended_tenants_sleep", tenants::stages::suspended_tenants_sleep),
+    ("tenants::stages::sleep_requests_hold_until_activity", tenants::stages::sleep_requests_hold_until_activity),
+    ("tenants::stages::activity_wins_half_way", tenants::stages::activity_wins_half_way),
+    ("tenants::status::kstatus_is_honest", tenants::status::kstatus_is_honest),
+    ("tenants::tiers::four_tiers_run", tenants::tiers::four_tiers_run),
 ];
 
 /// Tests that start clusters of their own.
 const ALONE: &[(&str, fn() -> Result<(), String>)] = &[
     ("silence::settled_means_silent", silence::settled_means_silent),
     ("silence::changes_restart_no_pod", silence::changes_restart_no_pod),
+    ("faults::kills_change_nothing", faults::kills_change_nothing),
+    ("faults::deletions_lose_no_data", faults::deletions_lose_no_data),
 ];
 
 fn main() {
