@@ -1,0 +1,226 @@
+//! The background process: a cluster, the custom resources and an operator, until it is told to stop.
+
+use std::{
+    fs::{self, File},
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, RecvTimeoutError},
+    },
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process, setsid};
+use torpor_cluster::{Cluster, Options, POOLS as POOL_NAMES};
+
+use super::{
+    TENANTS, eventually, say,
+    state::{Running, State},
+    tail,
+};
+use crate::signals;
+
+/// How long bots of the demo take to end: long enough to be seen.
+const GRACEFUL_STOP: Duration = Duration::from_secs(2);
+
+/// Serves. What is said here reaches the user through the log; a failure goes into a file of its own.
+pub fn run() -> Result<()> {
+    // The end of the terminal that started us must not reach us.
+    setsid().context("serve is started by torpor-demo itself")?;
+    let state = State::open()?;
+    let Some(_lock) = state.try_lock()? else {
+        bail!("a demo runs already");
+    };
+    let result = serve(&state);
+    if let Err(error) = &result {
+        fs::write(state.error(), format!("{error:#}\n"))?;
+    }
+    result
+}
+
+fn serve(state: &State) -> Result<()> {
+    let (stop, stopped) = mpsc::channel();
+    let ready = Arc::new(AtomicBool::new(false));
+    let is_ready = Arc::clone(&ready);
+    signals::on_signal(move |signal| {
+        // Half a demo needs no orderly stop: its processes end with ours.
+        if !is_ready.load(Ordering::SeqCst) {
+            std::process::exit(128 + signal);
+        }
+        let _ = stop.send(());
+    })?;
+    state.write_pid()?;
+    let torpor = beside_us("torpor")?;
+
+    let own_cluster = std::env::var_os(torpor_cluster::KUBECONFIG_ENV).is_none_or(|path| path.is_empty());
+    if own_cluster {
+        say("starting etcd, kube-apiserver, kube-controller-manager, kube-scheduler and kwok");
+    }
+    let cluster = Cluster::connect_or_start(Options { graceful_stop: Some(GRACEFUL_STOP), ..Options::default() })?;
+    let nodes = cluster.kubectl(["get", "nodes", "-o=name"])?.lines().count();
+    say(format!("the cluster is ready: {nodes} nodes"));
+
+    let crds = Command::new(&torpor).arg("crds").output().context("cannot run torpor crds")?;
+    let crds = String::from_utf8(crds.stdout)?;
+    cluster.kubectl_stdin(["apply", "--server-side", "-f", "-"], &crds)?;
+    cluster.kubectl_stdin(["wait", "--for=condition=Established", "--timeout=60s", "-f", "-"], &crds)?;
+    say("custom resources installed: torpor crds | kubectl apply --server-side -f -");
+
+    let mut operator = Operator::new(torpor, &cluster)?;
+    operator.start()?;
+    operator.await_ready()?;
+    say("torpor operator is ready");
+    ready.store(true, Ordering::SeqCst);
+    state.publish(&Running {
+        kubeconfig: cluster.kubeconfig().to_owned(),
+        data: cluster.data_dir().to_owned(),
+        operator_log: operator.log.clone(),
+        probes: operator.probes.clone(),
+        own_cluster,
+    })?;
+
+    while stopped.recv_timeout(Duration::from_millis(500)) == Err(RecvTimeoutError::Timeout) {
+        operator.keep_running()?;
+    }
+    if !own_cluster {
+        leave(&cluster);
+    }
+    operator.stop();
+    cluster.stop();
+    state.clear()
+}
+
+/// Takes the demo's objects out of a cluster that stays. The operator still runs, so finalizers do their work.
+fn leave(cluster: &Cluster) {
+    let delete = |kind: &str, names: &[&str]| {
+        let args = [&["delete", kind, "--ignore-not-found", "--timeout=100s"], names].concat();
+        if let Err(error) = cluster.kubectl(args) {
+            say(format!("{error:#}"));
+        }
+    };
+    delete("tenants.torpor.dev", &TENANTS.map(|(name, _)| name));
+    delete("workerpools.torpor.dev", &POOL_NAMES);
+    let namespaces = TENANTS.map(|(name, _)| format!("tenant-{name}")).join(" ");
+    say(
+        "deleted the demo's Tenants and WorkerPools; their data stays, as a Tenant's data does by default. To delete it:",
+    );
+    say(format!("  kubectl delete namespace {namespaces}"));
+    say("  kubectl delete crd tenants.torpor.dev botfleets.torpor.dev workerpools.torpor.dev");
+}
+
+/// A program of the same build: cargo puts all of them into one folder.
+fn beside_us(name: &str) -> Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let program = own.parent().unwrap_or(Path::new(".")).join(name);
+    if !program.is_file() {
+        bail!("there is no {}: build it with cargo build --workspace --bins", program.display());
+    }
+    Ok(program)
+}
+
+/// `torpor operator` as a child that does not outlive us.
+struct Operator {
+    torpor: PathBuf,
+    kubeconfig: PathBuf,
+    log: PathBuf,
+    probes: String,
+    child: Option<Child>,
+}
+
+impl Operator {
+    fn new(torpor: PathBuf, cluster: &Cluster) -> Result<Self> {
+        let probes = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
+        let log = cluster.data_dir().join("operator.log");
+        Ok(Operator { torpor, kubeconfig: cluster.kubeconfig().to_owned(), log, probes, child: None })
+    }
+
+    /// Starts it from the thread that lives as long as the process: the kernel ends it with that thread.
+    fn start(&mut self) -> Result<()> {
+        let log = File::options().create(true).append(true).open(&self.log)?;
+        let child = bound_to_us(&self.torpor)
+            .args(["operator", "--probe-address", &self.probes])
+            .env("KUBECONFIG", &self.kubeconfig)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("cannot start torpor operator")?;
+        self.child = Some(child);
+        Ok(())
+    }
+
+    fn await_ready(&mut self) -> Result<()> {
+        eventually(Duration::from_secs(60), || {
+            if let Some(status) = self.child.as_mut().map(Child::try_wait).transpose()?.flatten() {
+                bail!("torpor operator ended ({status}); the end of its log:\n{}", tail(&self.log));
+            }
+            Ok(ready(&self.probes))
+        })
+        .with_context(|| "torpor operator does not get ready")
+    }
+
+    /// Starts it again when it has ended, as Kubernetes would: it ends itself when it loses its lease, for example
+    /// because this machine slept.
+    fn keep_running(&mut self) -> Result<()> {
+        if let Some(status) = self.child.as_mut().map(Child::try_wait).transpose()?.flatten() {
+            say(format!("torpor operator ended ({status}) and is started again"));
+            thread::sleep(Duration::from_secs(1));
+            self.start()?;
+        }
+        Ok(())
+    }
+
+    /// Lets it give its lease back.
+    fn stop(&mut self) {
+        let Some(mut child) = self.child.take() else { return };
+        let _ = kill_process(Pid::from_child(&child), Signal::TERM);
+        for _ in 0..100 {
+            if !matches!(child.try_wait(), Ok(None)) {
+                return;
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+impl Drop for Operator {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// What `/readyz` says; its body names what is awaited.
+fn ready(address: &str) -> Result<(), String> {
+    let get = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        write!(stream, "GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    let answer = get().map_err(|error| error.to_string())?;
+    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    if answer.split(' ').nth(1) == Some("200") { Ok(()) } else { Err(body.trim().to_owned()) }
+}
+
+/// A command whose process the kernel kills when we end, where util-linux is there to ask for it. Elsewhere the
+/// operator ends itself when it can no longer renew its lease.
+fn bound_to_us(program: &Path) -> Command {
+    let quiet = |command: &mut Command| command.stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let works = quiet(Command::new("setpriv").args(["--pdeathsig", "KILL", "true"])).is_ok_and(|s| s.success());
+    if !works {
+        return Command::new(program);
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL"]).arg(program);
+    command
+}
