@@ -179,6 +179,24 @@ impl Applier {
         }
     }
 
+    /// Scales a `StatefulSet` to no pods, gracefully, whatever else could be said of it.
+    ///
+    /// # Errors
+    /// [`ClusterError`], classified.
+    pub async fn stop_statefulset(&self, namespace: &str, name: &str) -> Result<(), ClusterError> {
+        let kind = ChildKind::StatefulSet;
+        let running = self.index.get(Slot::Child(kind), namespace, name);
+        if !running.is_some_and(|entry| matches!(entry.facts, Facts::Workload { replicas, .. } if replicas > 0)) {
+            return Ok(());
+        }
+        self.may_write()?;
+        let patch = json!({"spec": {"replicas": 0}});
+        let params = PatchParams { field_manager: Some(OPERATOR.to_owned()), ..PatchParams::default() };
+        let answer = self.api(kind, namespace).patch_scale(name, &params, &Patch::Merge(&patch)).await;
+        self.metrics.api_write("scale", kind.as_str());
+        answer.map(|_| ()).map_err(|error| ClusterError::of(&format!("StatefulSet {namespace}/{name}"), &error))
+    }
+
     /// Deletes a `StatefulSet` and leaves its pods running; the next pass creates it anew around them.
     ///
     /// # Errors

@@ -1,6 +1,5 @@
 //! One pass over a `BotFleet`: its tenant, its share of the tier's bots, its configuration, its `StatefulSet`.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use kube::ResourceExt;
@@ -8,12 +7,10 @@ use kube::ResourceExt;
 use super::context::{Context, Guarded};
 use super::outcome::Outcome;
 use super::report::Turn;
-use super::tenant::wanted;
 use super::workloads::{self, Wanted};
-use super::{removal, report, undecodable};
+use super::{children, removal, report, undecodable};
 use crate::api::conditions::reasons;
 use crate::api::{BotFleet, BotFleetStatus, DeletionPolicy, Tenant};
-use crate::cluster::error::ClusterError;
 use crate::cluster::index::{Entry, Facts, Slot};
 use crate::cluster::read::Referenced;
 use crate::cluster::status::{Own, has_finalizer};
@@ -22,7 +19,7 @@ use crate::domain::names::{self, Component};
 use crate::domain::stage::{Stage, effective_stage};
 use crate::plan::{self, Child, ChildKind};
 use crate::status::{self, Seen};
-use crate::validate::{self, Desired, FleetFacts, ValidatedFleet};
+use crate::validate::{self, Desired, FleetFacts};
 
 /// Runs one pass and tells when the next is due.
 pub async fn reconcile(guarded: Arc<Guarded<BotFleet>>, context: &Context) -> Turn {
@@ -70,40 +67,57 @@ async fn pass(context: &Context, fleet: &BotFleet) -> Result<(Outcome, View), Ou
     if tenant.metadata.deletion_timestamp.is_some() {
         return Err(Outcome::Waiting("its Tenant is being deleted".to_owned()));
     }
+    let stage = effective_stage(&activity::facts(tenant));
+    let planned = match plan(context, fleet, tenant, stage).await {
+        Ok(planned) => planned,
+        Err(outcome) => {
+            // Stopping needs neither a valid spec nor anything that it refers to.
+            if stage != Stage::Active || fleet.spec.paused {
+                context.applier.stop_statefulset(&namespace, &names::fleet_workload(&name)).await?;
+            }
+            return Err(outcome);
+        }
+    };
+    children::apply(context, &namespace, &planned.children).await?;
+    children::prune(context, fleet.metadata.uid.as_deref(), &namespace, &planned.children).await?;
+    let workloads = children::workloads(&planned.children);
+    children::replace_pods(context, &namespace, &workloads).await?;
+    let entries = context.index.namespace(&namespace);
+    if tenant.spec.deletion_policy == DeletionPolicy::Delete {
+        drop_surplus_volumes(context, fleet, &entries).await?;
+    }
+    let workload = workloads.first();
+    let mut view = observe(&entries, workload, stage);
+    view.over_tier = if fleet.spec.paused { 0 } else { (fleet.spec.replicas - planned.share).max(0) };
+    Ok((judge(fleet, &entries, workload, stage), view))
+}
+
+/// The children of a fleet, and the bots that its tenant's tier leaves to it.
+struct Planned {
+    children: Vec<Child>,
+    share: i32,
+}
+
+async fn plan(context: &Context, fleet: &BotFleet, tenant: &Tenant, stage: Stage) -> Result<Planned, Outcome> {
+    let namespace = fleet.namespace().unwrap_or_default();
     let validated_tenant = validate::tenant(tenant, &context.catalog, &context.serving_pools())
         .map_err(|_| Outcome::Waiting("its Tenant is Stalled; see the Tenant's conditions".to_owned()))?;
     let home = context.index.get(Slot::Child(ChildKind::Namespace), &namespace, &namespace);
     if home.is_none_or(|home| home.tenant.as_deref() != Some(&*validated_tenant.name)) {
         return Err(Outcome::Waiting(format!("namespace {namespace} is not yet the Tenant's")));
     }
-    let stage = effective_stage(&activity::facts(tenant));
-    // Stopping needs no pool.
-    if validated_tenant.pools.is_empty() && stage == Stage::Active {
+    if validated_tenant.pools.is_empty() {
         return Err(Outcome::Waiting(format!("no ready WorkerPool serves tier {}", validated_tenant.tier)));
     }
-    let fleets = context.fleets_of(&namespace);
-    let share = share(validated_tenant.plan.max_bots, &fleets, &name);
+    let share = share(validated_tenant.plan.max_bots, &context.fleets_of(&namespace), &fleet.name_any());
     let config = config(context, fleet, &namespace).await?;
     let validated = validate::fleet(fleet, &validated_tenant.fleet_context(), Desired { replicas: share }, &config)
         .map_err(Outcome::Invalid)?;
-
     let children = plan::fleet(&validated, stage, &context.settings);
-    let entries = context.index.namespace(&namespace);
-    await_secret(context, fleet, &namespace, &entries, &children).await?;
-    apply(context, &validated, &children, &entries).await?;
-    prune(context, fleet, &namespace, &children).await?;
-
-    let entries = context.index.namespace(&namespace);
-    let workload = children.iter().find_map(wanted);
-    if let Some(pod) = workload.as_ref().and_then(|workload| workloads::next_replacement(&entries, workload)) {
-        context.applier.delete(pod).await?;
+    if stage == Stage::Active && !fleet.spec.paused {
+        await_secret(context, fleet, &namespace, &children).await?;
     }
-    if tenant.spec.deletion_policy == DeletionPolicy::Delete {
-        drop_surplus_volumes(context, fleet, &entries).await?;
-    }
-    let mut view = observe(&entries, workload.as_ref(), stage);
-    view.over_tier = if fleet.spec.paused { 0 } else { (fleet.spec.replicas - share).max(0) };
-    Ok((judge(fleet, &entries, workload.as_ref(), stage), view))
+    Ok(Planned { children, share })
 }
 
 fn tenant_of(context: &Context, namespace: &str) -> Result<Arc<Guarded<Tenant>>, Outcome> {
@@ -146,53 +160,19 @@ async fn config(context: &Context, fleet: &BotFleet, namespace: &str) -> Result<
 }
 
 /// Holds back a write of the workload while the Secret it mounts does not exist. Settled fleets are not asked about.
-async fn await_secret(
-    context: &Context,
-    fleet: &BotFleet,
-    namespace: &str,
-    entries: &[Entry],
-    children: &[Child],
-) -> Result<(), Outcome> {
+async fn await_secret(context: &Context, fleet: &BotFleet, namespace: &str, children: &[Child]) -> Result<(), Outcome> {
     let Some(secret) = &fleet.spec.credentials_secret else { return Ok(()) };
-    let hash_now = |name: &str| {
-        let slot = Slot::Child(ChildKind::StatefulSet);
-        entries.iter().find(|entry| entry.slot == slot && entry.name == name).map(|entry| entry.restart_hash.clone())
-    };
-    let settled =
-        children.iter().filter_map(wanted).all(|workload| hash_now(&workload.name) == Some(workload.restart_hash));
+    let slot = Slot::Child(ChildKind::StatefulSet);
+    let hash_now = |name: &str| context.index.get(slot, namespace, name).map(|entry| entry.restart_hash);
+    let settled = children::workloads(children)
+        .into_iter()
+        .all(|workload| hash_now(&workload.name) == Some(workload.restart_hash));
     if settled || context.applier.secret_exists(namespace, secret).await? {
         return Ok(());
     }
     Err(Outcome::Waiting(format!(
         "Secret {namespace}/{secret} does not exist; create it with the exchange credentials (examples/fleet-credentials.yaml)"
     )))
-}
-
-async fn apply(
-    context: &Context,
-    validated: &ValidatedFleet,
-    children: &[Child],
-    entries: &[Entry],
-) -> Result<(), Outcome> {
-    for child in children {
-        match context.applier.ensure(child, &validated.context.namespace).await {
-            Ok(_) => {}
-            Err(ClusterError::ClaimsDiffer { .. }) => super::volumes::grow(context, child, entries).await?,
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
-}
-
-async fn prune(context: &Context, fleet: &BotFleet, namespace: &str, children: &[Child]) -> Result<(), Outcome> {
-    let wanted: HashSet<(ChildKind, &str)> = children.iter().map(|child| (child.kind(), child.name())).collect();
-    for entry in context.index.namespace(namespace) {
-        let Slot::Child(kind) = entry.slot else { continue };
-        if entry.owner == fleet.metadata.uid && !wanted.contains(&(kind, entry.name.as_str())) {
-            context.applier.delete(&entry).await?;
-        }
-    }
-    Ok(())
 }
 
 /// Deletes volumes of bots that the spec no longer asks for, where the Tenant says Delete and no pod is left to use them.

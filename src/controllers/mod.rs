@@ -2,6 +2,7 @@
 
 pub mod bot_fleet;
 pub mod census;
+pub mod children;
 pub mod context;
 pub mod feeds;
 pub mod outcome;

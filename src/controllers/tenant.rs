@@ -1,6 +1,5 @@
 //! One pass over a Tenant: dereference, validate, plan, apply, prune, replace, observe, status.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use kube::ResourceExt;
@@ -9,11 +8,10 @@ use super::context::{Context, Guarded};
 use super::outcome::Outcome;
 use super::report::Turn;
 use super::workloads::{self, Wanted};
-use super::{removal, report, undecodable, volumes};
+use super::{children, removal, report, undecodable};
 use crate::api::conditions::READY;
 use crate::api::tenant::{BotCount, Cost, HibernationStatus, Placement};
 use crate::api::{BotFleet, ConditionStatus, Tenant, TenantStatus};
-use crate::cluster::error::ClusterError;
 use crate::cluster::index::{Entry, Slot};
 use crate::cluster::status::{Own, has_finalizer};
 use crate::domain::activity;
@@ -71,28 +69,34 @@ async fn pass(context: &Context, tenant: &Tenant, old: &TenantStatus) -> (Outcom
     view.placement = Some(Placement { pools: validated.pools.clone() });
     view.cost = Some(cost(&validated, &children, &context.fleets_of(&validated.namespace)));
 
-    if let Err(outcome) = apply(context, &validated, &children).await {
-        view.stages = Some((wanted_stage, known_stage(old)));
+    view.stages = Some((wanted_stage, known_stage(old)));
+    let workloads = children::workloads(&children);
+    if let Err(outcome) = enact(context, tenant, &validated, &children, &workloads).await {
         return (outcome, view);
     }
-    if let Err(outcome) = prune(context, tenant, &validated.namespace, &children).await {
-        return (outcome, view);
-    }
-    let workloads: Vec<Wanted> = children.iter().filter_map(wanted).collect();
     let entries = context.index.namespace(&validated.namespace);
-    for workload in &workloads {
-        if let Some(pod) = workloads::next_replacement(&entries, workload)
-            && let Err(error) = context.applier.delete(pod).await
-        {
-            return (error.into(), view);
-        }
-    }
     let fleets = context.fleets_of(&validated.namespace);
     view.bots = Some(count(&fleets));
     view.retained_volumes = Some(retained(&entries, &fleets));
     let settled = unready(&entries, &workloads, &fleets, &validated);
     view.stages = Some((wanted_stage, if settled.is_empty() { stage } else { known_stage(old) }));
     (judge(&validated, wanted_stage, stage, &settled), view)
+}
+
+async fn enact(
+    context: &Context,
+    tenant: &Tenant,
+    validated: &ValidatedTenant,
+    children: &[Child],
+    workloads: &[Wanted],
+) -> Result<(), Outcome> {
+    // Without a pool there is no PriorityClass, and every pod would be refused; existing ones stay as they are.
+    let runs_pods = |child: &Child| matches!(child.kind(), ChildKind::StatefulSet | ChildKind::Deployment);
+    let now = children.iter().filter(|child| !validated.pools.is_empty() || !runs_pods(child));
+    let now: Vec<&Child> = now.collect();
+    children::apply(context, &validated.namespace, now).await?;
+    children::prune(context, tenant.metadata.uid.as_deref(), &validated.namespace, children).await?;
+    children::replace_pods(context, &validated.namespace, workloads).await
 }
 
 /// What services and bots ask of the scheduler at present.
@@ -143,68 +147,6 @@ fn next_stage(wanted: Stage, entries: &[Entry], fleets: &[BotFleet]) -> Stage {
         Stage::DatabaseOnly if services => Stage::ServicesStopped,
         Stage::ServicesStopped | Stage::DatabaseOnly => wanted,
     }
-}
-
-async fn apply(context: &Context, validated: &ValidatedTenant, children: &[Child]) -> Result<(), Outcome> {
-    let mut refused = None;
-    for child in children {
-        // Without a pool there is no PriorityClass, and every pod would be refused; existing ones stay as they are.
-        let runs_pods = matches!(child.kind(), ChildKind::StatefulSet | ChildKind::Deployment);
-        if runs_pods && validated.pools.is_empty() {
-            continue;
-        }
-        let ensured = match context.applier.ensure(child, &validated.namespace).await {
-            Err(ClusterError::ClaimsDiffer { .. }) => {
-                volumes::grow(context, child, &context.index.namespace(&validated.namespace)).await
-            }
-            ensured => ensured.map(|_| ()).map_err(Outcome::from),
-        };
-        match ensured {
-            Ok(()) => {}
-            // One object that is refused must not keep the others from being mended.
-            Err(outcome @ Outcome::Refused(_)) => refused = refused.or(Some(outcome)),
-            Err(outcome) => return Err(outcome),
-        }
-    }
-    refused.map_or(Ok(()), Err)
-}
-
-/// Deletes what an earlier plan made and this one does not want. Never namespaces, Secrets or volumes.
-async fn prune(context: &Context, tenant: &Tenant, namespace: &str, children: &[Child]) -> Result<(), Outcome> {
-    let wanted: HashSet<(ChildKind, &str)> = children.iter().map(|child| (child.kind(), child.name())).collect();
-    let owner = tenant.metadata.uid.as_deref();
-    for entry in context.index.namespace(namespace) {
-        let Slot::Child(kind) = entry.slot else { continue };
-        if matches!(kind, ChildKind::Namespace | ChildKind::Secret) || entry.owner.as_deref() != owner {
-            continue;
-        }
-        if !wanted.contains(&(kind, entry.name.as_str())) {
-            context.applier.delete(&entry).await.map_err(Outcome::from)?;
-        }
-    }
-    Ok(())
-}
-
-/// A workload as the plan wants it.
-pub(super) fn wanted(child: &Child) -> Option<Wanted> {
-    let hash = |metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta| {
-        metadata.annotations.as_ref().and_then(|a| a.get(names::annotation::RESTART_HASH)).cloned()
-    };
-    let (replicas, restart_hash) = match child {
-        Child::StatefulSet(set) => (set.spec.as_ref()?.replicas?, hash(&set.metadata)),
-        Child::Deployment(deployment) => (deployment.spec.as_ref()?.replicas?, None),
-        Child::Namespace(_)
-        | Child::ServiceAccount(_)
-        | Child::NetworkPolicy(_)
-        | Child::ResourceQuota(_)
-        | Child::LimitRange(_)
-        | Child::Secret(_)
-        | Child::ConfigMap(_)
-        | Child::Service(_)
-        | Child::PodDisruptionBudget(_)
-        | Child::BotFleet(_) => return None,
-    };
-    Some(Wanted { kind: child.kind(), name: child.name().to_owned(), replicas, restart_hash })
 }
 
 fn unready(entries: &[Entry], workloads: &[Wanted], fleets: &[BotFleet], validated: &ValidatedTenant) -> Vec<String> {

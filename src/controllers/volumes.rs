@@ -4,7 +4,7 @@
 use super::context::Context;
 use super::outcome::Outcome;
 use super::workloads::ordinal;
-use crate::cluster::index::{Entry, Slot};
+use crate::cluster::index::Slot;
 use crate::plan::Child;
 
 /// Grows the claims of a `StatefulSet` to its template's size and removes the `StatefulSet`, leaving its pods.
@@ -12,9 +12,9 @@ use crate::plan::Child;
 ///
 /// # Errors
 /// `Refused` when the `StorageClass` does not allow growing; otherwise `Waiting` for the new `StatefulSet`.
-pub async fn grow(context: &Context, child: &Child, entries: &[Entry]) -> Result<(), Outcome> {
+pub async fn grow(context: &Context, child: &Child, namespace: &str) -> Result<(), Outcome> {
     let Child::StatefulSet(set) = child else { return Ok(()) };
-    let namespace = set.metadata.namespace.as_deref().unwrap_or_default();
+    let entries = context.index.namespace(namespace);
     let templates = set.spec.iter().flat_map(|spec| spec.volume_claim_templates.iter().flatten());
     for template in templates {
         let name = template.metadata.name.as_deref().unwrap_or_default();

@@ -15,7 +15,7 @@ pub fn cost(children: &[Child]) -> Size {
 }
 
 /// Replicas and pod of a workload.
-pub(super) fn pods(child: &Child) -> Option<(i32, &PodSpec)> {
+pub fn pods(child: &Child) -> Option<(i32, &PodSpec)> {
     let (replicas, template) = match child {
         Child::StatefulSet(object) => object.spec.as_ref().map(|spec| (spec.replicas, &spec.template))?,
         Child::Deployment(object) => object.spec.as_ref().map(|spec| (spec.replicas, &spec.template))?,

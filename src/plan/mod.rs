@@ -27,7 +27,7 @@ mod tests;
 mod workload;
 
 pub use child::{Child, ChildKind};
-pub use cost::cost;
+pub use cost::{cost, pods};
 pub use secret::{SECRET_KEYS, secret_values};
 pub use settings::Settings;
 
