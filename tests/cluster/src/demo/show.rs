@@ -47,8 +47,10 @@ pub fn run() -> Result<()> {
     }
     let tools = Tools::ensure()?;
     let begun = Arc::new(AtomicBool::new(false));
-    let has_begun = Arc::clone(&begun);
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let (has_begun, is_interrupted) = (Arc::clone(&begun), Arc::clone(&interrupted));
     signals::on_signal(move |signal| {
+        is_interrupted.store(true, Ordering::SeqCst);
         if has_begun.load(Ordering::SeqCst) {
             let stopped = State::open().and_then(|state| state.stop(|| {}));
             eprintln!("{}", stopped.map_or_else(|error| format!("{error:#}"), |_| "stopped".to_owned()));
@@ -58,7 +60,11 @@ pub fn run() -> Result<()> {
     let mut demo = Demo { started: Instant::now(), serve: None, state, kubectl: None };
     let result = demo.serve(&tools, &begun).and_then(|running| demo.show(&running));
     if result.is_err() {
-        // What went wrong is told first by the caller's line; nothing may be left behind it.
+        while interrupted.load(Ordering::SeqCst) {
+            // The signal's thread ends the process when all is stopped; that something failed then is no news.
+            thread::park();
+        }
+        // Nothing may be left behind a failure.
         let _ = demo.state.stop(|| {});
     }
     result
