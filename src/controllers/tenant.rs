@@ -9,9 +9,9 @@ use super::outcome::Outcome;
 use super::report::Turn;
 use super::workloads::{self, Wanted};
 use super::{children, removal, report, undecodable};
-use crate::api::conditions::READY;
+use crate::api::conditions::{READY, STALLED, reasons};
 use crate::api::tenant::{BotCount, Cost, HibernationStatus, Placement};
-use crate::api::{BotFleet, ConditionStatus, Tenant, TenantStatus};
+use crate::api::{BotFleet, Condition, ConditionStatus, Tenant, TenantStatus};
 use crate::cluster::index::{Entry, Slot};
 use crate::cluster::status::{Own, has_finalizer};
 use crate::domain::activity;
@@ -20,7 +20,7 @@ use crate::domain::quantity::Size;
 use crate::domain::stage::{Stage, effective_stage};
 use crate::plan::{self, Child, ChildKind};
 use crate::status::{self, Seen, find, whole_second};
-use crate::validate::{self, ValidatedTenant};
+use crate::validate::{self, Problem, ValidatedTenant};
 
 /// Runs one pass and tells when the next is due.
 pub async fn reconcile(guarded: Arc<Guarded<Tenant>>, context: &Context) -> Turn {
@@ -78,9 +78,13 @@ async fn pass(context: &Context, tenant: &Tenant, old: &TenantStatus) -> (Outcom
     let fleets = context.fleets_of(&validated.namespace);
     view.bots = Some(count(&fleets));
     view.retained_volumes = Some(retained(&entries, &fleets));
-    let settled = unready(&entries, &workloads, &fleets, &validated);
-    view.stages = Some((wanted_stage, if settled.is_empty() { stage } else { known_stage(old) }));
-    (judge(&validated, wanted_stage, stage, &settled), view)
+    let seen: Vec<FleetView> = fleets.iter().map(|fleet| view_fleet(fleet, &entries, stage)).collect();
+    let unready = unready(&entries, &workloads, &seen, &validated);
+    let stalled = stalled(&seen);
+    let reached = unready.is_empty() && stalled.is_none();
+    view.stages = Some((wanted_stage, if reached { stage } else { known_stage(old) }));
+    let outcome = awaited(&validated, wanted_stage, stage, &unready).or(stalled).unwrap_or(Outcome::Done(stage));
+    (outcome, view)
 }
 
 async fn enact(
@@ -110,20 +114,18 @@ fn cost(validated: &ValidatedTenant, children: &[Child], fleets: &[BotFleet]) ->
     Cost { cpu: Some(sum.cpu.to_string()), memory: Some(sum.memory.to_string()) }
 }
 
-fn judge(validated: &ValidatedTenant, wanted: Stage, stage: Stage, unready: &[String]) -> Outcome {
+/// What is still to be waited for, if anything.
+fn awaited(validated: &ValidatedTenant, wanted: Stage, stage: Stage, unready: &[String]) -> Option<Outcome> {
     if validated.pools.is_empty() {
-        return Outcome::Waiting(format!(
+        return Some(Outcome::Waiting(format!(
             "no ready WorkerPool serves tier {}; create one with spec.tiers containing {} (examples/pools.yaml)",
             validated.tier, validated.tier
-        ));
+        )));
     }
     if !unready.is_empty() {
-        return Outcome::Progressing(unready.join("; "));
+        return Some(Outcome::Progressing(unready.join("; ")));
     }
-    if stage != wanted {
-        return Outcome::Progressing(format!("at stage {stage}, on the way to {wanted}"));
-    }
-    Outcome::Done(stage)
+    (stage != wanted).then(|| Outcome::Progressing(format!("at stage {stage}, on the way to {wanted}")))
 }
 
 fn known_stage(old: &TenantStatus) -> Stage {
@@ -149,26 +151,72 @@ fn next_stage(wanted: Stage, entries: &[Entry], fleets: &[BotFleet]) -> Stage {
     }
 }
 
-fn unready(entries: &[Entry], workloads: &[Wanted], fleets: &[BotFleet], validated: &ValidatedTenant) -> Vec<String> {
+fn unready(entries: &[Entry], workloads: &[Wanted], fleets: &[FleetView], validated: &ValidatedTenant) -> Vec<String> {
     let mut reasons: Vec<String> = workloads.iter().filter_map(|wanted| workloads::unready(entries, wanted)).collect();
     for (name, _) in &validated.fleets {
-        if !fleets.iter().any(|fleet| fleet.name_any() == *name) {
+        if !fleets.iter().any(|fleet| fleet.name == *name) {
             reasons.push(format!("fleet {name} is being created"));
         }
     }
-    reasons.extend(fleets.iter().filter_map(fleet_unready));
+    reasons.extend(fleets.iter().filter_map(|fleet| match &fleet.state {
+        FleetState::Working(reason) => Some(format!("fleet {}: {reason}", fleet.name)),
+        FleetState::Ready | FleetState::Stalled(_) => None,
+    }));
     reasons
 }
 
-fn fleet_unready(fleet: &BotFleet) -> Option<String> {
+/// What the Tenant makes of a fleet's status.
+struct FleetView {
+    name: String,
+    state: FleetState,
+}
+
+enum FleetState {
+    Ready,
+    Working(String),
+    /// Somebody must act; the fleet's condition Stalled.
+    Stalled(Condition),
+}
+
+fn view_fleet(fleet: &BotFleet, entries: &[Entry], stage: Stage) -> FleetView {
+    let name = fleet.name_any();
     let status = fleet.status.clone().unwrap_or_default();
-    let handled = status.observed_generation == fleet.metadata.generation;
-    let ready = find(&status.conditions, READY);
-    match ready {
-        Some(ready) if handled && ready.status == ConditionStatus::True => None,
-        Some(ready) => Some(format!("fleet {}: {}", fleet.name_any(), ready.message)),
-        None => Some(format!("fleet {} has not been handled yet", fleet.name_any())),
-    }
+    let entry = entries.iter().find(|entry| entry.slot == Slot::Child(ChildKind::BotFleet) && entry.name == name);
+    // The answer to a write of the fleet is known before the watch shows the fleet as it is now.
+    let newest = fleet.metadata.generation.max(entry.map(|entry| entry.generation));
+    let holds = |type_| find(&status.conditions, type_).filter(|condition| condition.status == ConditionStatus::True);
+    // Nothing in a fleet's own spec tells of the stage, so its status may still be that of another one.
+    let asleep = find(&status.conditions, READY).is_some_and(|ready| ready.reason == reasons::ASLEEP);
+    let another_stage =
+        if stage == Stage::Active { asleep } else { status.desired_replicas.is_some_and(|desired| desired > 0) };
+    let state = match (find(&status.conditions, READY), holds(STALLED)) {
+        (None, _) => FleetState::Working("not handled yet".to_owned()),
+        (Some(_), _)
+            if status.observed_generation != newest && (holds(READY).is_some() || holds(STALLED).is_some()) =>
+        {
+            FleetState::Working("its latest change is being handled".to_owned())
+        }
+        (Some(_), Some(stalled)) => FleetState::Stalled(stalled.clone()),
+        (Some(_), None) if another_stage => FleetState::Working(format!("on the way to {stage}")),
+        (Some(ready), None) if ready.status != ConditionStatus::True => FleetState::Working(ready.message.clone()),
+        (Some(_), None) => FleetState::Ready,
+    };
+    FleetView { name, state }
+}
+
+/// A Tenant whose fleet waits for somebody to act waits for the same.
+fn stalled(fleets: &[FleetView]) -> Option<Outcome> {
+    let stalled = fleets.iter().filter_map(|fleet| match &fleet.state {
+        FleetState::Stalled(condition) => Some((format!("fleet {}: {}", fleet.name, condition.message), condition)),
+        FleetState::Ready | FleetState::Working(_) => None,
+    });
+    let (messages, conditions): (Vec<String>, Vec<&Condition>) = stalled.unzip();
+    let first = conditions.first()?;
+    Some(if first.reason == reasons::REFUSED {
+        Outcome::Refused(messages.join("; "))
+    } else {
+        Outcome::Invalid(messages.into_iter().map(Problem).collect())
+    })
 }
 
 fn count(fleets: &[BotFleet]) -> BotCount {

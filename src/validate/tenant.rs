@@ -237,7 +237,11 @@ fn words(seconds: i64) -> String {
 fn fleets(findings: &mut Findings, fleets: &[TenantFleet], context: &FleetContext) {
     let wanted: Vec<FleetFacts> = fleets
         .iter()
-        .map(|fleet| FleetFacts { name: fleet.name.clone(), created: None, wanted: fleet.spec.replicas })
+        .map(|fleet| FleetFacts {
+            name: fleet.name.clone(),
+            created: None,
+            wanted: if fleet.spec.paused { 0 } else { fleet.spec.replicas },
+        })
         .collect();
     let started = allot(context.max_bots, &wanted);
     let mut sum = Size::default();

@@ -1,0 +1,80 @@
+//! What tenants and fleets do alike with their planned children: apply, prune, replace pods.
+
+use std::collections::HashSet;
+
+use super::context::Context;
+use super::outcome::Outcome;
+use super::volumes;
+use super::workloads::{self, Wanted};
+use crate::cluster::error::ClusterError;
+use crate::cluster::index::Slot;
+use crate::domain::names::annotation;
+use crate::plan::{self, Child, ChildKind};
+
+/// Makes the children as wanted, in order.
+///
+/// # Errors
+/// The first outcome that stops the pass. An object that is refused does not: the others are mended first.
+pub async fn apply(
+    context: &Context,
+    namespace: &str,
+    children: impl IntoIterator<Item = &Child>,
+) -> Result<(), Outcome> {
+    let mut refused = None;
+    for child in children {
+        let ensured = match context.applier.ensure(child, namespace).await {
+            Err(ClusterError::ClaimsDiffer { .. }) => volumes::grow(context, child, namespace).await,
+            ensured => ensured.map(|_| ()).map_err(Outcome::from),
+        };
+        match ensured {
+            Ok(()) => {}
+            Err(outcome @ Outcome::Refused(_)) => refused = refused.or(Some(outcome)),
+            Err(outcome) => return Err(outcome),
+        }
+    }
+    refused.map_or(Ok(()), Err)
+}
+
+/// Deletes what an earlier plan of this owner made and the present one does not want.
+/// Namespaces, Secrets and volumes carry no owner and are never among it.
+///
+/// # Errors
+/// The outcome of a deletion that failed.
+pub async fn prune(context: &Context, owner: Option<&str>, namespace: &str, children: &[Child]) -> Result<(), Outcome> {
+    let wanted: HashSet<(ChildKind, &str)> = children.iter().map(|child| (child.kind(), child.name())).collect();
+    for entry in context.index.namespace(namespace) {
+        let Slot::Child(kind) = entry.slot else { continue };
+        let owned = owner.is_some() && entry.owner.as_deref() == owner;
+        if owned && !wanted.contains(&(kind, entry.name.as_str())) {
+            context.applier.delete(&entry).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Deletes, for each workload, the next pod that a change of configuration, image or size has outdated.
+///
+/// # Errors
+/// The outcome of a deletion that failed.
+pub async fn replace_pods(context: &Context, namespace: &str, workloads: &[Wanted]) -> Result<(), Outcome> {
+    let entries = context.index.namespace(namespace);
+    for workload in workloads {
+        if let Some(pod) = workloads::next_replacement(&entries, workload) {
+            context.applier.delete(pod).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The workloads among planned children.
+pub fn workloads(children: &[Child]) -> Vec<Wanted> {
+    children.iter().filter_map(workload).collect()
+}
+
+fn workload(child: &Child) -> Option<Wanted> {
+    let (replicas, _) = plan::pods(child)?;
+    // Only StatefulSets carry the hash; a Deployment replaces its pods itself.
+    let annotations = child.metadata().annotations.as_ref();
+    let restart_hash = annotations.and_then(|annotations| annotations.get(annotation::RESTART_HASH)).cloned();
+    Some(Wanted { kind: child.kind(), name: child.name().to_owned(), replicas, restart_hash })
+}
