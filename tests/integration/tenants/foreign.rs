@@ -96,7 +96,8 @@ pub fn specs_beyond_the_tier_are_stalled(ctx: &Ctx) -> Result<(), String> {
         &json!({"spec": {"fleets": [{"name": "a", "replicas": 1,
         "strategy": {"kind": "script", "config": "no_script: x\n"}}]}}),
     )?;
-    await_reason(ctx, &["tenant", "beyond"], "Stalled", "True", "InvalidSpec")?;
+    let message = await_reason(ctx, &["tenant", "beyond"], "Stalled", "True", "InvalidSpec")?;
+    ensure(message.starts_with("fleet a: spec.strategy: the configuration has no key"), || message)?;
     same("pods", &super::uids(&list(ctx, "pods", "tenant-beyond")?), &before)?;
     patch(ctx, &["tenant", "beyond"], &json!({"spec": {"fleets": [fleet("a", 1)]}}))?;
     await_reason_within(ctx, Duration::from_secs(15), &["tenant", "beyond"], "Ready", "True", "Ready")?;

@@ -1,0 +1,294 @@
+//! Fleets: what restarts bots and what does not, how many run, and what stays of those that do not.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::Ctx;
+use crate::harness::{condition, eventually};
+use crate::tenants::{
+    SOON, Watch, apply, await_reason, await_reason_within, brief, ensure, fleet, id, is_bot, is_ready, list, mark,
+    patch, same, tenant, text, uids, writes,
+};
+
+const LIMIT: Duration = Duration::from_secs(40);
+
+fn bots(ctx: &Ctx, namespace: &str) -> Result<Vec<Value>, String> {
+    Ok(list(ctx, "pods", namespace)?.into_iter().filter(is_bot).collect())
+}
+
+fn of_fleet(pods: &[Value], fleet: &str) -> BTreeMap<String, String> {
+    let own = pods.iter().filter(|pod| pod["metadata"]["labels"]["torpor.dev/fleet"] == fleet);
+    uids(&own.cloned().collect::<Vec<_>>())
+}
+
+/// A fleet with this configuration text.
+fn configured(name: &str, replicas: i32, config: &str) -> Value {
+    let mut fleet = fleet(name, replicas);
+    fleet["strategy"]["config"] = json!(config);
+    fleet
+}
+
+/// At every event of a watch, at most one of the fleet's bots was missing, stopping or not ready.
+fn one_at_a_time(watch: &Watch, fleet: &str, replicas: usize) -> Result<(), String> {
+    let mut up: BTreeMap<String, bool> = BTreeMap::new();
+    let mut started = false;
+    for (_, event) in watch.events() {
+        let pod = &event["object"];
+        if pod["metadata"]["labels"]["torpor.dev/fleet"] != fleet {
+            continue;
+        }
+        let stopping = !pod["metadata"]["deletionTimestamp"].is_null();
+        let works = event["type"] != "DELETED" && is_ready(pod) && !stopping;
+        up.insert(text(&pod["metadata"]["name"]), works);
+        let working = up.values().filter(|works| **works).count();
+        started |= working == replicas;
+        ensure(!started || working + 1 >= replicas, || format!("only {working} of {replicas} bots work: {up:?}"))?;
+    }
+    ensure(started, || "the watch never saw the fleet whole".to_owned())
+}
+
+/// What must change all uids of one fleet's bots, one at a time, and none of the other's.
+fn rolls(
+    ctx: &Ctx,
+    namespace: &str,
+    fleet: (&str, usize),
+    other: &str,
+    change: impl FnOnce() -> Result<(), String>,
+) -> Result<(), String> {
+    let before = bots(ctx, namespace)?;
+    let watch = Watch::pods(ctx, namespace)?;
+    change()?;
+    eventually(LIMIT, || {
+        let now = bots(ctx, namespace)?;
+        let old: BTreeSet<String> = of_fleet(&before, fleet.0).into_values().collect();
+        let left = of_fleet(&now, fleet.0).into_values().filter(|uid| old.contains(uid)).count();
+        let ready = now.iter().filter(|pod| is_ready(pod)).count();
+        ensure(left == 0 && ready == before.len(), || format!("{left} old bots are left, {ready} are ready"))
+    })?;
+    one_at_a_time(&watch, fleet.0, fleet.1)?;
+    same("the other fleet", &of_fleet(&bots(ctx, namespace)?, other), &of_fleet(&before, other))
+}
+
+/// A configuration, an image and a referenced ConfigMap restart that fleet's bots one at a time, and nothing else.
+pub fn changes_roll_one_fleet(ctx: &Ctx) -> Result<(), String> {
+    let namespace = "tenant-rollers";
+    let mut referring = fleet("maps", 3);
+    referring["strategy"] = json!({"kind": "script", "configMapRef": {"name": "mine"}});
+    let text_of = |version: u32| format!("script_file_name: a.py\nversion: {version}\n");
+    let spec = |inline: Value| json!({"spec": {"fleets": [inline, referring]}});
+    let mut whole = tenant("rollers", json!({"tier": "pro"}));
+    whole["spec"]["fleets"] = spec(configured("lines", 3, &text_of(1)))["spec"]["fleets"].clone();
+    apply(ctx, &whole)?;
+    eventually(SOON, || ctx.get(&["namespace", namespace]).map(drop))?;
+    let map = |version: u32| {
+        let data = json!({"config.yml": text_of(version)});
+        apply(
+            ctx,
+            &json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "mine", "namespace": namespace}, "data": data}),
+        )
+    };
+    map(1)?;
+    ctx.await_ready("rollers")?;
+    let services = |ctx: &Ctx| -> Result<_, String> {
+        Ok(uids(&list(ctx, "pods", namespace)?.into_iter().filter(|pod| !is_bot(pod)).collect::<Vec<_>>()))
+    };
+    let before = services(ctx)?;
+
+    let (lines, maps) = (("lines", 3), ("maps", 3));
+    let edit = |change: Value| patch(ctx, &["tenant", "rollers"], &change);
+    rolls(ctx, namespace, lines, "maps", || edit(spec(configured("lines", 3, &text_of(2)))))?;
+    let config = ctx.get(&["configmap", "bots-lines", "-n", namespace])?;
+    same("configuration", &config["data"]["strategy.yml"], &json!(text_of(2)))?;
+    let mut image = configured("lines", 3, &text_of(2));
+    image["image"] = json!("hummingbot/hummingbot:version-2.17.0");
+    rolls(ctx, namespace, lines, "maps", || edit(spec(image.clone())))?;
+    rolls(ctx, namespace, maps, "lines", || map(2))?;
+    ctx.await_ready("rollers")?;
+    same("services", &services(ctx)?, &before)?;
+
+    // Labels and annotations restart nobody, on whatever object of the user's they stand.
+    let all = uids(&list(ctx, "pods", namespace)?);
+    for object in [&["tenant", "rollers"][..], &["bf", "lines", "-n", namespace], &["namespace", namespace]] {
+        ctx.kubectl(&[&["label"], object, &["team=blue"]].concat())?;
+        ctx.kubectl(&[&["annotate"], object, &["note=hello"]].concat())?;
+    }
+    edit(json!({"spec": {"displayName": "Rollers Ltd"}}))?;
+    eventually(SOON, || {
+        let seen = ctx.get(&["tenant", "rollers"])?;
+        same("observedGeneration", &seen["status"]["observedGeneration"], &seen["metadata"]["generation"])
+    })?;
+    std::thread::sleep(Duration::from_secs(1));
+    same("pods", &uids(&list(ctx, "pods", namespace)?), &all)
+}
+
+/// Fewer bots keep their volumes, which the status lists; with deletionPolicy Delete they go.
+pub fn shrinking_keeps_volumes(ctx: &Ctx) -> Result<(), String> {
+    let namespace = "tenant-shrinkers";
+    let spec =
+        |policy: &str, fleets: Value| json!({"spec": {"tier": "pro", "deletionPolicy": policy, "fleets": fleets}});
+    let whole = spec("Retain", json!([fleet("a", 3), fleet("b", 1)]));
+    apply(ctx, &tenant("shrinkers", whole["spec"].clone()))?;
+    ctx.await_ready("shrinkers")?;
+    let edit = |change: Value| patch(ctx, &["tenant", "shrinkers"], &change);
+    let retained = |wanted: &[&str]| {
+        eventually(Duration::from_secs(15), || {
+            let found = ctx.get(&["tenant", "shrinkers"])?;
+            let listed = found["status"].get("retainedVolumes").cloned().unwrap_or(json!([]));
+            same("retainedVolumes", &listed, &json!(wanted))
+        })
+    };
+    let volumes = || -> Result<_, String> { Ok(uids(&list(ctx, "pvc", namespace)?)) };
+    let before = volumes()?;
+    edit(spec("Retain", json!([fleet("a", 1), fleet("b", 1)])))?;
+    retained(&["data-bots-a-1", "data-bots-a-2"])?;
+    eventually(LIMIT, || same("bots", &bots(ctx, namespace)?.len(), &2))?;
+    same("volumes", &volumes()?, &before)?;
+    edit(spec("Retain", json!([fleet("a", 2)])))?;
+    retained(&["data-bots-a-2", "data-bots-b-0"])?;
+    ctx.await_ready("shrinkers")?;
+    same("volumes", &volumes()?, &before)?;
+    eventually(LIMIT, || ensure(ctx.get(&["bf", "b", "-n", namespace]).is_err(), || "fleet b is still there".into()))?;
+    // A fleet of that name finds its volume again.
+    edit(spec("Retain", json!([fleet("a", 2), fleet("b", 1)])))?;
+    retained(&["data-bots-a-2"])?;
+    ctx.await_ready("shrinkers")?;
+    same("volumes", &volumes()?, &before)?;
+    edit(spec("Delete", json!([fleet("a", 1)])))?;
+    eventually(LIMIT, || {
+        let names: Vec<String> = list(ctx, "pvc", namespace)?.iter().map(id).collect();
+        let wanted = ["data-bots-a-0", "data-postgres-0"].map(|name| format!("PersistentVolumeClaim/{name}"));
+        same("volumes", &names, &wanted.to_vec())
+    })?;
+    retained(&[])
+}
+
+/// More bots than the tier has: the youngest fleet's surplus is not started, and its condition says so.
+pub fn surplus_bots_are_not_started(ctx: &Ctx) -> Result<(), String> {
+    let namespace = "tenant-crowded";
+    apply(ctx, &tenant("crowded", json!({"tier": "basic", "fleets": [fleet("old", 2)]})))?;
+    ctx.await_ready("crowded")?;
+    // Creation times have whole seconds.
+    std::thread::sleep(Duration::from_millis(1100));
+    let metadata = json!({"name": "young", "namespace": namespace});
+    let spec = json!({"replicas": 3, "strategy": fleet("x", 1)["strategy"]});
+    apply(ctx, &json!({"apiVersion": "torpor.dev/v1alpha1", "kind": "BotFleet", "metadata": metadata, "spec": spec}))?;
+    let young = ["bf", "young", "-n", namespace];
+    let counts = |old: i64, young: i64| {
+        eventually(LIMIT, || {
+            let found = list(ctx, "botfleets", namespace)?;
+            let ready = |name: &str| {
+                let fleet = found.iter().find(|fleet| fleet["metadata"]["name"] == name);
+                fleet
+                    .map(|fleet| (fleet["status"]["desiredReplicas"].clone(), fleet["status"]["readyReplicas"].clone()))
+            };
+            same(
+                "old, young",
+                &(ready("old"), ready("young")),
+                &(Some((json!(old), json!(old))), Some((json!(young), json!(young)))),
+            )?;
+            same("bots", &(bots(ctx, namespace)?.len() as i64), &(old + young))
+        })
+    };
+    counts(2, 1)?;
+    let message = await_reason_within(ctx, LIMIT, &young, "Ready", "True", "OverTier")?;
+    ensure(message.contains("2 bots above the tier's number are not started"), || message)?;
+    ctx.await_ready("crowded")?;
+
+    // kubectl scale, on the older fleet, takes from the younger one and gives back.
+    ctx.kubectl(&["scale", "bf/young", "-n", namespace, "--replicas=1"])?;
+    counts(2, 1)?;
+    await_reason_within(ctx, LIMIT, &young, "Ready", "True", "Ready")?;
+    patch(ctx, &["tenant", "crowded"], &json!({"spec": {"fleets": [fleet("old", 3)]}}))?;
+    counts(3, 0)?;
+    await_reason_within(ctx, LIMIT, &young, "Ready", "True", "OverTier")?;
+    let mut paused = fleet("old", 3);
+    paused["paused"] = json!(true);
+    patch(ctx, &["tenant", "crowded"], &json!({"spec": {"fleets": [paused]}}))?;
+    await_reason_within(ctx, LIMIT, &["bf", "old", "-n", namespace], "Ready", "True", "Paused")?;
+    counts(0, 1)?;
+    ctx.kubectl(&["scale", "bf/young", "-n", namespace, "--replicas=3"])?;
+    counts(0, 3)?;
+    let told = ctx.get(&["tenant", "crowded"])?;
+    same("retained", &told["status"].get("retainedVolumes"), &None)?;
+    // The larger tier has room for all of them.
+    patch(ctx, &["tenant", "crowded"], &json!({"spec": {"tier": "pro", "fleets": [fleet("old", 3)]}}))?;
+    counts(3, 3)?;
+    ctx.await_ready("crowded").map(drop)
+}
+
+/// A fleet whose bots do not work is mended by its next configuration: nothing waits for them to become ready.
+pub fn broken_fleets_are_mended(ctx: &Ctx) -> Result<(), String> {
+    let namespace = "tenant-mended";
+    apply(ctx, &tenant("mended", json!({"tier": "basic", "fleets": [fleet("a", 2)]})))?;
+    ctx.await_ready("mended")?;
+    let before = bots(ctx, namespace)?;
+    for pod in &before {
+        let broken = json!({"status": {"conditions": [{"type": "Ready", "status": "False", "reason": "Test"}]}});
+        let change = ["--subresource=status", "--type=strategic", "-p", &broken.to_string()].map(str::to_owned);
+        let mut arguments = vec!["patch", "pod", pod["metadata"]["name"].as_str().unwrap_or_default(), "-n", namespace];
+        arguments.extend(change.iter().map(String::as_str));
+        ctx.kubectl(&arguments)?;
+    }
+    let message = await_reason(ctx, &["bf", "a", "-n", namespace], "Ready", "False", "Progressing")?;
+    ensure(message.starts_with("bots-a 0/2 ready") || message.starts_with("bots-a 1/2 ready"), || message)?;
+    patch(ctx, &["tenant", "mended"], &json!({"spec": {"fleets": [configured("a", 2, "script_file_name: b.py\n")]}}))?;
+    await_reason_within(ctx, LIMIT, &["tenant", "mended"], "Ready", "True", "Ready")?;
+    let (before, now) = (of_fleet(&before, "a"), of_fleet(&bots(ctx, namespace)?, "a"));
+    ensure(now.iter().all(|(name, uid)| before.get(name) != Some(uid)), || format!("{now:?} were {before:?}"))
+}
+
+/// Volumes grow where the StorageClass allows it, without a restart; where it does not, the condition says so.
+pub fn volumes_grow_without_restart(ctx: &Ctx) -> Result<(), String> {
+    let namespace = "tenant-growers";
+    let fleets = |storage: &str| {
+        let mut fleet = fleet("a", 2);
+        fleet["storage"] = json!(storage);
+        json!({"spec": {"fleets": [fleet]}})
+    };
+    let mut whole = tenant("growers", json!({"tier": "basic"}));
+    whole["spec"]["fleets"] = fleets("500Mi")["spec"]["fleets"].clone();
+    apply(ctx, &whole)?;
+    ctx.await_ready("growers")?;
+    let sizes = |prefix: &str| -> Result<Vec<String>, String> {
+        let claims = list(ctx, "pvc", namespace)?;
+        let own = claims.iter().filter(|claim| text(&claim["metadata"]["name"]).starts_with(prefix));
+        Ok(own.map(|claim| text(&claim["spec"]["resources"]["requests"]["storage"])).collect())
+    };
+    let before = uids(&list(ctx, "pods,pvc", namespace)?);
+    patch(ctx, &["tenant", "growers"], &fleets("1Gi"))?;
+    let message = await_reason(ctx, &["bf", "a", "-n", namespace], "Stalled", "True", "Refused")?;
+    ensure(message.contains("PersistentVolumeClaim tenant-growers/data-bots-a-0"), || message)?;
+    let message = await_reason(ctx, &["tenant", "growers"], "Stalled", "True", "Refused")?;
+    ensure(message.contains("fleet a: "), || message)?;
+    same("pods and volumes", &uids(&list(ctx, "pods,pvc", namespace)?), &before)?;
+    same("sizes", &sizes("data-bots-a")?, &vec!["500Mi".to_owned(); 2])?;
+
+    let classes = ctx.get(&["storageclasses"])?;
+    let class = text(&classes["items"][0]["metadata"]["name"]);
+    let mark = mark(ctx)?;
+    patch(ctx, &["storageclass", &class], &json!({"allowVolumeExpansion": true}))?;
+    // Nothing tells the operator of that class, so it looks again within a minute; any touch makes it look at once.
+    ctx.kubectl(&["annotate", "bf", "a", "-n", namespace, "look=again"])?;
+    await_reason_within(ctx, LIMIT, &["tenant", "growers"], "Ready", "True", "Ready")?;
+    same("sizes", &sizes("data-bots-a")?, &vec!["1Gi".to_owned(); 2])?;
+    patch(ctx, &["tenant", "growers"], &json!({"spec": {"database": {"storage": "8Gi"}}}))?;
+    eventually(LIMIT, || same("database", &sizes("data-postgres")?, &vec!["8Gi".to_owned()]))?;
+    await_reason_within(ctx, LIMIT, &["tenant", "growers"], "Ready", "True", "Ready")?;
+    same("pods and volumes", &uids(&list(ctx, "pods,pvc", namespace)?), &before)?;
+    let sets = list(ctx, "statefulsets", namespace)?;
+    let grown = |name: &str| {
+        let set = sets.iter().find(|set| set["metadata"]["name"] == name);
+        set.map(|set| text(&set["spec"]["volumeClaimTemplates"][0]["spec"]["resources"]["requests"]["storage"]))
+    };
+    same("templates", &(grown("bots-a"), grown("postgres")), &(Some("1Gi".to_owned()), Some("8Gi".to_owned())))?;
+    let gone: Vec<String> = writes(ctx, mark)?
+        .iter()
+        .filter(|event| event.namespace == namespace && event.verb == "delete" && event.resource != "statefulsets")
+        .map(brief)
+        .collect();
+    ensure(gone.is_empty(), || format!("{gone:?}"))?;
+    let told = ctx.get(&["bf", "a", "-n", namespace])?;
+    same("Stalled", &condition(&told, "Stalled")["status"], &json!("False"))
+}
