@@ -44,7 +44,7 @@ pub const TENANTS: [(&str, Example); 4] = [
     ("premium-desk", example!("examples/tenant-premium.yaml")),
 ];
 
-/// The background process ended because of what it was given; its message has been read from its file.
+/// Something that the user gave cannot be used.
 #[derive(Debug)]
 pub struct BadInput(pub String);
 
@@ -62,13 +62,13 @@ pub fn say(line: impl std::fmt::Display) {
     let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
 }
 
-/// Polls until `attempt` has an answer; after the limit, fails with its last reason.
+/// Polls until `attempt` has an answer; after the limit, fails with its last reason, which says of what.
 pub fn eventually<T>(limit: Duration, mut attempt: impl FnMut() -> Result<Result<T, String>>) -> Result<T> {
     let started = Instant::now();
     loop {
         match attempt()? {
             Ok(answer) => return Ok(answer),
-            Err(reason) if started.elapsed() > limit => bail!("gave up after {} s: {reason}", limit.as_secs()),
+            Err(reason) if started.elapsed() > limit => bail!("{reason}, for {} s", limit.as_secs()),
             Err(_) => thread::sleep(Duration::from_millis(100)),
         }
     }

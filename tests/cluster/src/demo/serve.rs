@@ -15,12 +15,12 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use rustix::process::{Pid, Signal, kill_process, setsid};
 use torpor_cluster::{Cluster, Options, POOLS as POOL_NAMES};
 
 use super::{
-    TENANTS, eventually, say,
+    BadInput, TENANTS, eventually, say,
     state::{Running, State},
     tail,
 };
@@ -158,11 +158,11 @@ impl Operator {
     fn await_ready(&mut self) -> Result<()> {
         eventually(Duration::from_secs(60), || {
             if let Some(status) = self.child.as_mut().map(Child::try_wait).transpose()?.flatten() {
-                bail!("torpor operator ended ({status}); the end of its log:\n{}", tail(&self.log));
+                let text = format!("torpor operator ended ({status}); the end of its log:\n{}", tail(&self.log));
+                return Err(if status.code() == Some(2) { BadInput(text).into() } else { anyhow!(text) });
             }
-            Ok(ready(&self.probes))
+            Ok(ready(&self.probes).map_err(|reason| format!("torpor operator does not get ready: {reason}")))
         })
-        .with_context(|| "torpor operator does not get ready")
     }
 
     /// Starts it again when it has ended, as Kubernetes would: it ends itself when it loses its lease, for example

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use torpor_cluster::{KUBECONFIG_ENV, Tools};
 
@@ -57,7 +57,8 @@ pub fn run() -> Result<()> {
         }
         std::process::exit(128 + signal);
     })?;
-    let mut demo = Demo { started: Instant::now(), serve: None, state, kubectl: None };
+    let follow = Follow::from_start(&state.log());
+    let mut demo = Demo { started: Instant::now(), serve: None, state, follow, kubectl: None };
     let result = demo.serve(&tools, &begun).and_then(|running| demo.show(&running));
     if result.is_err() {
         while interrupted.load(Ordering::SeqCst) {
@@ -74,6 +75,7 @@ struct Demo {
     started: Instant,
     serve: Option<Child>,
     state: State,
+    follow: Follow,
     kubectl: Option<Kubectl>,
 }
 
@@ -96,13 +98,11 @@ impl Demo {
         }
         begun.store(true, Ordering::SeqCst);
         self.serve = Some(command.spawn()?);
-        let mut follow = Follow::from_start(&self.state.log());
         loop {
-            let running = self.state.running();
-            let ended = self.check();
-            follow.lines().iter().for_each(|line| self.progress(line));
-            ended?;
-            if let Some(running) = running {
+            self.check()?;
+            if let Some(running) = self.state.running() {
+                // What it said meanwhile.
+                self.check()?;
                 self.kubectl = Some(Kubectl {
                     program: tools.bin("kubectl"),
                     kubeconfig: running.kubeconfig.clone(),
@@ -114,8 +114,10 @@ impl Demo {
         }
     }
 
-    /// An error when the background process has ended.
+    /// Relays what the background process says; an error when it has ended.
     fn check(&mut self) -> Result<()> {
+        let lines = self.follow.lines();
+        lines.iter().for_each(|line| self.progress(line));
         let Some(status) = self.serve.as_mut().map(Child::try_wait).transpose()?.flatten() else { return Ok(()) };
         let reason = fs::read_to_string(self.state.error()).unwrap_or_default();
         match (reason.trim(), status.code()) {
@@ -132,11 +134,14 @@ impl Demo {
 
     fn show(&mut self, running: &Running) -> Result<()> {
         let shown = self.tell(running);
-        // The background process knows better why a request failed: it may be gone.
-        shown.map_err(|error| match self.check() {
-            Err(cause) => cause,
-            Ok(()) => anyhow!("{error:#}\nthe end of the operator's log:\n{}", tail(&running.operator_log)),
-        })?;
+        if let Err(error) = shown {
+            // The background process knows better why a request failed: it may be on its way out.
+            for _ in 0..20 {
+                self.check()?;
+                thread::sleep(Duration::from_millis(100));
+            }
+            bail!("{error:#}\nthe end of the operator's log:\n{}", tail(&running.operator_log));
+        }
         further(running)
     }
 

@@ -137,7 +137,7 @@ impl State {
         eventually(Duration::from_secs(240), || {
             relay();
             let ended = self.try_lock()?.is_some();
-            Ok(if ended { Ok(()) } else { Err(format!("process {pid:?} does not end", pid = pid.as_raw_nonzero())) })
+            Ok(if ended { Ok(()) } else { Err(format!("process {} does not end", pid.as_raw_nonzero())) })
         })?;
         relay();
         self.clear()?;
