@@ -6,6 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};
 use kube::core::ApiResource;
+use kube::core::response::StatusCause;
 use kube::{Api, Client, Resource};
 use serde_json::{Value, json};
 
@@ -274,10 +275,14 @@ fn set_annotation(object: &mut Value, key: &str, value: &str) {
     object["metadata"]["annotations"][key] = Value::String(value.to_owned());
 }
 
-/// Whether the API server refused nothing but a change of immutable `StatefulSet` fields.
+/// Whether the API server refused nothing but a change of immutable `StatefulSet` fields, of which only the
+/// claims' size ever changes. Up to 1.36 it names no field, from 1.37 on the claim templates.
 fn only_claims_differ(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status)
-        if status.is_invalid() && status.message.contains("updates to statefulset spec for fields other than"))
+    let kube::Error::Api(status) = error else { return false };
+    let causes = status.details.as_ref().map(|details| details.causes.as_slice()).unwrap_or_default();
+    let names_claims = |cause: &StatusCause| cause.field.starts_with("spec.volumeClaimTemplates");
+    let forbids = |cause: &StatusCause| cause.message.contains("updates to statefulset spec for fields other than");
+    status.is_invalid() && !causes.is_empty() && causes.iter().all(|cause| names_claims(cause) || forbids(cause))
 }
 
 /// A password of 32 random hexadecimal characters (128 bits).

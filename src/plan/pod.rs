@@ -117,13 +117,15 @@ impl Scope<'_> {
         }
     }
 
-    /// The claim template of a workload's data. It has no owner and only immutable labels: claims
-    /// outlive workloads, and templates of claims cannot change.
+    /// The claim template of a workload's data. It has no owner: claims outlive workloads. It has
+    /// every label but the tier, which may change, as templates of claims cannot.
     pub fn claim(&self, component: Component, storage: Bytes) -> PersistentVolumeClaim {
+        let mut labels = self.labels(component);
+        labels.remove(label::TIER);
         PersistentVolumeClaim {
             metadata: ObjectMeta {
                 name: Some(DATA.to_owned()),
-                labels: Some(self.identity(component)),
+                labels: Some(labels),
                 ..ObjectMeta::default()
             },
             spec: Some(PersistentVolumeClaimSpec {
