@@ -52,7 +52,10 @@ SQL
 pub(super) fn plan(scope: &Scope, tenant: &ValidatedTenant, stage: Stage) -> Vec<Child> {
     let size = size(tenant, stage);
     let conf = Conf::of(size, tenant.database.storage).text();
-    let workload = stateful_set(scope, tenant, size, &conf);
+    // A larger volume only allows a larger write-ahead log, which can wait for the next restart: growing
+    // a volume interrupts nobody.
+    let warrants_restart = Conf::of(size, Bytes(0)).text();
+    let workload = stateful_set(scope, tenant, size, &warrants_restart);
     let config = ConfigMap {
         metadata: scope.owned(names::DATABASE, Component::Database),
         data: Some(texts([("postgresql.conf", &conf), ("pg_hba.conf", PG_HBA), ("init.sh", INIT)])),
