@@ -85,7 +85,10 @@ fn serve(state: &State) -> Result<()> {
         own_cluster,
     })?;
 
-    while stopped.recv_timeout(Duration::from_millis(500)) == Err(RecvTimeoutError::Timeout) {
+    // Whoever deletes the cache folder deletes the way to stop us, too.
+    while stopped.recv_timeout(Duration::from_millis(500)) == Err(RecvTimeoutError::Timeout)
+        && state.running().is_some()
+    {
         operator.keep_running()?;
     }
     if !own_cluster {
@@ -106,6 +109,15 @@ fn leave(cluster: &Cluster) {
     };
     delete("tenants.torpor.dev", &TENANTS.map(|(name, _)| name));
     delete("workerpools.torpor.dev", &POOL_NAMES);
+    // The operator takes its marks off the nodes and deletes the PriorityClasses; it must live that long.
+    let left = ["get", "priorityclasses", "-l", "app.kubernetes.io/managed-by=torpor", "-o", "name"];
+    let gone = eventually(Duration::from_secs(20), || {
+        let classes = cluster.kubectl(left)?;
+        Ok(if classes.is_empty() { Ok(()) } else { Err(format!("still there: {}", classes.trim())) })
+    });
+    if let Err(error) = gone {
+        say(format!("{error:#}"));
+    }
     let namespaces = TENANTS.map(|(name, _)| format!("tenant-{name}")).join(" ");
     say(
         "deleted the demo's Tenants and WorkerPools; their data stays, as a Tenant's data does by default. To delete it:",
