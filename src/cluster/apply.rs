@@ -84,20 +84,51 @@ impl Applier {
             Difference::Missing => Applied::Created,
             Difference::Differs => Applied::Updated,
         };
-        self.may_write()?;
-        let params = PatchParams::apply(OPERATOR).force();
-        let answer = self.api(kind, namespace).patch_metadata(name, &params, &Patch::Apply(&wanted)).await;
-        self.metrics.api_write("apply", kind.as_str());
-        match answer {
-            Ok(object) => {
-                self.remember(Slot::Child(kind), &object.metadata);
-                Ok(applied)
-            }
+        match self.apply(kind, namespace, name, &wanted).await? {
+            Ok(()) => Ok(applied),
             Err(error) if kind == ChildKind::StatefulSet && only_claims_differ(&error) => {
                 Err(ClusterError::ClaimsDiffer { what })
             }
+            Err(error) if is_invalid(&error) && self.overwrite(kind, namespace, name, &wanted).await? => {
+                let again = self.apply(kind, namespace, name, &wanted).await?;
+                again.map(|()| applied).map_err(|error| ClusterError::of(&what, &error))
+            }
             Err(error) => Err(ClusterError::of(&what, &error)),
         }
+    }
+
+    async fn apply(
+        &self,
+        kind: ChildKind,
+        namespace: &str,
+        name: &str,
+        wanted: &Value,
+    ) -> Result<Result<(), kube::Error>, ClusterError> {
+        self.may_write()?;
+        let params = PatchParams::apply(OPERATOR).force();
+        let answer = self.api(kind, namespace).patch_metadata(name, &params, &Patch::Apply(wanted)).await;
+        self.metrics.api_write("apply", kind.as_str());
+        Ok(answer.map(|object| self.remember(Slot::Child(kind), &object.metadata)))
+    }
+
+    /// Puts whole lists back. An apply leaves what others added to a list, and that may contradict what is wanted,
+    /// such as a second port of one name; a merge replaces the list. `false` when the API server refuses that, too.
+    async fn overwrite(
+        &self,
+        kind: ChildKind,
+        namespace: &str,
+        name: &str,
+        wanted: &Value,
+    ) -> Result<bool, ClusterError> {
+        self.may_write()?;
+        let mut contents = wanted.clone();
+        if let Some(fields) = contents.as_object_mut() {
+            fields.remove("metadata");
+        }
+        let params = PatchParams { field_manager: Some(OPERATOR.to_owned()), ..PatchParams::default() };
+        let answer = self.api(kind, namespace).patch_metadata(name, &params, &Patch::Merge(&contents)).await;
+        self.metrics.api_write("patch", kind.as_str());
+        Ok(answer.is_ok())
     }
 
     fn remember(&self, slot: Slot, metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) {
@@ -273,6 +304,10 @@ fn tenant_of(namespace: &Namespace) -> Option<String> {
 
 fn set_annotation(object: &mut Value, key: &str, value: &str) {
     object["metadata"]["annotations"][key] = Value::String(value.to_owned());
+}
+
+fn is_invalid(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.is_invalid())
 }
 
 /// Whether the API server refused nothing but a change of immutable `StatefulSet` fields, of which only the

@@ -81,7 +81,7 @@ pub fn specs_beyond_the_tier_are_stalled(ctx: &Ctx) -> Result<(), String> {
     let spec = json!({"tier": "free", "database": {"resources": {"memory": "512Mi"}}, "fleets": [fleet("a", 1)]});
     apply(ctx, &tenant("beyond", spec))?;
     let message = await_reason(ctx, &["tenant", "beyond"], "Stalled", "True", "InvalidSpec")?;
-    ensure(message.contains("ask for") && message.contains("tier free has 500m"), || message)?;
+    ensure(message.contains("ask for") && message.contains("tier free has cpu 500m"), || message)?;
     let told = ctx.get(&["tenant", "beyond"])?;
     same("observedGeneration", &told["status"]["observedGeneration"], &json!(1))?;
     ensure(ctx.get(&["namespace", "tenant-beyond"]).is_err(), || "a namespace was made all the same".to_owned())?;
