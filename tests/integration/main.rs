@@ -5,8 +5,10 @@
 
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::missing_errors_doc)]
 
+mod drift;
 mod examples;
 mod faults;
+mod fleets;
 mod harness;
 mod leader;
 mod silence;
@@ -28,6 +30,14 @@ const SHARED: &[(&str, Test)] = &[
     ("examples::printer_columns_fit", examples::printer_columns_fit),
     ("examples::short_names_and_scale_work", examples::short_names_and_scale_work),
     ("examples::nulls_and_conditions_merge", examples::nulls_and_conditions_merge),
+    ("drift::owned_fields_are_put_back", drift::owned_fields_are_put_back),
+    ("drift::foreign_additions_stay", drift::foreign_additions_stay),
+    ("drift::what_is_not_wanted_goes", drift::what_is_not_wanted_goes),
+    ("fleets::changes_roll_one_fleet", fleets::changes_roll_one_fleet),
+    ("fleets::shrinking_keeps_volumes", fleets::shrinking_keeps_volumes),
+    ("fleets::surplus_bots_are_not_started", fleets::surplus_bots_are_not_started),
+    ("fleets::broken_fleets_are_mended", fleets::broken_fleets_are_mended),
+    ("fleets::volumes_grow_without_restart", fleets::volumes_grow_without_restart),
     ("tenants::foreign::foreign_namespaces_stay_untouched", tenants::foreign::foreign_namespaces_stay_untouched),
     ("tenants::foreign::missing_references_are_awaited", tenants::foreign::missing_references_are_awaited),
     ("tenants::foreign::specs_beyond_the_tier_are_stalled", tenants::foreign::specs_beyond_the_tier_are_stalled),
