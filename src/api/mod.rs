@@ -7,6 +7,7 @@ pub mod bot_fleet;
 pub mod common;
 pub mod conditions;
 pub mod crds;
+pub mod reference;
 pub mod tenant;
 pub mod worker_pool;
 
