@@ -32,13 +32,9 @@ fn resource(page: &mut String, crd: &CustomResourceDefinition) {
         // A schema made of Rust types is always JSON.
         let schema = serde_json::to_value(&version.schema).unwrap_or_default()["openAPIV3Schema"].take();
         let kind = &names.kind;
-        page.push_str(&format!(
-            "\n## {kind}\n\n{}\n\n`{}/{}`, {scope}, short name {}.\n\n| Field | Type | Default | Meaning |\n|---|---|---|---|\n",
-            text(&schema),
-            crd.spec.group,
-            version.name,
-            short.join(", ")
-        ));
+        let (group, version, short) = (&crd.spec.group, &version.name, short.join(", "));
+        *page += &format!("\n## {kind}\n\n{}\n\n`{group}/{version}`, {scope}, short name {short}.\n\n", text(&schema));
+        *page += "| Field | Type | Default | Meaning |\n|---|---|---|---|\n";
         for part in ["spec", "status"] {
             let field = &schema["properties"][part];
             rows(page, part, field, false);
@@ -55,12 +51,9 @@ fn rows(page: &mut String, path: &str, schema: &Value, required: bool) {
         Value::String(word) => code(word),
         value => code(&value.to_string()),
     };
-    page.push_str(&format!("| {} | {} | {default} | {} |\n", code(path), type_of(schema), text(schema)));
-    let (path, object) = if schema["items"].is_object() {
-        (format!("{path}[]"), &schema["items"])
-    } else {
-        (path.to_owned(), schema)
-    };
+    *page += &format!("| {} | {} | {default} | {} |\n", code(path), type_of(schema), text(schema));
+    let (path, object) =
+        if schema["items"].is_object() { (format!("{path}[]"), &schema["items"]) } else { (path.to_owned(), schema) };
     let demanded = object["required"].as_array().cloned().unwrap_or_default();
     for (name, field) in object["properties"].as_object().into_iter().flatten() {
         rows(page, &format!("{path}.{name}"), field, demanded.iter().any(|demanded| demanded == name));
