@@ -11,6 +11,7 @@ mod faults;
 mod fleets;
 mod harness;
 mod leader;
+mod pools;
 mod silence;
 mod tenants;
 
@@ -54,6 +55,7 @@ const SHARED: &[(&str, Test)] = &[
 
 /// Tests that start clusters of their own.
 const ALONE: &[(&str, fn() -> Result<(), String>)] = &[
+    ("pools::pools_keep_nodes_and_classes", pools::pools_keep_nodes_and_classes),
     ("silence::settled_means_silent", silence::settled_means_silent),
     ("silence::changes_restart_no_pod", silence::changes_restart_no_pod),
     ("faults::kills_change_nothing", faults::kills_change_nothing),
