@@ -7,21 +7,19 @@ use super::crds;
 
 /// The page, from the definitions as they are installed.
 pub fn reference() -> String {
-    let mut page = String::from(
-        "# Fields of the custom resources\n\n\
-         <!-- Generated from src/api by `make generate`; do not edit. -->\n\n\
-         The same text as `kubectl explain tenant.spec --recursive`, with types, bounds and defaults. A field without a \
-         default and not marked required may be left out.\n\
-         Rules over more than one field, and what the API server answers, are shown by the files in \
-         [examples/invalid](../examples/invalid).\n",
-    );
-    for crd in crds::all() {
-        resource(&mut page, &crd);
-    }
-    page
+    let head = "# Fields of the custom resources
+
+<!-- Generated from src/api by `make generate`; do not edit. -->
+
+The same text as `kubectl explain tenant.spec --recursive`, with types, bounds and defaults. A field without a default and not marked required may be left out.
+Rules over more than one field, and what the API server answers, are shown by the files in [examples/invalid](../examples/invalid).
+";
+    let mut lines = vec![head.to_owned()];
+    crds::all().iter().for_each(|crd| resource(&mut lines, crd));
+    lines.join("\n")
 }
 
-fn resource(page: &mut String, crd: &CustomResourceDefinition) {
+fn resource(lines: &mut Vec<String>, crd: &CustomResourceDefinition) {
     let names = &crd.spec.names;
     let short: Vec<String> = names.short_names.iter().flatten().map(|name| code(name)).collect();
     let scope = match crd.spec.scope.as_str() {
@@ -31,19 +29,19 @@ fn resource(page: &mut String, crd: &CustomResourceDefinition) {
     for version in &crd.spec.versions {
         // A schema made of Rust types is always JSON.
         let schema = serde_json::to_value(&version.schema).unwrap_or_default()["openAPIV3Schema"].take();
-        let kind = &names.kind;
         let (group, version, short) = (&crd.spec.group, &version.name, short.join(", "));
-        *page += &format!("\n## {kind}\n\n{}\n\n`{group}/{version}`, {scope}, short name {short}.\n\n", text(&schema));
-        *page += "| Field | Type | Default | Meaning |\n|---|---|---|---|\n";
+        lines.push(format!("## {}\n\n{}\n", names.kind, text(&schema)));
+        lines.push(format!("`{group}/{version}`, {scope}, short name {short}.\n"));
+        lines.push("| Field | Type | Default | Meaning |\n|---|---|---|---|".to_owned());
         for part in ["spec", "status"] {
-            let field = &schema["properties"][part];
-            rows(page, part, field, false);
+            rows(lines, part, &schema["properties"][part], false);
         }
+        lines.push(String::new());
     }
 }
 
 /// The row of one field, and those of the fields below it.
-fn rows(page: &mut String, path: &str, schema: &Value, required: bool) {
+fn rows(lines: &mut Vec<String>, path: &str, schema: &Value, required: bool) {
     let default = match &schema["default"] {
         Value::Null if required => "required".to_owned(),
         // The defaults of an object are those of its fields, which follow.
@@ -51,12 +49,12 @@ fn rows(page: &mut String, path: &str, schema: &Value, required: bool) {
         Value::String(word) => code(word),
         value => code(&value.to_string()),
     };
-    *page += &format!("| {} | {} | {default} | {} |\n", code(path), type_of(schema), text(schema));
+    lines.push(format!("| {} | {} | {default} | {} |", code(path), type_of(schema), text(schema)));
     let (path, object) =
         if schema["items"].is_object() { (format!("{path}[]"), &schema["items"]) } else { (path.to_owned(), schema) };
     let demanded = object["required"].as_array().cloned().unwrap_or_default();
     for (name, field) in object["properties"].as_object().into_iter().flatten() {
-        rows(page, &format!("{path}.{name}"), field, demanded.iter().any(|demanded| demanded == name));
+        rows(lines, &format!("{path}.{name}"), field, demanded.iter().any(|demanded| demanded == name));
     }
 }
 
