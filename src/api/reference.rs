@@ -15,7 +15,9 @@ The same text as `kubectl explain tenant.spec --recursive`, with types, bounds a
 Rules over more than one field, and what the API server answers, are shown by the files in [examples/invalid](../examples/invalid).
 ";
     let mut lines = vec![head.to_owned()];
-    crds::all().iter().for_each(|crd| resource(&mut lines, crd));
+    for crd in crds::all() {
+        resource(&mut lines, &crd);
+    }
     lines.join("\n")
 }
 
