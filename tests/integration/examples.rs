@@ -1,7 +1,9 @@
 //! The custom resources as their users meet them: examples, refusals, explanations and columns on a real API server.
 //!
-//! Every check wants the CustomResourceDefinitions installed. None needs a running operator; objects that are stored
-//! have names of their own and are deleted again.
+//! Every check of this file wants the CustomResourceDefinitions installed, and none a running operator; objects that
+//! are stored have names of their own and are deleted again.
+
+mod reconcile;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,6 +13,8 @@ use torpor::api::crds;
 use torpor::domain::catalog::Catalog;
 
 use crate::Ctx;
+
+pub use reconcile::examples_are_reconciled;
 
 /// Widest line that `kubectl get` may print.
 const WIDTH: usize = 100;
@@ -163,8 +167,20 @@ fn explains(text: &str, fields: &[String]) -> Result<(), String> {
     }))
 }
 
+/// Columns and names, on a cluster of their own: a stored pool would be one more for the tenants of other tests, and
+/// an operator would write the statuses that are looked at here.
+pub fn columns_and_names_are_short() -> Result<(), String> {
+    let mut ctx = Ctx::with(torpor_cluster::Options { nodes_per_pool: 0, ..Default::default() }, &[])?;
+    ctx.operator.kill();
+    all([
+        ("printer columns".to_owned(), printer_columns_fit(&ctx)),
+        ("short names".to_owned(), short_names_and_scale_work(&ctx)),
+    ]
+    .into_iter())
+}
+
 /// Printer columns fit into [`WIDTH`] characters with the longest names and words.
-pub fn printer_columns_fit(ctx: &Ctx) -> Result<(), String> {
+fn printer_columns_fit(ctx: &Ctx) -> Result<(), String> {
     let objects = [
         (
             tenant(LONG_NAME, json!({"tier": "premium"})),
@@ -210,7 +226,7 @@ fn fits(table: &str) -> Result<(), String> {
 }
 
 /// Short names, the category and `/scale` work; `kubectl scale` knows the bounds.
-pub fn short_names_and_scale_work(ctx: &Ctx) -> Result<(), String> {
+fn short_names_and_scale_work(ctx: &Ctx) -> Result<(), String> {
     let objects = [tenant("short-names", json!({})), fleet("short-names", json!({})), pool("short-names", json!({}))];
     let text = objects.each_ref().map(Value::to_string).join("\n---\n");
     apply(ctx, &[], &text)?;
