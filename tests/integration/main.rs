@@ -27,9 +27,8 @@ type Test = fn(&Ctx) -> Result<(), String>;
 const SHARED: &[(&str, Test)] = &[
     ("examples::invalid_examples_are_refused", examples::invalid_examples_are_refused),
     ("examples::examples_are_accepted", examples::examples_are_accepted),
+    ("examples::examples_are_reconciled", examples::examples_are_reconciled),
     ("examples::crds_explain_everything", examples::crds_explain_everything),
-    ("examples::printer_columns_fit", examples::printer_columns_fit),
-    ("examples::short_names_and_scale_work", examples::short_names_and_scale_work),
     ("examples::nulls_and_conditions_merge", examples::nulls_and_conditions_merge),
     ("drift::owned_fields_are_put_back", drift::owned_fields_are_put_back),
     ("drift::foreign_additions_stay", drift::foreign_additions_stay),
@@ -55,6 +54,7 @@ const SHARED: &[(&str, Test)] = &[
 
 /// Tests that start clusters of their own.
 const ALONE: &[(&str, fn() -> Result<(), String>)] = &[
+    ("examples::columns_and_names_are_short", examples::columns_and_names_are_short),
     ("pools::pools_keep_nodes_and_classes", pools::pools_keep_nodes_and_classes),
     ("silence::settled_means_silent", silence::settled_means_silent),
     ("silence::changes_restart_no_pod", silence::changes_restart_no_pod),
