@@ -5,6 +5,7 @@
 
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::missing_errors_doc)]
 
+mod alone;
 mod drift;
 mod examples;
 mod faults;
