@@ -220,8 +220,9 @@ fn ready(address: &str) -> Result<(), String> {
         Ok(answer)
     };
     let answer = get().map_err(|error| error.to_string())?;
-    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-    if answer.split(' ').nth(1) == Some("200") { Ok(()) } else { Err(body.trim().to_owned()) }
+    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body).trim();
+    // A process that stands by until another stops leading is ready for that, and serves nobody.
+    if body == "ready" { Ok(()) } else { Err(body.to_owned()) }
 }
 
 /// A command whose process the kernel kills when we end, where util-linux is there to ask for it. Elsewhere the
