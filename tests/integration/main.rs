@@ -13,6 +13,7 @@ mod fleets;
 mod harness;
 mod leader;
 mod pools;
+mod scale;
 mod silence;
 mod tenants;
 
@@ -61,6 +62,7 @@ const ALONE: &[(&str, fn() -> Result<(), String>)] = &[
     ("silence::changes_restart_no_pod", silence::changes_restart_no_pod),
     ("faults::kills_change_nothing", faults::kills_change_nothing),
     ("faults::deletions_lose_no_data", faults::deletions_lose_no_data),
+    ("scale::hundred_tenants_at_once", scale::hundred_tenants_at_once),
 ];
 
 fn main() {

@@ -1,0 +1,78 @@
+//! A hundred tenants at once.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use torpor_cluster::{NodeCapacity, Options};
+
+use crate::alone::{MANAGED, Rig, is_write, tenants};
+
+const TENANTS: usize = 100;
+/// 60 + 25·3 + 12·10 + 3·50 bots and four services each.
+const PODS: usize = 405 + 4 * TENANTS;
+/// On two cores it takes a minute or two, most of it the API server's and the scheduler's.
+const LIMIT: Duration = Duration::from_secs(360);
+/// Debug builds of the operator included.
+const MEMORY_KIB: u64 = 256 * 1024;
+
+fn tier(number: usize) -> &'static str {
+    match number {
+        0..60 => "free",
+        60..85 => "basic",
+        85..97 => "pro",
+        _ => "premium",
+    }
+}
+
+/// All become Ready without one line of level ERROR; what that took is printed.
+pub fn hundred_tenants_at_once() -> Result<(), String> {
+    let capacity = NodeCapacity { pods: 1_000, ..NodeCapacity::default() };
+    let mut rig = Rig::start(Options { capacity, ..Options::default() })?;
+    let start = rig.mark()?;
+    let began = Instant::now();
+    rig.apply(&tenants(TENANTS, tier))?;
+    rig.await_tenants(TENANTS, LIMIT)?;
+    let took = began.elapsed();
+    let pods = rig.pods(MANAGED)?.len();
+    if pods != PODS {
+        return Err(format!("{pods} pods run, expected {PODS}"));
+    }
+    rig.await_silence()?;
+
+    let asked = rig.requests(start)?;
+    let (writes, reads): (Vec<_>, Vec<_>) = asked.iter().partition(|event| is_write(event));
+    let reads = reads.iter().filter(|event| event.verb != "watch").count();
+    let events = writes.iter().filter(|event| event.resource == "events").count();
+    let status = writes.iter().filter(|event| event.subresource == "status").count();
+    let made: BTreeSet<_> = writes
+        .iter()
+        .filter(|event| event.code == 201 && event.resource != "events")
+        .map(|event| (&event.resource, &event.namespace, &event.name))
+        .collect();
+    let failed = writes.iter().filter(|event| event.code >= 400).count();
+    let memory = rig.operator.peak_kib().ok_or("no VmHWM in /proc; this test runs on Linux")?;
+    let log = rig.operator.log_text();
+    let lines = |level: &str| log.lines().filter(|line| line.split_whitespace().nth(1) == Some(level)).count();
+    let each = |count: usize| format!("{}.{}", count / TENANTS, count * 10 / TENANTS % 10);
+    println!(
+        "scale: {TENANTS} tenants, {pods} pods Ready in {:.1} s; operator: {:.1} MiB at its peak, per tenant {} objects \
+         made, {} writes ({} status, {} events), {} reads; {failed} writes refused, {} WARN and {} ERROR lines",
+        took.as_secs_f64(),
+        f64::from(u32::try_from(memory).unwrap_or(u32::MAX)) / 1024.0,
+        each(made.len()),
+        each(writes.len()),
+        each(status),
+        each(events),
+        each(reads),
+        lines("WARN"),
+        lines("ERROR"),
+    );
+    if lines("ERROR") > 0 || log.contains("panicked") {
+        let errors: Vec<_> = log.lines().filter(|line| line.contains(" ERROR ") || line.contains("panicked")).collect();
+        return Err(errors[..errors.len().min(10)].join("\n"));
+    }
+    if memory > MEMORY_KIB {
+        return Err(format!("the operator took {memory} KiB, {MEMORY_KIB} are thought to be enough"));
+    }
+    rig.operator.terminate().map(drop)
+}
