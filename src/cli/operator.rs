@@ -83,12 +83,16 @@ pub enum Access {
     ReadWriteOnce,
 }
 
+/// The client's own line for each failed request would say twice what its caller tells, and as an error where
+/// the caller tries again.
+const LOGGED: &str = "info,kube_client::client::builder=off";
+
 /// Runs the operator until it is asked to stop, or must.
 ///
 /// # Errors
 /// [`Failure`], one line.
 pub fn run(args: OperatorArgs) -> Result<(), Failure> {
-    telemetry::init(args.log_format, "info").map_err(Failure::input)?;
+    telemetry::init(args.log_format, LOGGED).map_err(Failure::input)?;
     let catalog = read_catalog(args.catalog.as_deref())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::run)?;
     runtime.block_on(operate(args, catalog))
@@ -134,10 +138,11 @@ async fn operate(args: OperatorArgs, catalog: Catalog) -> Result<(), Failure> {
     let health = Health::new(clock.clone());
     health.stand_by();
     let server = Server::bind(args.probe_address).await.map_err(Failure::input)?;
-    tracing::info!(address = %server.address(), version = env!("CARGO_PKG_VERSION"), "probes and metrics");
+    let address = server.address();
     let probes = tokio::spawn(server.serve(routes(health.clone(), metrics.clone()), std::future::pending()));
 
     let client = connect(names::OPERATOR).await.map_err(Failure::input)?;
+    tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "probes and metrics");
     let duration = Duration::from_secs(args.lease_seconds);
     let params = LeaderParams {
         namespace: args.lease_namespace.clone(),

@@ -11,7 +11,9 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum ConnectError {
     /// Neither a kubeconfig nor a service account is usable.
-    #[error("no usable kubeconfig or in-cluster service account ({0}); set KUBECONFIG or run inside a cluster")]
+    #[error(
+        "no usable kubeconfig or in-cluster service account ({0}); let KUBECONFIG name a valid file or run inside a cluster"
+    )]
     Config(String),
     /// The configuration was read and a client cannot be made from it.
     #[error("cannot build a client for {url}: {reason}")]
@@ -42,21 +44,40 @@ pub async fn connect(component: &str) -> Result<Client, ConnectError> {
             Ok(config) => config,
             // Inside a cluster there is no kubeconfig, and outside there is no service account:
             // the kubeconfig's problem is the one a person can act on.
-            Err(_) => return Err(ConnectError::Config(kubeconfig.to_string())),
+            Err(_) => return Err(ConnectError::Config(one_line(&kubeconfig))),
         },
     };
     let url = config.cluster_url.to_string();
     let agent = format!("{component}/{}", env!("CARGO_PKG_VERSION"));
     let client_error = |reason: String| ConnectError::Client { url: url.clone(), reason };
+    // The client takes any address and panics at the first request to one that is not absolute.
+    if config.cluster_url.scheme().is_none() || config.cluster_url.host().is_none() {
+        return Err(client_error("the address must start with https:// or http://".to_owned()));
+    }
     let agent = HeaderValue::from_str(&agent).map_err(|error| client_error(error.to_string()))?;
     config.headers.push((USER_AGENT, agent));
     // The operator has its own backoff per object; hidden retries would hold a pass for minutes.
     config.default_retry = false;
-    let client = Client::try_from(config).map_err(|error| client_error(error.to_string()))?;
+    let client = Client::try_from(config).map_err(|error| client_error(one_line(&error)))?;
     let unreachable = |reason: String| ConnectError::Unreachable { url: url.clone(), reason };
     tokio::time::timeout(Duration::from_secs(10), client.apiserver_version())
         .await
         .map_err(|_| unreachable("no answer within 10 s".to_owned()))?
-        .map_err(|error| unreachable(error.to_string()))?;
+        .map_err(|error| unreachable(one_line(&error)))?;
     Ok(client)
+}
+
+/// An error with its causes, as far as they say more, without the excerpts that some add below.
+fn one_line(error: &dyn std::error::Error) -> String {
+    let first = |error: &dyn std::error::Error| error.to_string().lines().next().unwrap_or_default().to_owned();
+    let mut text = first(error);
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = first(error);
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
 }

@@ -97,7 +97,7 @@ impl Catalog {
     /// [`CatalogError`] with the line and the reason.
     pub fn parse(origin: &str, text: &str) -> Result<Self, CatalogError> {
         let raw: RawCatalog = serde_yaml::from_str(text)
-            .map_err(|error| CatalogError::Syntax { origin: origin.to_owned(), reason: error.to_string() })?;
+            .map_err(|error| CatalogError::Syntax { origin: origin.to_owned(), reason: with_line(&error) })?;
         raw.check().map_err(|problem| CatalogError::Meaning {
             origin: origin.to_owned(),
             line: problem.line(text),
@@ -108,6 +108,14 @@ impl Catalog {
     /// What one tier gives. Every catalogue has every tier.
     pub fn tier(&self, tier: Tier) -> &TierPlan {
         &self.tiers[&tier]
+    }
+}
+
+/// What the parser says, which leaves out the line where it is the very beginning.
+fn with_line(error: &serde_yaml::Error) -> String {
+    match error.location() {
+        Some(place) if place.index() > 0 => error.to_string(),
+        Some(_) | None => format!("{error} at line 1"),
     }
 }
 
@@ -359,6 +367,7 @@ mod tests {
         assert!(message.starts_with(&format!("tiers.yaml:{}: stopBotsAfter ", line("stopBotsAfter", 0))), "{message}");
         assert!(refused("maxBots: 3", 0, "maxBotz: 3").contains("maxBotz"));
         assert!(refused("maxBots: 3", 0, "maxBotz: 3").contains("line"));
+        assert!(Catalog::parse("tiers.yaml", "a: 1").expect_err("a").to_string().ends_with("at line 1"));
         assert!(refused("mode: Auto", 0, "mode: Never").contains("tier free must have mode Auto"));
         assert!(refused("  premium:", 0, "  platinum:").contains("unknown tier"));
         assert!(refused("maxBots: 50", 0, "maxBots: 0").contains("between 1 and 200"));
