@@ -206,11 +206,15 @@ impl Memory {
         None
     }
 
-    /// Notes that an unreadable object was reported at this uid and generation. `false` when it had been already:
-    /// its status cannot be read back, so this is all that keeps it from being written again and again.
-    pub fn tell(&self, key: &Key, uid: &str, generation: i64) -> bool {
-        let now = (uid.to_owned(), generation);
-        lock(&self.told).insert(key.clone(), now.clone()) != Some(now)
+    /// Whether an unreadable object was reported at this uid and generation: its status cannot be read back, so
+    /// this is all that keeps it from being written again and again.
+    pub fn was_told(&self, key: &Key, version: &(String, i64)) -> bool {
+        lock(&self.told).get(key) == Some(version)
+    }
+
+    /// Notes that an unreadable object was reported at this uid and generation.
+    pub fn tell(&self, key: &Key, version: (String, i64)) {
+        lock(&self.told).insert(key.clone(), version);
     }
 
     /// Forgets an object that has gone.

@@ -18,12 +18,20 @@ fn told(invalid: &InvalidObject) -> Outcome {
     ))
 }
 
-/// Whether this version of the object has not been reported yet.
-fn is_news(context: &Context, kind: Own, invalid: &InvalidObject) -> bool {
+/// Runs the pass over an object unless this version of it has been reported. A report that was not written is
+/// made again by the next pass.
+async fn once(context: &Context, kind: Own, invalid: &InvalidObject, pass: impl Future<Output = Turn>) -> Turn {
     let metadata = &invalid.metadata;
     let key = Key::new(kind, metadata.namespace.as_deref(), metadata.name.as_deref().unwrap_or_default());
-    let uid = metadata.uid.as_deref().unwrap_or_default();
-    metadata.deletion_timestamp.is_some() || context.memory.tell(&key, uid, metadata.generation.unwrap_or_default())
+    let version = (metadata.uid.clone().unwrap_or_default(), metadata.generation.unwrap_or_default());
+    if metadata.deletion_timestamp.is_none() && context.memory.was_told(&key, &version) {
+        return Turn::of(&Outcome::Again, 0);
+    }
+    let turn = pass.await;
+    if turn.outcome == told(invalid).label() {
+        context.memory.tell(&key, version);
+    }
+    turn
 }
 
 fn seen(context: &Context, invalid: &InvalidObject) -> Seen {
@@ -32,55 +40,64 @@ fn seen(context: &Context, invalid: &InvalidObject) -> Seen {
 
 /// A Tenant. When it is deleted its policy is unknown, so its data stays.
 pub async fn tenant(context: &Context, invalid: &InvalidObject) -> Turn {
-    if !is_news(context, Own::Tenant, invalid) {
-        return Turn::of(&Outcome::Again, 0);
-    }
-    let old: TenantStatus = report::current(context, Own::Tenant, &invalid.metadata, None);
-    let outcome = if invalid.metadata.deletion_timestamp.is_some() {
-        removal::tenant(context, &invalid.metadata, DeletionPolicy::Retain).await
-    } else {
-        told(invalid)
-    };
-    let seen = seen(context, invalid);
-    report::finish(context, Own::Tenant, &invalid.metadata, &old, outcome, |outcome| TenantStatus {
-        observed_generation: outcome.is_final().then_some(seen.generation),
-        conditions: outcome.verdicts().map(|v| status::conditions(&old.conditions, v, None, seen)).unwrap_or_default(),
-        ..TenantStatus::default()
+    once(context, Own::Tenant, invalid, async {
+        let old: TenantStatus = report::current(context, Own::Tenant, &invalid.metadata, None);
+        let outcome = if invalid.metadata.deletion_timestamp.is_some() {
+            removal::tenant(context, &invalid.metadata, DeletionPolicy::Retain).await
+        } else {
+            told(invalid)
+        };
+        let seen = seen(context, invalid);
+        report::finish(context, Own::Tenant, &invalid.metadata, &old, outcome, |outcome| TenantStatus {
+            observed_generation: outcome.is_final().then_some(seen.generation),
+            conditions: outcome
+                .verdicts()
+                .map(|v| status::conditions(&old.conditions, v, None, seen))
+                .unwrap_or_default(),
+            ..TenantStatus::default()
+        })
+        .await
     })
     .await
 }
 
 /// A `BotFleet`.
 pub async fn fleet(context: &Context, invalid: &InvalidObject) -> Turn {
-    if !is_news(context, Own::BotFleet, invalid) {
-        return Turn::of(&Outcome::Again, 0);
-    }
-    let old: BotFleetStatus = report::current(context, Own::BotFleet, &invalid.metadata, None);
-    let outcome = if invalid.metadata.deletion_timestamp.is_some() {
-        removal::fleet(context, &invalid.metadata).await
-    } else {
-        told(invalid)
-    };
-    let seen = seen(context, invalid);
-    report::finish(context, Own::BotFleet, &invalid.metadata, &old, outcome, |outcome| BotFleetStatus {
-        observed_generation: outcome.is_final().then_some(seen.generation),
-        conditions: outcome.verdicts().map(|v| status::conditions(&old.conditions, v, None, seen)).unwrap_or_default(),
-        ..BotFleetStatus::default()
+    once(context, Own::BotFleet, invalid, async {
+        let old: BotFleetStatus = report::current(context, Own::BotFleet, &invalid.metadata, None);
+        let outcome = if invalid.metadata.deletion_timestamp.is_some() {
+            removal::fleet(context, &invalid.metadata).await
+        } else {
+            told(invalid)
+        };
+        let seen = seen(context, invalid);
+        report::finish(context, Own::BotFleet, &invalid.metadata, &old, outcome, |outcome| BotFleetStatus {
+            observed_generation: outcome.is_final().then_some(seen.generation),
+            conditions: outcome
+                .verdicts()
+                .map(|v| status::conditions(&old.conditions, v, None, seen))
+                .unwrap_or_default(),
+            ..BotFleetStatus::default()
+        })
+        .await
     })
     .await
 }
 
 /// A `WorkerPool`.
 pub async fn pool(context: &Context, invalid: &InvalidObject) -> Turn {
-    if !is_news(context, Own::WorkerPool, invalid) {
-        return Turn::of(&Outcome::Again, 0);
-    }
-    let old: WorkerPoolStatus = report::current(context, Own::WorkerPool, &invalid.metadata, None);
-    let seen = seen(context, invalid);
-    report::finish(context, Own::WorkerPool, &invalid.metadata, &old, told(invalid), |outcome| WorkerPoolStatus {
-        observed_generation: outcome.is_final().then_some(seen.generation),
-        conditions: outcome.verdicts().map(|v| status::conditions(&old.conditions, v, None, seen)).unwrap_or_default(),
-        ..WorkerPoolStatus::default()
+    once(context, Own::WorkerPool, invalid, async {
+        let old: WorkerPoolStatus = report::current(context, Own::WorkerPool, &invalid.metadata, None);
+        let seen = seen(context, invalid);
+        report::finish(context, Own::WorkerPool, &invalid.metadata, &old, told(invalid), |outcome| WorkerPoolStatus {
+            observed_generation: outcome.is_final().then_some(seen.generation),
+            conditions: outcome
+                .verdicts()
+                .map(|v| status::conditions(&old.conditions, v, None, seen))
+                .unwrap_or_default(),
+            ..WorkerPoolStatus::default()
+        })
+        .await
     })
     .await
 }
