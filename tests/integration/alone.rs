@@ -17,8 +17,8 @@ use crate::harness::{TORPOR, bare, condition, eventually};
 /// Everything that Torpor makes.
 pub const MANAGED: &str = "app.kubernetes.io/managed-by=torpor";
 
-/// A cluster with the default pools and an operator. Its lease outlasts the moments in which a machine that runs
-/// control plane, nodes and tests answers nobody.
+/// A cluster with the default pools and an operator. Its lease outlasts the times in which the API server of a machine
+/// that runs control plane, nodes and tests answers nobody, or is down.
 pub struct Rig {
     /// Stopped before the cluster.
     pub operator: Process,
@@ -147,7 +147,7 @@ impl Rig {
     }
 }
 
-const LEASE: [&str; 2] = ["--lease-seconds", "15"];
+const LEASE: [&str; 2] = ["--lease-seconds", "60"];
 const START: Duration = Duration::from_secs(60);
 const NO_AUDIT: &str = "this test reads the audit log of a cluster of its own; unset TORPOR_KUBECONFIG";
 
@@ -264,6 +264,11 @@ impl Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
         runs
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Sends a signal by its name.

@@ -13,9 +13,11 @@ mod fleets;
 mod harness;
 mod leader;
 mod pools;
+mod probes;
 mod scale;
 mod silence;
 mod tenants;
+mod undecodable;
 
 use std::sync::Arc;
 
@@ -63,6 +65,10 @@ const ALONE: &[(&str, fn() -> Result<(), String>)] = &[
     ("faults::kills_change_nothing", faults::kills_change_nothing),
     ("faults::deletions_lose_no_data", faults::deletions_lose_no_data),
     ("scale::hundred_tenants_at_once", scale::hundred_tenants_at_once),
+    ("probes::readiness_names_what_is_missing", probes::readiness_names_what_is_missing),
+    ("probes::api_server_restart_changes_nothing", probes::api_server_restart_changes_nothing),
+    ("undecodable::unreadable_objects_stop_nobody", undecodable::unreadable_objects_stop_nobody),
+    ("leader::only_one_operator_writes", leader::only_one_operator_writes),
 ];
 
 fn main() {

@@ -46,7 +46,6 @@ pub fn settled_means_silent() -> Result<(), String> {
     none("after a restart the operator wrote", &rig.writes(start)?)?;
 
     let start = rig.mark()?;
-    rig.operator.kill();
     rig.restart()?;
     std::thread::sleep(AFTER_START);
     none("after kill -9 the operator wrote", &rig.writes(start)?)?;

@@ -1,0 +1,87 @@
+//! What the probe port tells, and an API server that goes and comes back.
+
+use std::time::{Duration, Instant};
+
+use torpor_cluster::{Cluster, Options};
+
+use crate::alone::{Process, Rig, none, tenants};
+use crate::harness::{TORPOR, condition, eventually};
+
+/// The longest pause of a watch between two tries, and a little for the try.
+const RECOVERY: Duration = Duration::from_secs(35);
+
+/// Without its CustomResourceDefinitions the operator lives, names what it waits for, and goes on when they come.
+pub fn readiness_names_what_is_missing() -> Result<(), String> {
+    let cluster = Cluster::connect_or_start(Options::default()).map_err(|error| format!("{error:#}"))?;
+    let kubectl = |arguments: &[&str]| cluster.kubectl(arguments).map_err(|error| format!("{error:#}"));
+    let operator =
+        Process::start(TORPOR.as_ref(), cluster.kubeconfig(), cluster.data_dir(), &["--lease-seconds", "60"])?;
+    let own = "waiting for BotFleet\nwaiting for Tenant\nwaiting for WorkerPool\n";
+    eventually(Duration::from_secs(30), || match operator.http("/readyz")? {
+        (503, text) if text == own => Ok(()),
+        (code, text) => Err(format!("/readyz {code}: {text}")),
+    })?;
+    let (code, text) = operator.http("/livez")?;
+    if code != 200 {
+        return Err(format!("/livez {code}: {text}"));
+    }
+    kubectl(&["apply", "--server-side", "-f", "crds/"])?;
+    let began = Instant::now();
+    operator.await_ready(RECOVERY)?;
+    println!("probes: ready {:.1} s after the CustomResourceDefinitions came", began.elapsed().as_secs_f64());
+
+    kubectl(&["apply", "-f", "examples/pools.yaml", "-f", "examples/tenant-basic.yaml"])?;
+    kubectl(&["wait", "--for=condition=Ready", "tenant/alice", "--timeout=60s"])?;
+    let (code, text) = operator.http("/metrics")?;
+    if code != 200 {
+        return Err(format!("/metrics {code}"));
+    }
+    only_torpor(&text)
+}
+
+/// Every name starts with `torpor_`, and no label holds the name of a tenant or of its namespace.
+fn only_torpor(metrics: &str) -> Result<(), String> {
+    let mut series = 0;
+    for line in metrics.lines().filter(|line| *line != "# EOF") {
+        let name = line.strip_prefix("# ").and_then(|rest| rest.split(' ').nth(1)).unwrap_or(line);
+        if !name.starts_with("torpor_") || line.contains("alice") {
+            return Err(format!("/metrics has the line {line:?}"));
+        }
+        series += usize::from(!line.starts_with('#'));
+    }
+    println!("probes: {series} series of metrics");
+    if series < 10 || !metrics.contains("kind=\"Tenant\"") { Err(metrics.to_owned()) } else { Ok(()) }
+}
+
+/// The API server goes and comes back: the settled operator stays, writes nothing, and works again.
+pub fn api_server_restart_changes_nothing() -> Result<(), String> {
+    let mut rig = Rig::start(Options::default())?;
+    rig.apply(&tenants(4, |number| ["free", "basic", "free", "basic"][number]))?;
+    rig.await_tenants(4, Duration::from_secs(90))?;
+    rig.await_silence()?;
+    let start = rig.mark()?;
+    rig.cluster.kill_component("kube-apiserver").map_err(|error| format!("{error:#}"))?;
+    std::thread::sleep(Duration::from_secs(5));
+    rig.cluster.restart_component("kube-apiserver").map_err(|error| format!("{error:#}"))?;
+    let began = Instant::now();
+    rig.kubectl(&["patch", "tenant/free-0", "--type=merge", "-p", r#"{"spec":{"suspended":true}}"#])?;
+    eventually(RECOVERY, || {
+        let tenant = rig.get(&["tenant/free-0"])?;
+        let sleep = condition(&tenant, "Hibernated");
+        if sleep["status"] == "True" { Ok(()) } else { Err(format!("suspended, and Hibernated is {sleep}")) }
+    })?;
+    println!("probes: a change was served {:.1} s after the API server came back", began.elapsed().as_secs_f64());
+    rig.await_silence()?;
+    let own = |event: &&torpor_cluster::AuditEvent| event.namespace == "tenant-free-0" || event.name == "free-0";
+    let events = |event: &&torpor_cluster::AuditEvent| event.resource == "events";
+    let written = rig.writes(start)?;
+    let others: Vec<_> = written.iter().filter(|event| !own(event) && !events(event)).cloned().collect();
+    none("for other tenants the operator wrote", &others)?;
+    let log = rig.operator.log_text();
+    let errors = log.lines().filter(|line| line.contains(" ERROR ") || line.contains("panicked")).count();
+    println!("probes: {} WARN lines over the restart", log.lines().filter(|line| line.contains(" WARN ")).count());
+    if errors > 0 {
+        return Err(log);
+    }
+    rig.operator.terminate().map(drop)
+}
