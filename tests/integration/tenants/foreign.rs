@@ -72,7 +72,11 @@ pub fn missing_references_are_awaited(ctx: &Ctx) -> Result<(), String> {
         ensure(message == "ConfigMap tenant-refers/mine has no key a.yml; add it", || message)
     })?;
     patch(ctx, &at("configmap", "mine"), &json!({"data": {"a.yml": "script_file_name: a.py\n"}}))?;
+    await_reason_within(ctx, Duration::from_secs(15), &at("bf", "reader"), "Ready", "True", "Ready")?;
+    // Secrets are not watched, so nothing but the next look finds it: by now nothing else happens here.
+    std::thread::sleep(Duration::from_secs(1));
     ctx.kubectl(&["create", "secret", "generic", "keys", "-n", namespace, "--from-literal=HBOT_PASSWORD=x"])?;
+    eventually(SOON, || ctx.get(&at("statefulset", "bots-holder")).map(drop))?;
     await_reason_within(ctx, Duration::from_secs(15), &["tenant", "refers"], "Ready", "True", "Ready").map(drop)
 }
 
