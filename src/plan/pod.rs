@@ -123,11 +123,7 @@ impl Scope<'_> {
         let mut labels = self.labels(component);
         labels.remove(label::TIER);
         PersistentVolumeClaim {
-            metadata: ObjectMeta {
-                name: Some(DATA.to_owned()),
-                labels: Some(labels),
-                ..ObjectMeta::default()
-            },
+            metadata: ObjectMeta { name: Some(DATA.to_owned()), labels: Some(labels), ..ObjectMeta::default() },
             spec: Some(PersistentVolumeClaimSpec {
                 access_modes: Some(vec![self.settings.volume_access.as_str().to_owned()]),
                 resources: Some(VolumeResourceRequirements {

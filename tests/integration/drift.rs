@@ -12,6 +12,9 @@ use crate::tenants::{
     uids, writes,
 };
 
+/// Changes an object behind the operator's back.
+type Hurt<'a> = &'a dyn Fn() -> Result<(), String>;
+
 /// Objects of a namespace that the operator wrote since the mark, its own resources' status and Events apart.
 fn written(events: Vec<AuditEvent>, namespace: &str) -> Vec<String> {
     let there = events.into_iter().filter(|event| event.namespace == namespace || event.name == namespace);
@@ -34,7 +37,7 @@ pub fn owned_fields_are_put_back(ctx: &Ctx) -> Result<(), String> {
     };
     let before = bots(ctx)?;
     let at = |object: &'static str| [object, "-n", namespace];
-    let hurt: [(&str, &dyn Fn() -> Result<(), String>); 13] = [
+    let hurt: [(&str, Hurt); 13] = [
         ("port of a Service", &|| {
             let ports = json!([{"name": "postgres", "port": 5433, "protocol": "TCP"}]);
             patch(ctx, &at("service/postgres"), &json!({"spec": {"ports": ports}}))

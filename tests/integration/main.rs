@@ -26,6 +26,7 @@ use libtest_mimic::{Arguments, Trial};
 pub use harness::Ctx;
 
 type Test = fn(&Ctx) -> Result<(), String>;
+type OwnTest = fn() -> Result<(), String>;
 
 /// Tests on the shared cluster.
 const SHARED: &[(&str, Test)] = &[
@@ -57,7 +58,7 @@ const SHARED: &[(&str, Test)] = &[
 ];
 
 /// Tests that start clusters of their own.
-const ALONE: &[(&str, fn() -> Result<(), String>)] = &[
+const ALONE: &[(&str, OwnTest)] = &[
     ("examples::columns_and_names_are_short", examples::columns_and_names_are_short),
     ("pools::pools_keep_nodes_and_classes", pools::pools_keep_nodes_and_classes),
     ("silence::settled_means_silent", silence::settled_means_silent),

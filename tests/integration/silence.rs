@@ -9,11 +9,11 @@ use crate::alone::{MANAGED, Rig, is_write, none, tenants};
 use crate::harness::{TORPOR, condition, eventually};
 
 /// How long nothing may be said.
-const WINDOW: Duration = Duration::from_secs(45);
+const WINDOW: Duration = Duration::from_secs(30);
 /// How long a restarted operator may take to find out that nothing is to do: every pass has run many times over.
-const AFTER_START: Duration = Duration::from_secs(8);
+const AFTER_START: Duration = Duration::from_secs(5);
 /// How long pods have for a restart that must not come.
-const AFTER_CHANGE: Duration = Duration::from_secs(8);
+const AFTER_CHANGE: Duration = Duration::from_secs(5);
 const START: Duration = Duration::from_secs(30);
 
 /// Tenants of every tier, one with exchange keys and one with its configuration in a ConfigMap, are settled; then
