@@ -42,7 +42,7 @@ crds: need-cargo ## Write crds/ anew from src/api
 	$(TORPOR) crds --dir crds
 
 generate: crds ## Write every generated file anew: crds/, docs/metrics.md, golden files of the tests
-	UPDATE_GOLDEN=1 cargo test --quiet --workspace
+	UPDATE_GOLDEN=1 cargo test --quiet --package torpor --lib --test golden
 
 cluster-up: need-cargo ## Start a local Kubernetes control plane in the background
 	@$(CLUSTER) up
