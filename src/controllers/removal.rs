@@ -56,6 +56,11 @@ async fn try_tenant(context: &Context, metadata: &ObjectMeta, policy: DeletionPo
         return Ok(Outcome::Deleting(format!("{pods} pods are stopping")));
     }
     if policy == DeletionPolicy::Delete && context.reader.definition_stays(TENANTS).await? {
+        // Volumes go slowly because of a finalizer, and a namespace looks again only after many seconds. It begins
+        // a few seconds after its own deletion, and then they have gone already.
+        for volume in entries.iter().filter(|entry| entry.slot == Slot::Volume) {
+            context.applier.delete(volume).await?;
+        }
         context.applier.delete(home).await?;
         return Ok(Outcome::Deleting(format!("namespace {namespace} is being deleted")));
     }
