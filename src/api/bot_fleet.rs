@@ -11,7 +11,7 @@ use super::conditions::Condition;
 
 /// Default bot image: the first release with `hbot start --foreground`, which stops gracefully on SIGTERM.
 pub const BOT_IMAGE: &str = "hummingbot/hummingbot:version-2.16.0";
-/// Longest name of a `BotFleet`: the `StatefulSet`, its revision label and its claims stay legal.
+/// Longest name of a BotFleet: the StatefulSet, its revision label and its claims stay legal.
 pub const MAX_FLEET_NAME: usize = 40;
 
 fn default_replicas() -> i32 {
@@ -76,7 +76,7 @@ pub struct BotFleetSpec {
     /// CPU and memory limits of one bot. All bots together stay within the tier. Default 200m and 512Mi.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
-    /// Size of each bot's volume (trades database and logs). Default `500Mi`. It can grow where the `StorageClass` allows it, and never shrink.
+    /// Size of each bot's volume (trades database and logs). Default `500Mi`. It can grow where the StorageClass allows it, and never shrink.
     #[serde(default = "default_storage")]
     #[schemars(length(max = 20))]
     #[x_kube(
@@ -105,7 +105,7 @@ pub enum StrategyKind {
     V1,
 }
 
-/// A strategy: its kind, and its configuration either inline or in a `ConfigMap`.
+/// A strategy: its kind, and its configuration either inline or in a ConfigMap.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -119,7 +119,7 @@ pub struct Strategy {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 32768))]
     pub config: Option<String>,
-    /// A `ConfigMap` in the tenant's namespace that holds the configuration file. A change of its contents restarts the fleet's bots one at a time.
+    /// A ConfigMap in the tenant's namespace that holds the configuration file. A change of its contents restarts the fleet's bots one at a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_map_ref: Option<ConfigMapRef>,
 }
@@ -128,11 +128,11 @@ fn default_key() -> String {
     "config.yml".to_owned()
 }
 
-/// A key of a `ConfigMap` in the same namespace.
+/// A key of a ConfigMap in the same namespace.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq, Hash)]
 #[serde(rename_all = "camelCase")]
 pub struct ConfigMapRef {
-    /// Name of the `ConfigMap`.
+    /// Name of the ConfigMap.
     #[schemars(length(max = 63))]
     #[x_kube(validation = Rule::new(CEL_DNS_LABEL).message(DNS_LABEL_MESSAGE))]
     pub name: String,

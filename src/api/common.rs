@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 pub const CEL_DURATION: &str = "self.matches('^[1-9][0-9]{0,5}[smhd]$')";
 /// Message of [`CEL_DURATION`].
 pub const DURATION_MESSAGE: &str = "must be a duration of one number and one unit s, m, h or d, like 36h or 7d";
-/// A DNS label, which names of fleets, Secrets, `ConfigMaps` and `PriorityClasses` follow.
+/// A DNS label, which names of fleets, Secrets, ConfigMaps and PriorityClasses follow.
 pub const CEL_DNS_LABEL: &str = "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')";
 /// Message of [`CEL_DNS_LABEL`].
 pub const DNS_LABEL_MESSAGE: &str =

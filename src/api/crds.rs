@@ -7,7 +7,7 @@ use kube::CustomResourceExt;
 
 use super::{BotFleet, Tenant, WorkerPool};
 
-/// Every `CustomResourceDefinition`, in the order in which they are installed.
+/// Every CustomResourceDefinition, in the order in which they are installed.
 pub fn all() -> Vec<CustomResourceDefinition> {
     [Tenant::crd(), BotFleet::crd(), WorkerPool::crd()].into_iter().map(finish).collect()
 }

@@ -64,12 +64,12 @@ pub struct TenantSpec {
     /// When an idle tenant sleeps. Default: the tier's policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hibernation: Option<Hibernation>,
-    /// Fleets of bots; each becomes a `BotFleet` object in the tenant's namespace. Default: none.
+    /// Fleets of bots; each becomes a BotFleet object in the tenant's namespace. Default: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 50))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub fleets: Vec<TenantFleet>,
-    /// `PostgreSQL` of this tenant.
+    /// PostgreSQL of this tenant.
     #[serde(default)]
     pub database: Database,
     /// Redis of this tenant. Default: the tier's size, contents in memory only.
@@ -136,11 +136,11 @@ pub struct Hibernation {
     pub database_only_after: Option<String>,
 }
 
-/// A fleet written inside its Tenant: a name and the fields of a `BotFleet`.
+/// A fleet written inside its Tenant: a name and the fields of a BotFleet.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct TenantFleet {
-    /// Name of the fleet and of the `BotFleet` object: a DNS label of at most 40 characters.
+    /// Name of the fleet and of the BotFleet object: a DNS label of at most 40 characters.
     #[schemars(length(max = 40))]
     #[x_kube(validation = Rule::new(CEL_DNS_LABEL).message(DNS_LABEL_MESSAGE))]
     pub name: String,
@@ -157,14 +157,14 @@ fn default_database_storage() -> String {
     "5Gi".to_owned()
 }
 
-/// Default `PostgreSQL` image. It is a default of the schema, so a new operator version never changes the image of a tenant that exists.
+/// Default PostgreSQL image. It is a default of the schema, so a new operator version never changes the image of a tenant that exists.
 pub const DATABASE_IMAGE: &str = "postgres:17.11-bookworm";
 /// Default Redis image.
 pub const REDIS_IMAGE: &str = "redis:7.2.16-bookworm";
 /// Default dashboard image.
 pub const DASHBOARD_IMAGE: &str = "hummingbot/dashboard:latest";
 
-/// The tenant's `PostgreSQL`.
+/// The tenant's PostgreSQL.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -172,12 +172,12 @@ pub const DASHBOARD_IMAGE: &str = "hummingbot/dashboard:latest";
         .message("the major version of database.image cannot change in place")
 )]
 pub struct Database {
-    /// `PostgreSQL` image of the official, Debian-based layout (user 999). Default `postgres:17.11-bookworm`. A change restarts the database; its major version cannot change.
+    /// PostgreSQL image of the official, Debian-based layout (user 999). Default `postgres:17.11-bookworm`. A change restarts the database; its major version cannot change.
     #[serde(default = "default_database_image")]
     #[schemars(length(max = 300))]
     #[x_kube(validation = Rule::new(CEL_IMAGE).message(IMAGE_MESSAGE))]
     pub image: String,
-    /// Size of the data volume. Default `5Gi`. It can grow where the `StorageClass` allows it, and never shrink.
+    /// Size of the data volume. Default `5Gi`. It can grow where the StorageClass allows it, and never shrink.
     #[serde(default = "default_database_storage")]
     #[schemars(length(max = 20))]
     #[x_kube(
@@ -311,7 +311,7 @@ pub struct BotCount {
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct HibernationStatus {
-    /// The stage the stack is at: Active, `BotsStopped`, `ServicesStopped` or `DatabaseOnly`.
+    /// The stage the stack is at: Active, BotsStopped, ServicesStopped or DatabaseOnly.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stage: Option<Stage>,
     /// Since when it is at this stage.

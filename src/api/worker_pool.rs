@@ -54,7 +54,7 @@ pub struct WorkerPoolSpec {
     /// Puts a taint on the pool's nodes so that only tenants of its tiers run there. Default false.
     #[serde(default)]
     pub dedicated: bool,
-    /// `PriorityClass` of the pods that run here.
+    /// PriorityClass of the pods that run here.
     pub priority: PoolPriority,
     /// Most tenants on one node. Default 100. Recorded for placement; not enforced by this version.
     #[serde(default = "default_max_tenants")]
@@ -71,7 +71,7 @@ pub struct WorkerPoolSpec {
     pub spot: bool,
 }
 
-/// Whether pods of a `PriorityClass` may push out others.
+/// Whether pods of a PriorityClass may push out others.
 #[derive(Serialize, Deserialize, schemars::JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Preemption {
     /// Pods of lower priority make room.
@@ -81,18 +81,18 @@ pub enum Preemption {
     Never,
 }
 
-/// `PriorityClass` that the operator keeps for the pool.
+/// PriorityClass that the operator keeps for the pool.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct PoolPriority {
-    /// Name of the `PriorityClass`, for example `torpor-low`. It is the class that the tier catalogue gives to the pool's tiers.
+    /// Name of the PriorityClass, for example `torpor-low`. It is the class that the tier catalogue gives to the pool's tiers.
     #[schemars(length(max = 63))]
     #[x_kube(
         validation = Rule::new(CEL_DNS_LABEL).message(DNS_LABEL_MESSAGE),
         validation = Rule::new("!self.startsWith('system-')").message("priority.class must not start with system-")
     )]
     pub class: String,
-    /// Priority of the pods, higher first. A change replaces the `PriorityClass`; pods that exist keep their old value.
+    /// Priority of the pods, higher first. A change replaces the PriorityClass; pods that exist keep their old value.
     #[schemars(range(min = -1_000_000_000, max = 1_000_000_000))]
     pub value: i32,
     /// Whether these pods may push out pods of lower priority. Default `PreemptLowerPriority`.

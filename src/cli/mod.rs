@@ -18,9 +18,9 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the operator: turn Tenants, `BotFleets` and `WorkerPools` into what they ask for.
+    /// Run the operator: turn Tenants, BotFleets and WorkerPools into what they ask for.
     Operator(operator::OperatorArgs),
-    /// Print the `CustomResourceDefinitions`, or write them into a folder.
+    /// Print the CustomResourceDefinitions, or write them into a folder.
     Crds(crds::CrdsArgs),
     /// Check Tenant files and print the objects they become, without a cluster.
     Render(render::RenderArgs),

@@ -43,13 +43,13 @@ pub struct OperatorArgs {
     /// Whether pods run in a user namespace of their own (hostUsers: false). Nodes must support it.
     #[arg(long, env = "TORPOR_USER_NAMESPACES", value_enum, default_value_t = Switch::On)]
     pub user_namespaces: Switch,
-    /// `StorageClass` of all volumes. Default: the cluster's.
+    /// StorageClass of all volumes. Default: the cluster's.
     #[arg(long, env = "TORPOR_STORAGE_CLASS")]
     pub storage_class: Option<String>,
-    /// Access mode of all volumes; `ReadWriteOnce` for storage drivers that lack `ReadWriteOncePod`.
+    /// Access mode of all volumes; ReadWriteOnce for storage drivers that lack ReadWriteOncePod.
     #[arg(long, env = "TORPOR_VOLUME_ACCESS", value_enum, default_value_t = Access::ReadWriteOncePod)]
     pub volume_access: Access,
-    /// Image of the `PostgreSQL` metrics exporter.
+    /// Image of the PostgreSQL metrics exporter.
     #[arg(long, env = "TORPOR_EXPORTER_IMAGE", default_value_t = Settings::default().exporter_image)]
     pub exporter_image: String,
     /// Names of image pull Secrets in the tenants' namespaces, separated by commas.

@@ -22,10 +22,10 @@ use crate::validate::{
 /// Options of `torpor render`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct RenderArgs {
-    /// File with Tenants, and with `BotFleets`, `WorkerPools` and `ConfigMaps` that belong to them; `-` is standard input. May be given more than once.
+    /// File with Tenants, and with BotFleets, WorkerPools and ConfigMaps that belong to them; `-` is standard input. May be given more than once.
     #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
-    /// Stage of sleep to render: Active, `BotsStopped`, `ServicesStopped` or `DatabaseOnly`. Default: Active, and `DatabaseOnly` for a suspended Tenant.
+    /// Stage of sleep to render: Active, BotsStopped, ServicesStopped or DatabaseOnly. Default: Active, and DatabaseOnly for a suspended Tenant.
     #[arg(long, value_name = "STAGE")]
     pub stage: Option<Stage>,
     /// Tier catalogue to use instead of the built-in one.

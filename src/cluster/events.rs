@@ -8,6 +8,7 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use super::status::Own;
 use crate::api::{GROUP, VERSION};
 use crate::domain::names::OPERATOR;
+use crate::leader::LeaderGuard;
 use crate::metrics::Metrics;
 
 /// The API server refuses longer notes.
@@ -18,16 +19,20 @@ const NOTE_LENGTH: usize = 1_000;
 pub struct Events {
     recorder: Recorder,
     metrics: Metrics,
+    leader: LeaderGuard,
 }
 
 impl Events {
     /// A publisher over this client.
-    pub fn new(client: Client, metrics: Metrics) -> Self {
-        Events { recorder: Recorder::new(client, Reporter::from(OPERATOR)), metrics }
+    pub fn new(client: Client, metrics: Metrics, leader: LeaderGuard) -> Self {
+        Events { recorder: Recorder::new(client, Reporter::from(OPERATOR)), metrics, leader }
     }
 
     /// Publishes one Event. A failure is logged and forgotten.
     pub async fn publish(&self, kind: Own, object: &ObjectMeta, type_: EventType, reason: &'static str, note: &str) {
+        if !self.leader.is_valid() {
+            return;
+        }
         let reference = ObjectReference {
             api_version: Some(format!("{GROUP}/{VERSION}")),
             kind: Some(kind.as_str().to_owned()),

@@ -47,7 +47,7 @@ impl Cluster {
             nodes: nodes::Nodes::new(client.clone(), metrics.clone(), leader.clone()),
             applier: apply::Applier::new(client.clone(), index.clone(), metrics.clone(), leader.clone()),
             status: status::StatusWriter::new(client.clone(), metrics.clone(), leader.clone()),
-            events: events::Events::new(client.clone(), metrics.clone()),
+            events: events::Events::new(client.clone(), metrics.clone(), leader.clone()),
             reader: read::Reader::new(client.clone()),
             index,
             client,

@@ -283,7 +283,7 @@ impl Process {
     /// SIGTERM, then its exit code.
     pub fn terminate(&mut self) -> Result<Option<i32>, String> {
         self.signal("TERM")?;
-        self.exit_code(Duration::from_secs(15))
+        self.exit_code(Duration::from_secs(40))
     }
 
     /// Waits for its end.

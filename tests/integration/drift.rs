@@ -153,7 +153,7 @@ pub fn what_is_not_wanted_goes(ctx: &Ctx) -> Result<(), String> {
         rendered.push(json!({"kind": kind, "metadata": {"name": name}}));
     }
     // The fleet's ConfigMap is collected by Kubernetes, which learns of new kinds of owners every 30 seconds.
-    eventually(Duration::from_secs(45), || equal_rendered(&rendered, &objects(ctx, namespace)?))?;
+    eventually(Duration::from_secs(90), || equal_rendered(&rendered, &objects(ctx, namespace)?))?;
     same("what stays", &stays(ctx)?, &before)?;
     let deleted: Vec<String> = writes(ctx, mark)?
         .iter()

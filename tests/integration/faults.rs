@@ -30,7 +30,7 @@ pub fn kills_change_nothing() -> Result<(), String> {
     let expected = {
         let rig = Rig::start(Options::default())?;
         rig.apply(&manifest)?;
-        rig.await_tenants(TENANTS, Duration::from_secs(120))?;
+        rig.await_tenants(TENANTS, Duration::from_secs(240))?;
         rig.await_silence()?;
         snapshot(&rig)?
     };
@@ -47,7 +47,7 @@ pub fn kills_change_nothing() -> Result<(), String> {
         made.push(creations(&rig.requests(start)?).len());
         rig.operator.await_ready(START)?;
     }
-    rig.await_tenants(TENANTS, Duration::from_secs(120))?;
+    rig.await_tenants(TENANTS, Duration::from_secs(240))?;
     rig.await_silence()?;
     let events = rig.requests(start)?;
     let creations = creations(&events);
@@ -230,7 +230,7 @@ pub fn deletions_lose_no_data() -> Result<(), String> {
         return Err(format!("two tenants should say Delete:\n{manifest}"));
     }
     rig.apply(&manifest)?;
-    rig.await_tenants(4, Duration::from_secs(90))?;
+    rig.await_tenants(4, Duration::from_secs(180))?;
     let data = data(&rig)?;
     if data.len() < 4 * (4 + 1) {
         return Err(format!("each tenant has four volumes and a Secret, found {data:?}"));
@@ -250,7 +250,7 @@ pub fn deletions_lose_no_data() -> Result<(), String> {
 
     install(&rig)?;
     rig.apply(&manifest)?;
-    rig.await_tenants(4, Duration::from_secs(90))?;
+    rig.await_tenants(4, Duration::from_secs(180))?;
     if self::data(&rig)? != data {
         return Err("the tenants that came back did not take over their volumes and Secrets".to_owned());
     }
@@ -300,7 +300,7 @@ fn bots_went_first(events: &[AuditEvent]) -> Result<(), String> {
 }
 
 fn install(rig: &Rig) -> Result<(), String> {
-    eventually(Duration::from_secs(20), || {
+    eventually(Duration::from_secs(60), || {
         rig.kubectl(&["apply", "--server-side", "-f", "crds/"])?;
         rig.kubectl(&["wait", "--for=condition=Established", "--timeout=20s", "crd/tenants.torpor.dev"]).map(drop)
     })

@@ -12,7 +12,7 @@ use crate::tenants::{
     patch, same, tenant, text, uids, writes,
 };
 
-const LIMIT: Duration = Duration::from_secs(40);
+const LIMIT: Duration = Duration::from_secs(120);
 
 fn bots(ctx: &Ctx, namespace: &str) -> Result<Vec<Value>, String> {
     Ok(list(ctx, "pods", namespace)?.into_iter().filter(is_bot).collect())
@@ -133,7 +133,7 @@ pub fn shrinking_keeps_volumes(ctx: &Ctx) -> Result<(), String> {
     ctx.await_ready("shrinkers")?;
     let edit = |change: Value| patch(ctx, &["tenant", "shrinkers"], &change);
     let retained = |wanted: &[&str]| {
-        eventually(Duration::from_secs(15), || {
+        eventually(Duration::from_secs(45), || {
             let found = ctx.get(&["tenant", "shrinkers"])?;
             let listed = found["status"].get("retainedVolumes").cloned().unwrap_or(json!([]));
             same("retainedVolumes", &listed, &json!(wanted))

@@ -78,7 +78,7 @@ impl Ctx {
 
     /// Waits until a tenant is Ready.
     pub fn await_ready(&self, tenant: &str) -> Result<Value, String> {
-        self.await_condition(&["tenant", tenant], "Ready", "True", Duration::from_secs(90))
+        self.await_condition(&["tenant", tenant], "Ready", "True", Duration::from_secs(180))
     }
 }
 
@@ -140,7 +140,7 @@ impl Operator {
         let probes = free_address()?;
         let file = File::options().create(true).append(true).open(&log).map_err(|error| error.to_string())?;
         let child = Command::new(TORPOR)
-            .args(["operator", "--probe-address", &probes, "--lease-seconds", "5"])
+            .args(["operator", "--probe-address", &probes, "--lease-seconds", "60"])
             .args(&arguments)
             .env("KUBECONFIG", kubeconfig)
             .stdin(Stdio::null())
@@ -153,7 +153,7 @@ impl Operator {
 
     /// Waits until `/readyz` says so.
     pub fn await_ready(&self) -> Result<(), String> {
-        eventually(Duration::from_secs(30), || match self.http("/readyz")? {
+        eventually(Duration::from_secs(60), || match self.http("/readyz")? {
             (200, text) if text == "ready\n" => Ok(()),
             (code, body) => Err(format!("/readyz {code}: {body}; log: {}", self.log_text())),
         })
@@ -200,7 +200,7 @@ impl Operator {
     /// SIGTERM, then its exit code.
     pub fn terminate(&mut self) -> Result<Option<i32>, String> {
         let _ = Command::new("kill").arg(self.child.id().to_string()).status();
-        self.exit_code(Duration::from_secs(15))
+        self.exit_code(Duration::from_secs(40))
     }
 
     /// Waits for its end.

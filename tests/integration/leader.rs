@@ -10,8 +10,8 @@ use crate::harness::{TORPOR, bare, eventually};
 
 const LEASE: Duration = Duration::from_secs(9);
 /// A standby looks at least every two seconds; the rest is for a busy machine.
-const TAKEOVER: Duration = Duration::from_secs(9 + 2 + 3);
-const START: Duration = Duration::from_secs(40);
+const TAKEOVER: Duration = Duration::from_secs(9 + 2 + 20);
+const START: Duration = Duration::from_secs(90);
 
 /// A leader that is killed is followed within the lease. One that was stopped for longer ends when it goes on, and
 /// sends no write any more; so does one whose Lease is deleted or taken.

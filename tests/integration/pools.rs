@@ -255,6 +255,6 @@ fn another_pool_disturbs_no_bot(ctx: &Ctx) -> Result<(), String> {
         let pools = ctx.get(&["tenant", "homeless"])?["status"]["placement"]["pools"].clone();
         same("pools", &pools, &json!(["eks-basic", "worker-mid"]))
     })?;
-    await_reason_within(ctx, Duration::from_secs(30), &["tenant", "homeless"], "Ready", "True", "Ready")?;
+    await_reason_within(ctx, Duration::from_secs(90), &["tenant", "homeless"], "Ready", "True", "Ready")?;
     same("bots, database, redis", &stateful(ctx)?, &before)
 }

@@ -8,7 +8,7 @@ use crate::alone::{Process, Rig, none, tenants};
 use crate::harness::{TORPOR, condition, eventually};
 
 /// The longest pause of a watch between two tries, and a little for the try.
-const RECOVERY: Duration = Duration::from_secs(35);
+const RECOVERY: Duration = Duration::from_secs(70);
 
 /// Without its CustomResourceDefinitions the operator lives, names what it waits for, and goes on when they come.
 pub fn readiness_names_what_is_missing() -> Result<(), String> {
@@ -17,7 +17,7 @@ pub fn readiness_names_what_is_missing() -> Result<(), String> {
     let operator =
         Process::start(TORPOR.as_ref(), cluster.kubeconfig(), cluster.data_dir(), &["--lease-seconds", "60"])?;
     let own = "waiting for BotFleet\nwaiting for Tenant\nwaiting for WorkerPool\n";
-    eventually(Duration::from_secs(30), || match operator.http("/readyz")? {
+    eventually(Duration::from_secs(60), || match operator.http("/readyz")? {
         (503, text) if text == own => Ok(()),
         (code, text) => Err(format!("/readyz {code}: {text}")),
     })?;

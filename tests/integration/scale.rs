@@ -11,7 +11,7 @@ const TENANTS: usize = 100;
 /// 60 + 25·3 + 12·10 + 3·50 bots and four services each.
 const PODS: usize = 405 + 4 * TENANTS;
 /// On two cores it takes a minute or two, most of it the API server's and the scheduler's.
-const LIMIT: Duration = Duration::from_secs(360);
+const LIMIT: Duration = Duration::from_secs(900);
 /// Debug builds of the operator included.
 const MEMORY_KIB: u64 = 256 * 1024;
 

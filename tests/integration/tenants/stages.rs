@@ -11,7 +11,7 @@ use super::{
 use crate::Ctx;
 use crate::harness::{condition, eventually};
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(90);
 
 /// Asleep at DatabaseOnly: exactly what is rendered for that stage, one small pod, the volumes as before.
 fn asleep(ctx: &Ctx, tenant: &Value) -> Result<(), String> {
@@ -117,7 +117,7 @@ pub fn activity_wins_half_way(ctx: &Ctx) -> Result<(), String> {
     };
     annotate("sleep-requested-at", "2101-01-01T00:00:00Z")?;
     // Bots take a second to stop; the first sign of it is early enough.
-    eventually(Duration::from_secs(5), || {
+    eventually(Duration::from_secs(25), || {
         let pods = list(ctx, "pods", "tenant-restless")?;
         let stopping = pods.iter().any(|pod| !pod["metadata"]["deletionTimestamp"].is_null());
         ensure(stopping, || "no bot stops".to_owned())

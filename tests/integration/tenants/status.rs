@@ -55,7 +55,7 @@ pub fn kstatus_is_honest(ctx: &Ctx) -> Result<(), String> {
     current(ctx, 7)?;
     patch(ctx, &["tenant", "honest"], &spec(1))?;
     current(ctx, 5)?;
-    let limit = Duration::from_secs(20);
+    let limit = Duration::from_secs(60);
     patch(ctx, &["tenant", "honest"], &json!({"spec": {"suspended": true}}))?;
     await_reason_within(ctx, limit, &["tenant", "honest"], "Ready", "True", "Asleep")?;
 
