@@ -152,8 +152,6 @@ impl Key {
 pub struct Written {
     /// Resource version of the object that the status was computed from.
     pub from: String,
-    /// Resource version that the write led to.
-    pub to: String,
     /// The status, as JSON.
     pub status: serde_json::Value,
 }

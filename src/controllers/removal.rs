@@ -100,10 +100,6 @@ async fn try_fleet(context: &Context, metadata: &ObjectMeta) -> Result<Outcome, 
         }
     }
     context.status.remove_finalizer(Own::BotFleet, metadata).await?;
-    // The remaining fleets may now have its share of the tier's bots.
-    for other in context.fleets_of(namespace) {
-        context.triggers.fleet(namespace, other.metadata.name.as_deref().unwrap_or_default());
-    }
     Ok(Outcome::Again)
 }
 

@@ -76,10 +76,10 @@ pub async fn finish<S: Status>(
     }
     let told = ready_reason(&status) != ready_reason(old);
     match context.status.write(kind, metadata, &status).await {
-        Ok(Some(version)) => {
+        Ok(Some(_)) => {
             let merged = serde_json::to_value(status.over(old)).unwrap_or_default();
             let from = metadata.resource_version.clone().unwrap_or_default();
-            context.memory.wrote(&key, Written { from, to: version, status: merged });
+            context.memory.wrote(&key, Written { from, status: merged });
         }
         Ok(None) => return Turn::of(&outcome, failures),
         Err(error) => {
