@@ -12,6 +12,13 @@ pub const RECONCILING: &str = "Reconciling";
 pub const STALLED: &str = "Stalled";
 /// The tenant sleeps: its stage is not Active and its parts are down as decided.
 pub const HIBERNATED: &str = "Hibernated";
+/// A stage of sleep is due and is not entered. The hibernator writes it, and only while it is true.
+pub const SLEEP_HELD: &str = "SleepHeld";
+/// A warning of sleep did not reach the webhook. The hibernator writes it, and only while it is true.
+pub const WARNING_FAILED: &str = "WarningFailed";
+/// Something that tells of activity cannot be read or lies in the future. The hibernator writes it, and only while
+/// it is true.
+pub const ACTIVITY_INVALID: &str = "ActivityInvalid";
 
 /// Reasons of conditions, each documented where it is declared.
 pub mod reasons {
@@ -49,6 +56,20 @@ pub mod reasons {
     pub const OVER_TIER: &str = "OverTier";
     /// The fleet was paused by its spec.
     pub const PAUSED: &str = "Paused";
+    /// A bot did not stop within its grace period; the kubelet ends it.
+    pub const STOP_OVERDUE: &str = "StopOverdue";
+    /// Sleep is held for everybody until somebody has looked and released it.
+    pub const BREAKER_OPEN: &str = "BreakerOpen";
+    /// The user was asked and has not agreed yet.
+    pub const AWAITING_APPROVAL: &str = "AwaitingApproval";
+    /// The user's warning was not delivered yet, or its deadline has not come yet.
+    pub const AWAITING_WARNING: &str = "AwaitingWarning";
+    /// The webhook did not take the warning.
+    pub const WEBHOOK_FAILED: &str = "WebhookFailed";
+    /// A time lies in the future.
+    pub const FUTURE: &str = "Future";
+    /// A value cannot be read.
+    pub const MALFORMED: &str = "Malformed";
 }
 
 /// Value of a condition.

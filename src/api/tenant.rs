@@ -307,7 +307,7 @@ pub struct BotCount {
     pub ready: i32,
 }
 
-/// Sleep of a tenant: the operator writes `stage` and `since`, the hibernator writes `decision`.
+/// Sleep of a tenant: the hibernator writes `decision`, the operator writes the rest.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct HibernationStatus {
@@ -317,6 +317,12 @@ pub struct HibernationStatus {
     /// Since when it is at this stage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
+    /// When `spec.suspended` was first seen; absent while the tenant is not suspended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspended_since: Option<Timestamp>,
+    /// When the last suspension was lifted. It counts as activity, so the tenant wakes and its idle time starts anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resumed_at: Option<Timestamp>,
     /// What the hibernator decided.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decision: Option<Decision>,
@@ -340,9 +346,12 @@ pub struct Decision {
     /// When the next stage is due if no activity comes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_transition_time: Option<Timestamp>,
-    /// The deadline that the user was last warned of.
+    /// The deadline that the user was last warned of. No deeper stage is entered before it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warned_for: Option<Timestamp>,
+    /// The activity for whose idle period `torpor.dev/hibernate: approved` was given, as long as the annotation stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approved_for: Option<Timestamp>,
     /// Why a due sleep is held back; absent when nothing is held.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]

@@ -252,6 +252,7 @@ fn tenant_status(tenant: &Tenant, old: &TenantStatus, outcome: &Outcome, view: V
         stage: Some(reached),
         since: if before.stage == Some(reached) { before.since } else { Some(whole_second(seen.now)) },
         decision: None,
+        ..before.clone()
     });
     let sleep = view.stages.map(|(wanted, reached)| status::hibernated(wanted, reached));
     let kept_sleep = find(&old.conditions, crate::api::conditions::HIBERNATED).cloned();

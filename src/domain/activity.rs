@@ -7,23 +7,55 @@ use super::names::annotation;
 use super::stage::SleepFacts;
 use crate::api::Tenant;
 
-/// The facts that decide a tenant's stage. An unreadable annotation counts as absent;
-/// missing activity counts from creation.
-pub fn facts(tenant: &Tenant) -> SleepFacts {
+/// What a Tenant tells of its user's activity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Activity {
+    /// The newest of portal login, annotations, creation and the end of a suspension. A Tenant without any time
+    /// counts as active for ever, and so does one whose suspension has ended and whose end is not recorded yet.
+    pub newest: Timestamp,
+    /// The newest time that somebody reported, which creation and suspension are not.
+    pub reported: Option<Timestamp>,
+    /// When manual sleep was asked for.
+    pub sleep_requested_at: Option<Timestamp>,
+    /// Annotations that hold no time.
+    pub malformed: Vec<&'static str>,
+}
+
+/// Reads it. An annotation that holds no time counts as absent.
+pub fn read(tenant: &Tenant) -> Activity {
     let status = tenant.status.as_ref();
-    let annotated = |key: &str| tenant.annotations().get(key).and_then(|text| text.parse::<Timestamp>().ok());
-    let newest = [
-        tenant.metadata.creation_timestamp.as_ref().map(|time| time.0),
+    let sleep = status.and_then(|status| status.hibernation.as_ref());
+    let mut malformed = Vec::new();
+    let mut annotated = |key: &'static str| match tenant.annotations().get(key)?.parse::<Timestamp>() {
+        Ok(time) => Some(time),
+        Err(_) => {
+            malformed.push(key);
+            None
+        }
+    };
+    let reported = [
         status.and_then(|status| status.last_activity_time),
         annotated(annotation::LAST_ACTIVITY),
         annotated(annotation::WAKE_REQUESTED_AT),
     ];
-    let decision = status.and_then(|status| status.hibernation.as_ref()).and_then(|sleep| sleep.decision.as_ref());
+    let reported = reported.into_iter().flatten().max();
+    let sleep_requested_at = annotated(annotation::SLEEP_REQUESTED_AT);
+    let created = tenant.metadata.creation_timestamp.as_ref().map(|time| time.0);
+    let resumed = sleep.and_then(|sleep| sleep.resumed_at);
+    let resumes = !tenant.spec.suspended && sleep.is_some_and(|sleep| sleep.suspended_since.is_some());
+    let newest = [reported, created, resumed].into_iter().flatten().max().filter(|_| !resumes);
+    Activity { newest: newest.unwrap_or(Timestamp::MAX), reported, sleep_requested_at, malformed }
+}
+
+/// The facts that decide a tenant's stage.
+pub fn facts(tenant: &Tenant) -> SleepFacts {
+    let activity = read(tenant);
+    let sleep = tenant.status.as_ref().and_then(|status| status.hibernation.as_ref());
+    let decision = sleep.and_then(|sleep| sleep.decision.as_ref());
     SleepFacts {
         suspended: tenant.spec.suspended,
-        // Without any time at all nothing can be newer, and the tenant stays awake.
-        newest_activity: newest.into_iter().flatten().max().unwrap_or(Timestamp::MAX),
-        sleep_requested_at: annotated(annotation::SLEEP_REQUESTED_AT),
+        newest_activity: activity.newest,
+        sleep_requested_at: activity.sleep_requested_at,
         decision: decision.map(|decision| (decision.stage, decision.based_on)),
     }
 }
@@ -66,5 +98,19 @@ mod tests {
         assert_eq!(stage(false, annotations("2026-01-02T00:00:00Z"), json!({})), Stage::Active, "a tie means awake");
         assert_eq!(stage(false, annotations("soon"), json!({})), Stage::Active, "unreadable means awake");
         assert_eq!(stage(true, annotations("soon"), json!({})), Stage::DatabaseOnly, "suspension asks nobody");
+    }
+
+    #[test]
+    fn the_end_of_a_suspension_is_activity() {
+        let slept = |sleep: serde_json::Value| {
+            let mut sleep = sleep;
+            sleep["decision"] = json!({"stage": "DatabaseOnly", "basedOn": "2026-01-01T00:00:00Z"});
+            json!({"hibernation": sleep})
+        };
+        assert_eq!(stage(false, json!({}), slept(json!({}))), Stage::DatabaseOnly);
+        let suspended = slept(json!({"suspendedSince": "2026-01-02T00:00:00Z"}));
+        assert_eq!(stage(true, json!({}), suspended.clone()), Stage::DatabaseOnly);
+        assert_eq!(stage(false, json!({}), suspended), Stage::Active, "lifted, and not recorded yet");
+        assert_eq!(stage(false, json!({}), slept(json!({"resumedAt": "2026-01-03T00:00:00Z"}))), Stage::Active);
     }
 }

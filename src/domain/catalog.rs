@@ -81,6 +81,26 @@ pub struct Policy {
     pub stop_services_after: i64,
     /// Only the database stays.
     pub database_only_after: i64,
+    /// How long before each stage its user is warned.
+    pub warn_before: Leads,
+}
+
+/// How long before a stage its user is warned, in seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leads {
+    /// Before bots stop.
+    pub stop_bots: i64,
+    /// Before dashboard and Redis stop.
+    pub stop_services: i64,
+    /// Before only the database stays.
+    pub database_only: i64,
+}
+
+impl Default for Leads {
+    /// Three days before bots stop, which costs the user something, and a day before each later stage.
+    fn default() -> Self {
+        Leads { stop_bots: 72 * 3_600, stop_services: 24 * 3_600, database_only: 24 * 3_600 }
+    }
 }
 
 impl Default for Catalog {
@@ -202,6 +222,16 @@ struct RawPolicy {
     stop_bots_after: String,
     stop_services_after: String,
     database_only_after: String,
+    #[serde(default)]
+    warn_before: RawLeads,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+struct RawLeads {
+    stop_bots: Option<String>,
+    stop_services: Option<String>,
+    database_only: Option<String>,
 }
 
 /// `PostgreSQL` does not start reliably with less.
@@ -295,11 +325,23 @@ impl RawPolicy {
             duration::seconds(text)
                 .map_err(|error| Problem::new(&["tiers", tier, "hibernation", field], format!("{field} {error}")))
         };
+        let lead = |field: &str, text: Option<&String>, default: i64| {
+            let path = ["tiers", tier, "hibernation", "warnBefore"];
+            text.map_or(Ok(default), |text| {
+                duration::seconds(text).map_err(|error| Problem::new(&path, format!("warnBefore.{field} {error}")))
+            })
+        };
+        let (given, default) = (&self.warn_before, Leads::default());
         let policy = Policy {
             mode: self.mode,
             stop_bots_after: read("stopBotsAfter", &self.stop_bots_after)?,
             stop_services_after: read("stopServicesAfter", &self.stop_services_after)?,
             database_only_after: read("databaseOnlyAfter", &self.database_only_after)?,
+            warn_before: Leads {
+                stop_bots: lead("stopBots", given.stop_bots.as_ref(), default.stop_bots)?,
+                stop_services: lead("stopServices", given.stop_services.as_ref(), default.stop_services)?,
+                database_only: lead("databaseOnly", given.database_only.as_ref(), default.database_only)?,
+            },
         };
         if policy.ascends() {
             Ok(policy)
@@ -346,6 +388,18 @@ mod tests {
         assert_eq!(catalog.sleeping_database, size(50, 128));
     }
 
+    #[test]
+    fn leads_have_defaults_one_by_one() {
+        let at = |text: &str| Catalog::parse("tiers.yaml", text).expect(text).tier(Tier::Free).hibernation.warn_before;
+        assert_eq!(at(BUILT_IN), Leads { stop_bots: 259_200, stop_services: 86_400, database_only: 86_400 });
+        let text = BUILT_IN.replacen(
+            "databaseOnlyAfter: 30d",
+            "databaseOnlyAfter: 30d\n      warnBefore: {stopServices: 5s}",
+            1,
+        );
+        assert_eq!(at(&text), Leads { stop_services: 5, ..Leads::default() });
+    }
+
     /// Replaces the `nth` occurrence (from 0) and returns the message.
     fn refused(from: &str, nth: usize, to: &str) -> String {
         let at = BUILT_IN.match_indices(from).nth(nth).expect(from).0;
@@ -368,6 +422,9 @@ mod tests {
         assert!(refused("maxBots: 3", 0, "maxBotz: 3").contains("maxBotz"));
         assert!(refused("maxBots: 3", 0, "maxBotz: 3").contains("line"));
         assert!(Catalog::parse("tiers.yaml", "a: 1").expect_err("a").to_string().ends_with("at line 1"));
+        let lead = "databaseOnlyAfter: 30d\n      warnBefore: {stopBots: 3w}";
+        let message = refused("databaseOnlyAfter: 30d", 0, lead);
+        assert!(message.contains(&format!(":{}: warnBefore.stopBots ", line("databaseOnlyAfter", 0) + 1)), "{message}");
         assert!(refused("mode: Auto", 0, "mode: Never").contains("tier free must have mode Auto"));
         assert!(refused("  premium:", 0, "  platinum:").contains("unknown tier"));
         assert!(refused("maxBots: 50", 0, "maxBots: 0").contains("between 1 and 200"));

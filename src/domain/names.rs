@@ -52,6 +52,8 @@ pub mod annotation {
     pub const WAKE_REQUESTED_AT: &str = "torpor.dev/wake-requested-at";
     /// A wish to sleep, RFC 3339.
     pub const SLEEP_REQUESTED_AT: &str = "torpor.dev/sleep-requested-at";
+    /// A user's answer to the question whether the tenant may sleep; the one answer is `approved`.
+    pub const HIBERNATE: &str = "torpor.dev/hibernate";
     /// Host name of a dashboard.
     pub const HOST: &str = "torpor.dev/host";
     /// On a node: the pool on whose behalf the operator put label or taint there.

@@ -16,7 +16,7 @@ use crate::domain::quantity::{Bytes, Cpu, Size};
 pub use bots::{FleetFacts, allot};
 pub use document::document;
 pub use fleet::{Desired, FleetContext, ValidatedFleet, config_key, fleet};
-pub use tenant::{Dashboard, Database, PoolFacts, Redis, ValidatedTenant, tenant};
+pub use tenant::{Dashboard, Database, PoolFacts, Redis, ValidatedTenant, hibernation, tenant};
 
 /// One line for the user: which field, what is wrong with it, what to do.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -5,8 +5,8 @@ use kube::ResourceExt;
 use super::bots::{FleetFacts, allot};
 use super::fleet::{self, FleetContext};
 use super::{Findings, LEAST, Problem};
-use crate::api::tenant::{Hibernation, TenantFleet};
-use crate::api::{BotFleetSpec, DeletionPolicy, Tenant, Tier};
+use crate::api::tenant::TenantFleet;
+use crate::api::{BotFleetSpec, DeletionPolicy, Tenant, TenantSpec, Tier};
 use crate::domain::catalog::{Catalog, Policy, TierPlan};
 use crate::domain::duration;
 use crate::domain::names;
@@ -130,7 +130,7 @@ pub fn tenant(tenant: &Tenant, catalog: &Catalog, pools: &[PoolFacts]) -> Result
     }
     let spec = &tenant.spec;
     let plan = catalog.tier(spec.tier);
-    let policy = policy(&mut findings, plan.hibernation, spec.hibernation.as_ref());
+    let policy = policy(&mut findings, spec, catalog);
 
     let total = plan.total;
     let redis = spec.redis.clone().unwrap_or_default();
@@ -184,6 +184,16 @@ pub fn tenant(tenant: &Tenant, catalog: &Catalog, pools: &[PoolFacts]) -> Result
     findings.finish(validated)
 }
 
+/// When a Tenant sleeps: its tier's policy with its overrides. Tier free cannot leave Auto, nor its durations.
+///
+/// # Errors
+/// Every [`Problem`] of `spec.hibernation`.
+pub fn hibernation(spec: &TenantSpec, catalog: &Catalog) -> Result<Policy, Vec<Problem>> {
+    let mut findings = Findings::default();
+    let policy = policy(&mut findings, spec, catalog);
+    findings.finish(policy)
+}
+
 /// Sorted names of the pools that serve a tier.
 fn serving(tier: Tier, pools: &[PoolFacts]) -> Vec<String> {
     let mut names: Vec<String> =
@@ -195,8 +205,10 @@ fn serving(tier: Tier, pools: &[PoolFacts]) -> Vec<String> {
 
 /// The tier's policy with the given parts replaced. CEL compares only parts that are given, so the
 /// order is checked again here, where all three are known.
-fn policy(findings: &mut Findings, tier: Policy, given: Option<&Hibernation>) -> Policy {
-    let Some(given) = given else { return tier };
+fn policy(findings: &mut Findings, spec: &TenantSpec, catalog: &Catalog) -> Policy {
+    let tier = catalog.tier(spec.tier).hibernation;
+    // CEL refuses overrides of tier free, and what was stored before that rule has no effect.
+    let Some(given) = spec.hibernation.as_ref().filter(|_| spec.tier != Tier::Free) else { return tier };
     let mut read = |field: &str, text: Option<&String>, default: i64| match text.map(|text| duration::seconds(text)) {
         None => default,
         Some(Ok(seconds)) => seconds,
@@ -210,6 +222,7 @@ fn policy(findings: &mut Findings, tier: Policy, given: Option<&Hibernation>) ->
         stop_bots_after: read("stopBotsAfter", given.stop_bots_after.as_ref(), tier.stop_bots_after),
         stop_services_after: read("stopServicesAfter", given.stop_services_after.as_ref(), tier.stop_services_after),
         database_only_after: read("databaseOnlyAfter", given.database_only_after.as_ref(), tier.database_only_after),
+        warn_before: tier.warn_before,
     };
     if !merged.ascends() {
         findings.add(
@@ -268,6 +281,7 @@ mod tests {
 
     use super::*;
     use crate::api::HibernationMode;
+    use crate::domain::catalog::Leads;
 
     fn read(spec: Value) -> Result<ValidatedTenant, String> {
         let pools = ["b", "a", "other"].map(|name| PoolFacts {
@@ -296,6 +310,7 @@ mod tests {
             stop_bots_after: 10 * day,
             stop_services_after: 14 * day,
             database_only_after: 30 * day,
+            warn_before: Leads::default(),
         };
         assert_eq!(read.policy, merged);
         assert_eq!(read.pools, ["a", "b"]);
