@@ -26,12 +26,12 @@ pub fn read(tenant: &Tenant) -> Activity {
     let status = tenant.status.as_ref();
     let sleep = status.and_then(|status| status.hibernation.as_ref());
     let mut malformed = Vec::new();
-    let mut annotated = |key: &'static str| match tenant.annotations().get(key)?.parse::<Timestamp>() {
-        Ok(time) => Some(time),
-        Err(_) => {
+    let mut annotated = |key: &'static str| {
+        let time = tenant.annotations().get(key)?.parse::<Timestamp>().ok();
+        if time.is_none() {
             malformed.push(key);
-            None
         }
+        time
     };
     let reported = [
         status.and_then(|status| status.last_activity_time),
