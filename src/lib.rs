@@ -14,6 +14,7 @@
 //! | [`cluster`] | watches, index, apply, delete, status writes, events | the kube client |
 //! | [`controllers`] | one pass for each resource, and the loop that runs them | the context |
 //! | [`http`] | probes and metrics | the context |
+//! | [`webhook`] | one signed warning, sent to a receiver outside of the cluster | an HTTP client |
 //! | [`cli`] | flags, files, start | environment, files |
 //!
 //! The flow of one Tenant: decode (guarded) → dereference → validate → plan → apply → prune → replace pods →
@@ -35,3 +36,4 @@ pub mod plan;
 pub mod status;
 pub mod telemetry;
 pub mod validate;
+pub mod webhook;
