@@ -9,6 +9,7 @@
 //! | [`domain`] | names, quantities, tier catalogue, stages | nothing |
 //! | [`validate`] | what a user wrote → values that can be planned, or all problems | nothing |
 //! | [`plan`] | values and a stage → ordered, typed objects | nothing |
+//! | [`hibernation`] | policy, activity, time → stage, warnings, breaker; who is next | nothing |
 //! | [`placement`] | pools and nodes → members, disputes, marks | nothing |
 //! | [`status`] | old status, observations, outcome → new status | the time, passed in |
 //! | [`cluster`] | watches, index, apply, delete, status writes, events | the kube client |
@@ -28,6 +29,7 @@ pub mod clock;
 pub mod cluster;
 pub mod controllers;
 pub mod domain;
+pub mod hibernation;
 pub mod http;
 pub mod leader;
 pub mod metrics;

@@ -92,6 +92,31 @@ const LEADER: Description =
 const EVENTS: Description =
     described("torpor_events_published_total", "counter", &["reason"], "Kubernetes events published, by reason");
 
+const BREAKER: Description = described(
+    "torpor_breaker_open",
+    "gauge",
+    &["reason"],
+    "1 while the breaker holds all sleep for this reason, 0 otherwise; the hibernator's",
+);
+const DUE: Description = described(
+    "torpor_tenants_due",
+    "gauge",
+    &[],
+    "Tenants that are idle for long enough to sleep deeper than was decided; the hibernator's",
+);
+const DECISIONS: Description = described(
+    "torpor_decisions_total",
+    "counter",
+    &["stage"],
+    "Decisions that changed a tenant's stage, by the new stage; the hibernator's",
+);
+const WARNINGS: Description = described(
+    "torpor_warnings_total",
+    "counter",
+    &["result"],
+    "Attempts to warn or ask a user, by result: delivered or failed; the hibernator's",
+);
+
 /// Every metric there is, in the order of the documentation.
 pub fn describe() -> Vec<Description> {
     vec![
@@ -103,6 +128,10 @@ pub fn describe() -> Vec<Description> {
         TENANTS,
         BACKOFF,
         EVENTS,
+        BREAKER,
+        DUE,
+        DECISIONS,
+        WARNINGS,
         LEADER,
         BUILD_INFO,
     ]
@@ -139,6 +168,8 @@ labels! {
     WriteLabels { verb, kind }
     TenantLabels { tier, state }
     EventLabels { reason }
+    StageLabels { stage }
+    ResultLabels { result }
     BuildLabels { version }
 }
 
@@ -155,6 +186,10 @@ pub struct Metrics {
     backoff: Family<KindLabels, Gauge>,
     leader: Gauge,
     events: Family<EventLabels, Counter>,
+    breaker: Family<EventLabels, Gauge>,
+    due: Gauge,
+    decisions: Family<StageLabels, Counter>,
+    warnings: Family<ResultLabels, Counter>,
 }
 
 impl Metrics {
@@ -174,6 +209,10 @@ impl Metrics {
             backoff: register(&mut registry, BACKOFF, Family::default()),
             leader: register(&mut registry, LEADER, Gauge::default()),
             events: register(&mut registry, EVENTS, Family::default()),
+            breaker: register(&mut registry, BREAKER, Family::default()),
+            due: register(&mut registry, DUE, Gauge::default()),
+            decisions: register(&mut registry, DECISIONS, Family::default()),
+            warnings: register(&mut registry, WARNINGS, Family::default()),
             registry: Arc::new(registry),
         }
     }
@@ -219,6 +258,26 @@ impl Metrics {
     /// Counts a published Kubernetes event.
     pub fn event_published(&self, reason: &'static str) {
         self.events.get_or_create(&EventLabels { reason }).inc();
+    }
+
+    /// The breaker is open for this reason, or is not.
+    pub fn set_breaker(&self, reason: &'static str, open: bool) {
+        self.breaker.get_or_create(&EventLabels { reason }).set(i64::from(open));
+    }
+
+    /// `count` tenants are due for a deeper stage.
+    pub fn set_due(&self, count: usize) {
+        self.due.set(gauge_value(count));
+    }
+
+    /// Counts a decision for another stage.
+    pub fn decided(&self, stage: &'static str) {
+        self.decisions.get_or_create(&StageLabels { stage }).inc();
+    }
+
+    /// Counts an attempt to tell a user something: `delivered` or `failed`.
+    pub fn warned(&self, result: &'static str) {
+        self.warnings.get_or_create(&ResultLabels { result }).inc();
     }
 
     /// All metrics in the `OpenMetrics` text format; see [`CONTENT_TYPE`].

@@ -37,6 +37,8 @@ pub const MAX_TENANT_NAME: usize = 40;
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Desired", type_ = "integer", json_path = ".status.bots.desired", priority = 1),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason", priority = 1),
+    printcolumn(name = "Next", type_ = "string", json_path = ".status.hibernation.decision.nextTransitionTime", priority = 1),
+    printcolumn(name = "Held", type_ = "string", json_path = ".status.conditions[?(@.type==\"SleepHeld\")].reason", priority = 1),
     printcolumn(name = "Namespace", type_ = "string", json_path = ".status.namespace", priority = 1),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", priority = 1)
 )]

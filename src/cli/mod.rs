@@ -1,7 +1,9 @@
 //! The subcommands of `torpor`, one file each. The only room that reads environment and files.
 
 pub mod crds;
+pub mod hibernator;
 pub mod operator;
+pub mod process;
 pub mod render;
 
 use clap::{Parser, Subcommand};
@@ -20,6 +22,8 @@ pub struct Cli {
 enum Command {
     /// Run the operator: turn Tenants, BotFleets and WorkerPools into what they ask for.
     Operator(operator::OperatorArgs),
+    /// Run the hibernator: decide when idle tenants sleep, and warn their users.
+    Hibernator(hibernator::HibernatorArgs),
     /// Print the CustomResourceDefinitions, or write them into a folder.
     Crds(crds::CrdsArgs),
     /// Check Tenant files and print the objects they become, without a cluster.
@@ -55,6 +59,7 @@ impl Failure {
 pub fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Operator(args) => operator::run(args),
+        Command::Hibernator(args) => hibernator::run(args),
         Command::Crds(args) => crds::run(&args),
         Command::Render(args) => {
             let text = args.run(&Settings::default()).map_err(Failure::input)?;

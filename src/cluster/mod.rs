@@ -1,6 +1,7 @@
 //! The only room with a kube Client: applying, watching, deleting, and writing status and events.
 
 pub mod apply;
+pub mod breaker;
 pub mod client;
 pub mod error;
 pub mod events;
@@ -39,15 +40,15 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// The cluster behind a client; every write asks `leader` first.
-    pub fn new(client: Client, metrics: &Metrics, leader: &LeaderGuard) -> Self {
+    /// The cluster behind the client of a component, whose name is its field manager; every write asks `leader` first.
+    pub fn new(component: &'static str, client: Client, metrics: &Metrics, leader: &LeaderGuard) -> Self {
         let index = Arc::new(index::ChildIndex::default());
         Cluster {
             metrics: metrics.clone(),
             nodes: nodes::Nodes::new(client.clone(), metrics.clone(), leader.clone()),
             applier: apply::Applier::new(client.clone(), index.clone(), metrics.clone(), leader.clone()),
-            status: status::StatusWriter::new(client.clone(), metrics.clone(), leader.clone()),
-            events: events::Events::new(client.clone(), metrics.clone(), leader.clone()),
+            status: status::StatusWriter::new(component, client.clone(), metrics.clone(), leader.clone()),
+            events: events::Events::new(component, client.clone(), metrics.clone(), leader.clone()),
             reader: read::Reader::new(client.clone()),
             index,
             client,
@@ -57,6 +58,11 @@ impl Cluster {
     /// Watches over this cluster.
     pub fn watches(&self, health: Health) -> watch::Watches {
         watch::Watches::new(self.client.clone(), health, self.metrics.clone())
+    }
+
+    /// Where the breaker of this namespace is kept.
+    pub fn breaker(&self, namespace: &str) -> breaker::BreakerStore {
+        breaker::BreakerStore::new(self.client.clone(), namespace)
     }
 
     /// All objects of a kind, over all namespaces.

@@ -1,7 +1,9 @@
 //! The few reads of a pass: what a spec refers to, and what a deletion depends on.
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::client::Body;
 use kube::{Api, Client};
 
 use super::error::ClusterError;
@@ -43,6 +45,21 @@ impl Reader {
                 None => Referenced::Missing(format!("{what} has no key {}; add it", reference.key)),
             },
         })
+    }
+
+    /// The time of the API server, by the header `Date` of its answer; whole seconds.
+    ///
+    /// # Errors
+    /// [`ClusterError`] when it does not answer, or without a time.
+    pub async fn time(&self) -> Result<Timestamp, ClusterError> {
+        let what = "time of the API server";
+        let unknown = |reason: String| ClusterError::Transient { what: what.to_owned(), reason };
+        let request = http::Request::get("/version").body(Body::empty()).map_err(|error| unknown(error.to_string()))?;
+        let answer = self.client.send(request).await.map_err(|error| ClusterError::of(what, &error))?;
+        let date = answer.headers().get(http::header::DATE).and_then(|date| date.to_str().ok());
+        let date = date.ok_or_else(|| unknown("its answer has no Date".to_owned()))?;
+        let zoned = jiff::fmt::rfc2822::parse(date).map_err(|error| unknown(error.to_string()))?;
+        Ok(zoned.timestamp())
     }
 
     /// Whether a `CustomResourceDefinition` is there to stay. While it is being deleted, its objects' deletion

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::error::ClusterError;
 use crate::api::{BotFleet, Tenant, WorkerPool};
-use crate::domain::names::{FINALIZER, OPERATOR};
+use crate::domain::names::FINALIZER;
 use crate::leader::LeaderGuard;
 use crate::metrics::Metrics;
 
@@ -45,15 +45,16 @@ impl Own {
 /// Writes status and finalizers of Torpor's own resources.
 #[derive(Clone)]
 pub struct StatusWriter {
+    manager: &'static str,
     client: Client,
     metrics: Metrics,
     leader: LeaderGuard,
 }
 
 impl StatusWriter {
-    /// A writer over this client.
-    pub fn new(client: Client, metrics: Metrics, leader: LeaderGuard) -> Self {
-        StatusWriter { client, metrics, leader }
+    /// A writer over this client, which owns what it writes as this field manager.
+    pub fn new(manager: &'static str, client: Client, metrics: Metrics, leader: LeaderGuard) -> Self {
+        StatusWriter { manager, client, metrics, leader }
     }
 
     fn api(&self, kind: Own, namespace: Option<&str>) -> Result<Api<DynamicObject>, ClusterError> {
@@ -66,7 +67,7 @@ impl StatusWriter {
         })
     }
 
-    /// Writes the operator's part of the status; fields of other managers stay theirs.
+    /// Writes this manager's part of the status; fields of other managers stay theirs.
     /// Returns the object's new resource version; `None` when the object has gone meanwhile.
     ///
     /// # Errors
@@ -87,7 +88,7 @@ impl StatusWriter {
             "status": status,
         });
         let api = self.api(kind, metadata.namespace.as_deref())?;
-        let answer = api.patch_status(name, &PatchParams::apply(OPERATOR).force(), &Patch::Apply(&body)).await;
+        let answer = api.patch_status(name, &PatchParams::apply(self.manager).force(), &Patch::Apply(&body)).await;
         self.metrics.api_write("status", kind.as_str());
         match answer {
             Ok(object) => Ok(object.metadata.resource_version),
@@ -127,7 +128,7 @@ impl StatusWriter {
         let body = json!({"metadata": {
             "uid": metadata.uid, "resourceVersion": metadata.resource_version, "finalizers": finalizers,
         }});
-        let params = PatchParams { field_manager: Some(OPERATOR.to_owned()), ..PatchParams::default() };
+        let params = PatchParams { field_manager: Some(self.manager.to_owned()), ..PatchParams::default() };
         let api = self.api(kind, metadata.namespace.as_deref())?;
         let answer = api.patch_metadata(name, &params, &Patch::Merge(&body)).await;
         self.metrics.api_write("patch", kind.as_str());

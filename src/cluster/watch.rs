@@ -54,6 +54,9 @@ pub const NAMES: [&str; 18] = [
     "Pod",
 ];
 
+/// Every watch of the hibernator, likewise.
+pub const HIBERNATOR_NAMES: [&str; 2] = ["Tenant", "breaker"];
+
 /// A child appeared, changed or went: what the controllers are told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
@@ -80,16 +83,23 @@ impl Watches {
     }
 
     /// Runs one watch for good. Every event goes to `sink`; errors are counted, logged and retried.
-    pub async fn run<K, F>(&self, name: &'static str, api: Api<K>, selector: Option<&str>, mut sink: F)
+    pub async fn run<K, F>(&self, name: &'static str, api: Api<K>, selector: Option<&str>, sink: F)
     where
         K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
         F: FnMut(watcher::Event<K>),
     {
-        let mut config = watcher::Config::default().timeout(WATCH_SECONDS);
-        if let Some(selector) = selector {
-            config = config.labels(selector);
-        }
-        debug_assert!(NAMES.contains(&name), "{name} is missing in NAMES");
+        let config = watcher::Config::default();
+        self.run_with(name, api, selector.map_or(config.clone(), |labels| config.labels(labels)), sink).await;
+    }
+
+    /// The same for what a configuration selects.
+    pub async fn run_with<K, F>(&self, name: &'static str, api: Api<K>, config: watcher::Config, mut sink: F)
+    where
+        K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+        F: FnMut(watcher::Event<K>),
+    {
+        let config = config.timeout(WATCH_SECONDS);
+        debug_assert!(NAMES.contains(&name) || HIBERNATOR_NAMES.contains(&name), "{name} is missing in NAMES");
         let mut stream = pin!(watcher(api, config).default_backoff());
         let mut failing = false;
         while let Some(item) = stream.next().await {

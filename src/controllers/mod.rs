@@ -5,6 +5,7 @@ pub mod census;
 pub mod children;
 pub mod context;
 pub mod feeds;
+pub mod hibernation;
 pub mod outcome;
 pub mod removal;
 pub mod report;

@@ -27,7 +27,6 @@ use crate::api::{BotFleet, Tenant, WorkerPool};
 use crate::clock::Clock;
 use crate::cluster::Cluster;
 use crate::cluster::status::Own;
-use crate::cluster::watch;
 use crate::domain::catalog::Catalog;
 use crate::http::probes::Health;
 use crate::metrics::Metrics;
@@ -47,7 +46,7 @@ const NOBODY: &str = ".heartbeat";
 /// A loop ended although nothing asked it to; the process must end, too.
 #[derive(Debug, ThisError)]
 #[error("the {0} loop ended unexpectedly")]
-pub struct Ended(String);
+pub struct Ended(pub String);
 
 /// What the operator is started with.
 pub struct Start {
@@ -64,8 +63,8 @@ pub struct Start {
 }
 
 /// Names every watch to readiness before the first one starts, so that not one of them can be overlooked.
-pub fn announce(health: &Health) {
-    for name in watch::NAMES {
+pub fn announce(health: &Health, watches: &[&'static str]) {
+    for name in watches {
         health.pending(name);
     }
 }

@@ -28,6 +28,14 @@ pub fn seconds(text: &str) -> Result<i64, BadDuration> {
     digits.parse::<i64>().map(|number| number * factor).map_err(|_| bad())
 }
 
+/// A duration in the largest unit that divides it, such as `7d`.
+pub fn words(seconds: i64) -> String {
+    [("d", 86_400), ("h", 3_600), ("m", 60)]
+        .into_iter()
+        .find(|(_, unit)| seconds % unit == 0)
+        .map_or_else(|| format!("{seconds}s"), |(unit, size)| format!("{}{unit}", seconds / size))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -54,6 +54,10 @@ pub mod annotation {
     pub const SLEEP_REQUESTED_AT: &str = "torpor.dev/sleep-requested-at";
     /// A user's answer to the question whether the tenant may sleep; the one answer is `approved`.
     pub const HIBERNATE: &str = "torpor.dev/hibernate";
+    /// On the breaker's ConfigMap: sleep is held by hand as long as it is there; its value says why.
+    pub const BREAKER_HOLD: &str = "torpor.dev/hold";
+    /// On the breaker's ConfigMap: the opening (its `since`) that somebody has looked at and released.
+    pub const BREAKER_RELEASE: &str = "torpor.dev/release";
     /// Host name of a dashboard.
     pub const HOST: &str = "torpor.dev/host";
     /// On a node: the pool on whose behalf the operator put label or taint there.

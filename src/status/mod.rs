@@ -33,7 +33,8 @@ pub fn conditions(old: &[Condition], verdicts: Verdicts, sleep: Option<Verdict>,
         .collect()
 }
 
-fn condition(old: &[Condition], type_: &str, verdict: &Verdict, seen: Seen) -> Condition {
+/// One condition; it keeps its transition time while its status stays.
+pub fn condition(old: &[Condition], type_: &str, verdict: &Verdict, seen: Seen) -> Condition {
     let before = find(old, type_).filter(|condition| condition.status == verdict.status);
     Condition {
         type_: type_.to_owned(),

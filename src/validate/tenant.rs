@@ -229,21 +229,13 @@ fn policy(findings: &mut Findings, spec: &TenantSpec, catalog: &Catalog) -> Poli
             "spec.hibernation",
             format_args!(
                 "stopBotsAfter {}, stopServicesAfter {} and databaseOnlyAfter {} (the tier's where not given) must not descend; give the later ones, too",
-                words(merged.stop_bots_after),
-                words(merged.stop_services_after),
-                words(merged.database_only_after),
+                duration::words(merged.stop_bots_after),
+                duration::words(merged.stop_services_after),
+                duration::words(merged.database_only_after),
             ),
         );
     }
     merged
-}
-
-/// A duration in the largest unit that divides it.
-fn words(seconds: i64) -> String {
-    [("d", 86_400), ("h", 3_600), ("m", 60)]
-        .into_iter()
-        .find(|(_, unit)| seconds % unit == 0)
-        .map_or_else(|| format!("{seconds}s"), |(unit, size)| format!("{}{unit}", seconds / size))
 }
 
 /// Checks every fleet by itself, and then whether the bots that would start fit into the tier.

@@ -4,8 +4,10 @@
 //! outlive the command; `state` is the folder in the user's cache where the two find each other, from any clone.
 
 pub mod kubectl;
+pub mod parts;
 pub mod serve;
 pub mod show;
+pub mod sleep;
 pub mod state;
 pub mod tree;
 
@@ -35,6 +37,9 @@ macro_rules! example {
 
 /// The worker pools.
 pub const POOLS: Example = example!("examples/pools.yaml");
+
+/// Seconds instead of days until idle tenants sleep.
+pub const CATALOG: Example = example!("examples/catalog-demo.yaml");
 
 /// One tenant for each tier: its name and its file.
 pub const TENANTS: [(&str, Example); 4] = [

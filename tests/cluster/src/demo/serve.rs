@@ -1,4 +1,4 @@
-//! The background process: a cluster, the custom resources and an operator, until it is told to stop.
+//! The background process: a cluster, the custom resources, an operator and a hibernator, until it is told to stop.
 
 use std::{
     fs::{self, File},
@@ -20,7 +20,7 @@ use rustix::process::{Pid, Signal, kill_process, setsid};
 use torpor_cluster::{Cluster, Options, POOLS as POOL_NAMES};
 
 use super::{
-    BadInput, TENANTS, eventually, say,
+    BadInput, CATALOG, TENANTS, eventually, say,
     state::{Running, State},
     tail,
 };
@@ -72,15 +72,15 @@ fn serve(state: &State) -> Result<()> {
     cluster.kubectl_stdin(["wait", "--for=condition=Established", "--timeout=60s", "-f", "-"], &crds)?;
     say("custom resources installed: torpor crds | kubectl apply --server-side -f -");
 
-    let mut operator = Operator::new(torpor, &cluster)?;
-    operator.start()?;
-    operator.await_ready()?;
-    say("torpor operator is ready");
+    let mut programs = Programs::start(&torpor, &cluster)?;
+    say("torpor operator and torpor hibernator are ready");
     ready.store(true, Ordering::SeqCst);
+    let [operator, hibernator] = &programs.0;
     state.publish(&Running {
         kubeconfig: cluster.kubeconfig().to_owned(),
         data: cluster.data_dir().to_owned(),
         operator_log: operator.log.clone(),
+        hibernator_log: hibernator.log.clone(),
         probes: operator.probes.clone(),
         own_cluster,
     })?;
@@ -89,12 +89,12 @@ fn serve(state: &State) -> Result<()> {
     while stopped.recv_timeout(Duration::from_millis(500)) == Err(RecvTimeoutError::Timeout)
         && state.running().is_some()
     {
-        operator.keep_running()?;
+        programs.0.iter_mut().try_for_each(Program::keep_running)?;
     }
     if !own_cluster {
         leave(&cluster);
     }
-    operator.stop();
+    drop(programs);
     cluster.stop();
     state.clear()
 }
@@ -136,33 +136,66 @@ fn beside_us(name: &str) -> Result<PathBuf> {
     Ok(program)
 }
 
-/// `torpor operator` as a child that does not outlive us.
-struct Operator {
+/// Operator and hibernator, with one catalogue.
+struct Programs([Program; 2]);
+
+impl Programs {
+    fn start(torpor: &Path, cluster: &Cluster) -> Result<Self> {
+        let given = std::env::var_os("TORPOR_CATALOG").filter(|path| !path.is_empty()).map(PathBuf::from);
+        let catalog = match given {
+            Some(path) => path,
+            None => {
+                let file = cluster.data_dir().join("catalog-demo.yaml");
+                fs::write(&file, CATALOG.yaml)?;
+                file
+            }
+        };
+        let mut programs = Programs([
+            Program::new(torpor, "operator", cluster, &catalog)?,
+            Program::new(torpor, "hibernator", cluster, &catalog)?,
+        ]);
+        programs.0.iter_mut().try_for_each(Program::start)?;
+        programs.0.iter_mut().try_for_each(Program::await_ready)?;
+        Ok(programs)
+    }
+}
+
+/// A program of Torpor's as a child that does not outlive us.
+struct Program {
     torpor: PathBuf,
+    subcommand: &'static str,
     kubeconfig: PathBuf,
+    catalog: PathBuf,
     log: PathBuf,
     probes: String,
     child: Option<Child>,
 }
 
-impl Operator {
-    fn new(torpor: PathBuf, cluster: &Cluster) -> Result<Self> {
-        let probes = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
-        let log = cluster.data_dir().join("operator.log");
-        Ok(Operator { torpor, kubeconfig: cluster.kubeconfig().to_owned(), log, probes, child: None })
+impl Program {
+    fn new(torpor: &Path, subcommand: &'static str, cluster: &Cluster, catalog: &Path) -> Result<Self> {
+        Ok(Program {
+            torpor: torpor.to_owned(),
+            subcommand,
+            kubeconfig: cluster.kubeconfig().to_owned(),
+            catalog: catalog.to_owned(),
+            log: cluster.data_dir().join(format!("{subcommand}.log")),
+            probes: TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string(),
+            child: None,
+        })
     }
 
     /// Starts it from the thread that lives as long as the process: the kernel ends it with that thread.
     fn start(&mut self) -> Result<()> {
         let log = File::options().create(true).append(true).open(&self.log)?;
         let child = bound_to_us(&self.torpor)
-            .args(["operator", "--probe-address", &self.probes])
+            .args([self.subcommand, "--probe-address", &self.probes, "--catalog"])
+            .arg(&self.catalog)
             .env("KUBECONFIG", &self.kubeconfig)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
-            .context("cannot start torpor operator")?;
+            .with_context(|| format!("cannot start torpor {}", self.subcommand))?;
         self.child = Some(child);
         Ok(())
     }
@@ -170,10 +203,12 @@ impl Operator {
     fn await_ready(&mut self) -> Result<()> {
         eventually(Duration::from_secs(60), || {
             if let Some(status) = self.child.as_mut().map(Child::try_wait).transpose()?.flatten() {
-                let text = format!("torpor operator ended ({status}); the end of its log:\n{}", tail(&self.log));
+                let name = self.subcommand;
+                let text = format!("torpor {name} ended ({status}); the end of its log:\n{}", tail(&self.log));
                 return Err(if status.code() == Some(2) { BadInput(text).into() } else { anyhow!(text) });
             }
-            Ok(ready(&self.probes).map_err(|reason| format!("torpor operator does not get ready: {reason}")))
+            let waits = |reason| format!("torpor {} does not get ready: {reason}", self.subcommand);
+            Ok(ready(&self.probes).map_err(waits))
         })
     }
 
@@ -181,7 +216,7 @@ impl Operator {
     /// because this machine slept.
     fn keep_running(&mut self) -> Result<()> {
         if let Some(status) = self.child.as_mut().map(Child::try_wait).transpose()?.flatten() {
-            say(format!("torpor operator ended ({status}) and is started again"));
+            say(format!("torpor {} ended ({status}) and is started again", self.subcommand));
             thread::sleep(Duration::from_secs(1));
             self.start()?;
         }
@@ -203,7 +238,7 @@ impl Operator {
     }
 }
 
-impl Drop for Operator {
+impl Drop for Program {
     fn drop(&mut self) {
         self.stop();
     }

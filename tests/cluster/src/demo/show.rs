@@ -1,4 +1,4 @@
-//! What the user sees: progress, the four tenants, one of them asleep and awake again, and how to look further.
+//! What the user sees: progress, the four tenants, their sleep, one of them awake again, and how to look further.
 
 use std::{
     env,
@@ -15,19 +15,19 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use serde_json::Value;
 use torpor_cluster::{KUBECONFIG_ENV, Tools};
 
 use super::{
     BadInput, Example, POOLS, TENANTS,
     kubectl::Kubectl,
+    parts::{Parts, condition},
     say,
     state::{Follow, Running, State},
     tail, tree,
 };
 use crate::signals;
 
-/// The tenant that is drawn, put to sleep and woken, and its tier.
+/// The tenant that is drawn and woken, and its tier.
 const SHOWN: (&str, &str) = ("alice", "basic");
 /// How often a line tells what is awaited.
 const NEWS: Duration = Duration::from_secs(5);
@@ -71,7 +71,7 @@ pub fn run() -> Result<()> {
     result
 }
 
-struct Demo {
+pub(super) struct Demo {
     started: Instant,
     serve: Option<Child>,
     state: State,
@@ -80,7 +80,7 @@ struct Demo {
 }
 
 impl Demo {
-    fn progress(&self, line: impl std::fmt::Display) {
+    pub(super) fn progress(&self, line: impl std::fmt::Display) {
         say(format!("[{:5.1} s] {line}", self.started.elapsed().as_secs_f32()));
     }
 
@@ -115,7 +115,7 @@ impl Demo {
     }
 
     /// Relays what the background process says; an error when it has ended.
-    fn check(&mut self) -> Result<()> {
+    pub(super) fn check(&mut self) -> Result<()> {
         let lines = self.follow.lines();
         lines.iter().for_each(|line| self.progress(line));
         let Some(status) = self.serve.as_mut().map(Child::try_wait).transpose()?.flatten() else { return Ok(()) };
@@ -128,7 +128,7 @@ impl Demo {
         }
     }
 
-    fn kubectl(&self) -> Result<&Kubectl> {
+    pub(super) fn kubectl(&self) -> Result<&Kubectl> {
         self.kubectl.as_ref().context("the cluster is not ready")
     }
 
@@ -159,10 +159,9 @@ impl Demo {
             say(line);
         }
         say("");
-        let asleep = |parts: &Parts| parts.hibernated && parts.ready && parts.pods() == 1;
-        self.change("puts it to sleep", "torpor.dev/sleep-requested-at", asleep)?;
+        self.fall_asleep()?;
         let awake = |parts: &Parts| !parts.hibernated && parts.ready && parts.bots_ready == 3;
-        self.change("wakes it", "torpor.dev/last-activity", awake)
+        self.change("wakes alice", "torpor.dev/last-activity", awake)
     }
 
     fn apply(&self, example: &Example) -> Result<()> {
@@ -171,7 +170,7 @@ impl Demo {
         Ok(())
     }
 
-    fn print(&self, args: &[&str]) -> Result<()> {
+    pub(super) fn print(&self, args: &[&str]) -> Result<()> {
         say(format!("\n$ kubectl {}", args.join(" ")));
         say(self.kubectl()?.run(args)?.trim_end());
         Ok(())
@@ -222,9 +221,7 @@ impl Demo {
     /// Sets an annotation to the present time and tells of every step until `done`.
     fn change(&mut self, what: &str, annotation: &str, done: impl Fn(&Parts) -> bool) -> Result<()> {
         let tenant = SHOWN.0;
-        let now = Command::new("date").args(["-u", "+%Y-%m-%dT%H:%M:%SZ"]).output().context("cannot run date")?;
-        let now = String::from_utf8(now.stdout)?;
-        let value = format!("{annotation}={}", now.trim());
+        let value = format!("{annotation}={}", now()?);
         say(format!("This {what}:\n\n$ kubectl annotate tenant {tenant} {annotation}=$(date -u +%Y-%m-%dT%H:%M:%SZ)"));
         let started = Instant::now();
         self.kubectl()?.run(&["annotate", "--overwrite", "tenant", tenant, &value])?;
@@ -250,82 +247,10 @@ impl Demo {
     }
 }
 
-/// A tenant's pods by what they are, and what its Tenant says.
-#[derive(Default)]
-struct Parts {
-    stage: String,
-    ready: bool,
-    hibernated: bool,
-    message: String,
-    bots_ready: usize,
-    /// Per component: name, pods that are ready, not ready, and on their way out.
-    counts: Vec<(&'static str, [usize; 3])>,
-}
-
-const COMPONENTS: [(&str, &str); 5] = [
-    ("bot", "bots"),
-    ("dashboard", "dashboard"),
-    ("redis", "redis"),
-    ("monitoring", "exporter"),
-    ("database", "postgres"),
-];
-
-impl Parts {
-    fn read(kubectl: &Kubectl, tenant: &str) -> Result<Self> {
-        let object = kubectl.get(&["tenant", tenant])?;
-        let pods = kubectl.get(&["pods", "-n", &format!("tenant-{tenant}")])?;
-        let pods = pods["items"].as_array().cloned().unwrap_or_default();
-        let count = |component: &str| {
-            let mut counts = [0; 3];
-            for pod in &pods {
-                if pod["metadata"]["labels"]["app.kubernetes.io/component"] == component {
-                    let leaving = pod["metadata"]["deletionTimestamp"].is_string();
-                    let ready = condition(pod, "Ready")["status"] == "True";
-                    counts[if leaving { 2 } else { usize::from(!ready) }] += 1;
-                }
-            }
-            counts
-        };
-        let counts: Vec<_> = COMPONENTS.iter().map(|(component, word)| (*word, count(component))).collect();
-        let is = |type_: &str| condition(&object, type_)["status"] == "True";
-        Ok(Parts {
-            stage: object["status"]["hibernation"]["stage"].as_str().unwrap_or("unknown").to_owned(),
-            ready: is("Ready"),
-            hibernated: is("Hibernated"),
-            message: condition(&object, "Ready")["message"].as_str().unwrap_or_default().to_owned(),
-            bots_ready: counts[0].1[0],
-            counts,
-        })
-    }
-
-    /// All pods, whatever their state.
-    fn pods(&self) -> usize {
-        self.counts.iter().flat_map(|(_, counts)| counts).sum()
-    }
-
-    fn line(&self) -> String {
-        let parts: Vec<String> = self
-            .counts
-            .iter()
-            .map(|(word, [ready, starting, leaving])| {
-                let mut text = format!("{word} {ready}");
-                if *starting > 0 {
-                    text += &format!(" (+{starting} starting)");
-                }
-                if *leaving > 0 {
-                    text += &format!(" (+{leaving} stopping)");
-                }
-                text
-            })
-            .collect();
-        let ready = if self.ready { "Ready" } else { "not Ready" };
-        format!("stage {:<15} {ready:<9}  {}", self.stage, parts.join(", "))
-    }
-}
-
-fn condition<'a>(object: &'a Value, type_: &str) -> &'a Value {
-    let conditions = object["status"]["conditions"].as_array();
-    conditions.and_then(|all| all.iter().find(|condition| condition["type"] == type_)).unwrap_or(&Value::Null)
+/// The present time as annotations want it.
+pub(super) fn now() -> Result<String> {
+    let now = Command::new("date").args(["-u", "+%Y-%m-%dT%H:%M:%SZ"]).output().context("cannot run date")?;
+    Ok(String::from_utf8(now.stdout)?.trim().to_owned())
 }
 
 /// The gist of a Tenant's message. What stands in brackets are the words of scheduler and kubelet about one pod, which
@@ -342,15 +267,20 @@ fn shortened(text: &str) -> String {
 
 /// How to look at what runs, and how to stop it.
 fn further(running: &Running) -> Result<()> {
-    say("Cluster and operator keep running. To look further:\n");
+    say("Cluster, operator and hibernator keep running; who is idle falls asleep again. To look further:\n");
     say(format!("  export KUBECONFIG={}", quoted(running.kubeconfig.as_os_str())));
     say(format!("  export PATH={}:\"$PATH\"", quoted(Tools::dir()?.as_os_str())));
+    say("  kubectl get tenants --watch");
+    say("  kubectl annotate tenant pro-trader torpor.dev/hibernate=approved");
     say("  kubectl describe tenant alice");
     say("  kubectl explain tenant.spec.fleets");
-    say("  kubectl delete deployment dashboard -n tenant-alice; kubectl get pods -n tenant-alice --watch\n");
-    say(format!("  operator's log:  {}", running.operator_log.display()));
-    say(format!("  its metrics:     curl http://{}/metrics", running.probes));
-    say("  stop everything: make demo-stop");
+    say(
+        "  kubectl delete deployment dashboard -n tenant-premium-desk; kubectl get pods -n tenant-premium-desk --watch\n",
+    );
+    say(format!("  operator's log:    {}", running.operator_log.display()));
+    say(format!("  hibernator's log:  {}", running.hibernator_log.display()));
+    say(format!("  metrics:           curl http://{}/metrics", running.probes));
+    say("  stop everything:   make demo-stop");
     Ok(())
 }
 

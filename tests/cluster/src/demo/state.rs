@@ -28,6 +28,8 @@ pub struct Running {
     pub data: PathBuf,
     /// The operator's log.
     pub operator_log: PathBuf,
+    /// The hibernator's log.
+    pub hibernator_log: PathBuf,
     /// Host and port of the operator's probes and metrics.
     pub probes: String,
     /// Whether the cluster was started for the demo.
@@ -96,6 +98,7 @@ impl State {
             "kubeconfig": kubeconfig,
             "data": running.data,
             "operatorLog": running.operator_log,
+            "hibernatorLog": running.hibernator_log,
             "probes": running.probes,
             "ownCluster": running.own_cluster,
         });
@@ -114,6 +117,7 @@ impl State {
             kubeconfig: path("kubeconfig")?,
             data: path("data")?,
             operator_log: path("operatorLog")?,
+            hibernator_log: path("hibernatorLog")?,
             probes: value["probes"].as_str()?.to_owned(),
             own_cluster: value["ownCluster"].as_bool()?,
         })

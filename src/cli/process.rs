@@ -1,0 +1,167 @@
+//! What the long-running subcommands do alike: logs, probes, connection, lease, and an end that is told in one line.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Failure;
+use crate::clock::{Clock, SystemClock};
+use crate::cluster::Cluster;
+use crate::cluster::client::connect;
+use crate::controllers::run::{self, Ended};
+use crate::domain::catalog::Catalog;
+use crate::http::Server;
+use crate::http::probes::{Health, routes};
+use crate::leader::{self, LeaderGuard, LeaderParams};
+use crate::metrics::Metrics;
+use crate::telemetry::{self, LogFormat};
+
+/// Options of every long-running subcommand. Each is a flag and an environment variable.
+#[derive(Debug, clap::Args)]
+pub struct ProcessArgs {
+    /// Tier catalogue to use instead of the built-in one; it is checked before anything starts.
+    #[arg(long, env = "TORPOR_CATALOG", value_name = "FILE")]
+    pub catalog: Option<PathBuf>,
+    /// Address of /livez, /readyz and /metrics.
+    #[arg(long, env = "TORPOR_PROBE_ADDRESS", default_value = "0.0.0.0:8080")]
+    pub probe_address: SocketAddr,
+    /// Log lines for people (text) or programs (json). `RUST_LOG` sets the level, default info.
+    #[arg(long, env = "TORPOR_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+    /// Namespace of the Lease by which one of several processes leads; it must exist.
+    #[arg(long, env = "TORPOR_LEASE_NAMESPACE", default_value = "default")]
+    pub lease_namespace: String,
+    /// Seconds after which another process takes over from one that fell silent.
+    #[arg(long, env = "TORPOR_LEASE_SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(3..=3600))]
+    pub lease_seconds: u64,
+}
+
+/// The client's own line for each failed request would say twice what its caller tells, and as an error where
+/// the caller tries again.
+const LOGGED: &str = "info,kube_client::client::builder=off";
+
+/// What a process that leads works with.
+pub struct Leading {
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// The tier catalogue.
+    pub catalog: Catalog,
+    /// The cluster.
+    pub cluster: Cluster,
+    /// Liveness and readiness.
+    pub health: Health,
+    /// Counts.
+    pub metrics: Metrics,
+    /// Whether this process still leads.
+    pub leader: LeaderGuard,
+}
+
+/// Reads the catalogue, starts logs and probes, waits until this process leads, and works until it is asked to stop or must.
+/// The component's name is its field manager, its User-Agent and its Lease.
+///
+/// # Errors
+/// [`Failure`], one line.
+pub fn lead<W, F>(
+    component: &'static str,
+    args: ProcessArgs,
+    watches: &'static [&'static str],
+    work: W,
+) -> Result<(), Failure>
+where
+    W: FnOnce(Leading) -> F,
+    F: Future<Output = Result<Result<(), Ended>, Failure>>,
+{
+    telemetry::init(args.log_format, LOGGED).map_err(Failure::input)?;
+    let catalog = read_catalog(args.catalog.as_deref())?;
+    block_on(leading(component, args, catalog, watches, work))
+}
+
+/// Runs a future of a subcommand.
+///
+/// # Errors
+/// Its failure, or that of starting a runtime.
+pub fn block_on(future: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::run)?;
+    runtime.block_on(future)
+}
+
+/// The catalogue of a file, or the built-in one.
+///
+/// # Errors
+/// [`Failure`] with file, line and reason.
+pub fn read_catalog(path: Option<&Path>) -> Result<Catalog, Failure> {
+    let Some(path) = path else { return Ok(Catalog::default()) };
+    let origin = path.display().to_string();
+    let text = std::fs::read_to_string(path).map_err(|error| Failure::input(format!("{origin}: {error}")))?;
+    Catalog::parse(&origin, &text).map_err(Failure::input)
+}
+
+async fn leading<W, F>(
+    component: &'static str,
+    args: ProcessArgs,
+    catalog: Catalog,
+    watches: &'static [&'static str],
+    work: W,
+) -> Result<(), Failure>
+where
+    W: FnOnce(Leading) -> F,
+    F: Future<Output = Result<Result<(), Ended>, Failure>>,
+{
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
+    let health = Health::new(clock.clone());
+    health.stand_by();
+    let server = Server::bind(args.probe_address).await.map_err(Failure::input)?;
+    let address = server.address();
+    let probes = tokio::spawn(server.serve(routes(health.clone(), metrics.clone()), std::future::pending()));
+
+    let client = connect(component).await.map_err(Failure::input)?;
+    tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "probes and metrics");
+    let duration = Duration::from_secs(args.lease_seconds);
+    let params = LeaderParams {
+        namespace: args.lease_namespace.clone(),
+        name: component.to_owned(),
+        identity: leader::identity(&std::env::var("HOSTNAME").unwrap_or_else(|_| "local".to_owned())),
+        duration,
+        grace: duration / 3,
+    };
+    let mut leadership = tokio::select! {
+        acquired = leader::acquire(client.clone(), params, clock.clone()) => acquired.map_err(Failure::input)?,
+        signal = stop_signal() => return signal,
+    };
+    run::announce(&health, watches);
+    health.lead();
+    metrics.became_leader();
+    let leader = leadership.guard();
+    let cluster = Cluster::new(component, client, &metrics, &leader);
+    let ended = tokio::select! {
+        ended = work(Leading { clock, catalog, cluster, health, metrics, leader }) => match ended {
+            Ok(ended) => ended.map_err(Failure::run),
+            Err(failure) => Err(failure),
+        },
+        lost = leadership.lost() => {
+            return Err(Failure::run(format!("{lost}; this process ends so that only one {component} writes")));
+        }
+        probes = probes => Err(Failure::run(format!("the probe server ended: {probes:?}"))),
+        signal = stop_signal() => signal,
+    };
+    if let Err(error) = leadership.release().await {
+        tracing::warn!(%error, "the Lease was not given back");
+    }
+    ended
+}
+
+/// Resolves on SIGTERM or SIGINT.
+async fn stop_signal() -> Result<(), Failure> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).map_err(Failure::run)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::run)?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("asked to stop");
+    Ok(())
+}

@@ -1,0 +1,516 @@
+//! All tenants, and who is next: the hibernator without its input and output.
+//!
+//! The shell tells it what happened and asks what to do. It holds one timer per tenant in one ordered set, so a moment at
+//! which nothing is due costs nothing, however many tenants there are.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::breaker::{Breaker, DueTenant};
+use super::decide::{Why, deadlines};
+use super::gate::Notice;
+use super::member::{Beyond, Facts, Failing, View, Written, worth_writing, written};
+use crate::api::Tier;
+use crate::domain::stage::Stage;
+
+/// A comparison with the API server's clock counts for so long.
+const CLOCK_FRESH: Duration = Duration::from_secs(60);
+/// A status write that failed is tried again after this time.
+const WRITE_AGAIN: SignedDuration = SignedDuration::from_secs(5);
+
+/// One tenant, and what is under way for it.
+#[derive(Debug)]
+struct Member {
+    facts: Facts,
+    timer: Option<Timestamp>,
+    /// Its place among those that are ready.
+    ready: Option<Timestamp>,
+    /// A status write is under way.
+    writing: bool,
+    /// A notice that is being given, or is to be tried again.
+    telling: Option<Telling>,
+    /// The deadline of a notice that was given, with the activity it was about.
+    told: Option<(Timestamp, Timestamp)>,
+    failing: Option<Failing>,
+    /// The activity for whose idle period a deeper stage was permitted, and that stage.
+    permitted: Option<(Timestamp, Stage)>,
+}
+
+/// A notice on its way. It keeps its deadline while it is tried again.
+#[derive(Clone, Copy, Debug)]
+struct Telling {
+    notice: Notice,
+    activity: Timestamp,
+    since: Timestamp,
+    attempts: u32,
+    under_way: bool,
+    again_at: Option<Timestamp>,
+}
+
+/// A notice to give.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tell {
+    /// Name of the Tenant.
+    pub name: Arc<str>,
+    /// Its uid.
+    pub uid: String,
+    /// Its tier.
+    pub tier: Tier,
+    /// The notice.
+    pub notice: Notice,
+    /// The newest activity.
+    pub idle_since: Timestamp,
+    /// Tries before this one.
+    pub attempts: u32,
+}
+
+impl Tell {
+    /// What names this notice for good: the same for each try, and after a restart.
+    pub fn id(&self) -> String {
+        format!("{}/{}/{}", self.uid, self.notice.stage, self.notice.due_at)
+    }
+}
+
+/// A status to write.
+#[derive(Clone, Debug)]
+pub struct Write {
+    /// Name of the Tenant.
+    pub name: Arc<str>,
+    /// Its uid.
+    pub uid: String,
+    /// What to write.
+    pub written: Written,
+    /// The stage before.
+    pub before: Stage,
+    /// Condition types that hold now and did not before.
+    pub raised: Vec<String>,
+}
+
+/// All tenants.
+#[derive(Debug)]
+pub struct Roster {
+    members: HashMap<Arc<str>, Member>,
+    timers: BTreeSet<(Timestamp, Arc<str>)>,
+    /// Tenants for which a deeper stage is due, and since when.
+    due: BTreeMap<Arc<str>, Timestamp>,
+    /// Those among them whose warning's moment has come, by their newest activity.
+    ready: BTreeSet<(Timestamp, Arc<str>)>,
+    /// Those with something to be told.
+    untold: BTreeSet<Arc<str>>,
+    dirty: BTreeSet<Arc<str>>,
+    breaker: Breaker,
+    give_up: SignedDuration,
+    listed: bool,
+    newest_reported: Option<Timestamp>,
+    clock_checked: Option<Instant>,
+    /// When the pace lets the next tenant fall asleep.
+    next_place: Option<Timestamp>,
+}
+
+/// What the roster wants of its shell beside writes and notices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wants {
+    /// The breaker's state must be saved.
+    pub save: bool,
+    /// The API server's clock must be asked before anybody may fall asleep.
+    pub check_clock: bool,
+}
+
+impl Roster {
+    /// An empty roster. A notice that its receiver does not take counts as given after `give_up`.
+    pub fn new(breaker: Breaker, give_up: SignedDuration) -> Self {
+        Roster {
+            members: HashMap::new(),
+            timers: BTreeSet::new(),
+            due: BTreeMap::new(),
+            ready: BTreeSet::new(),
+            untold: BTreeSet::new(),
+            dirty: BTreeSet::new(),
+            breaker,
+            give_up,
+            listed: false,
+            newest_reported: None,
+            clock_checked: None,
+            next_place: None,
+        }
+    }
+
+    /// The breaker.
+    pub fn breaker(&self) -> &Breaker {
+        &self.breaker
+    }
+
+    /// Number of tenants.
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// Number of tenants that are due for a deeper stage.
+    pub fn due(&self) -> usize {
+        self.due.len()
+    }
+
+    /// A Tenant appeared or changed. An older version than the one that is known says nothing.
+    pub fn seen(&mut self, facts: Facts, now: Timestamp) {
+        let name = facts.name.clone();
+        self.newest_reported = self.newest_reported.max(facts.activity.reported);
+        match self.members.get_mut(&name) {
+            Some(member) if member.facts.uid == facts.uid => {
+                if facts.version < member.facts.version {
+                    return;
+                }
+                member.facts = facts;
+            }
+            Some(_) | None => {
+                self.gone(&name);
+                let member = Member {
+                    facts,
+                    timer: None,
+                    ready: None,
+                    writing: false,
+                    telling: None,
+                    told: None,
+                    failing: None,
+                    permitted: None,
+                };
+                self.members.insert(name.clone(), member);
+            }
+        }
+        if self.listed {
+            self.look(&name, now);
+        }
+    }
+
+    /// A Tenant has gone, or is being deleted.
+    pub fn gone(&mut self, name: &Arc<str>) {
+        if let Some(member) = self.members.remove(name) {
+            if let Some(timer) = member.timer {
+                self.timers.remove(&(timer, name.clone()));
+            }
+            if let Some(place) = member.ready {
+                self.ready.remove(&(place, name.clone()));
+            }
+            self.due.remove(name);
+            self.untold.remove(name);
+            self.dirty.remove(name);
+        }
+    }
+
+    /// All Tenants are known; `present` names them. Before this nothing is decided, since the breaker has to know how
+    /// many there are.
+    pub fn listed(&mut self, present: &dyn Fn(&str) -> bool, now: Timestamp) {
+        let gone: Vec<Arc<str>> = self.members.keys().filter(|name| !present(name)).cloned().collect();
+        for name in &gone {
+            self.gone(name);
+        }
+        if !std::mem::replace(&mut self.listed, true) {
+            self.recall();
+        }
+        self.look_at_all(now);
+    }
+
+    /// Tells the breaker who fell asleep before this process began.
+    fn recall(&mut self) {
+        for (name, member) in &self.members {
+            let asleep = member.facts.decision.as_ref().filter(|decision| decision.stage > Stage::Active);
+            let Some((decision, policy)) = asleep.zip(member.facts.policy) else { continue };
+            let due_at = deadlines(&policy, decision.based_on).into_iter().find(|d| d.stage >= decision.stage);
+            if let Some((at, deadline)) = decision.decided_at.zip(due_at) {
+                self.breaker.fell_asleep(name.clone(), at, deadline.at);
+            }
+        }
+    }
+
+    fn look_at_all(&mut self, now: Timestamp) {
+        let names: Vec<Arc<str>> = self.members.keys().cloned().collect();
+        for name in &names {
+            self.look(name, now);
+        }
+    }
+
+    /// Looks at one tenant: what is due, what is to be told, what is to be written, when to look again.
+    fn look(&mut self, name: &Arc<str>, now: Timestamp) {
+        let Some(member) = self.members.get_mut(name) else { return };
+        let activity = member.facts.activity.newest;
+        if member.telling.is_some_and(|telling| telling.activity != activity && !telling.under_way) {
+            member.telling = None;
+            member.failing = None;
+        }
+        if member.told.is_some_and(|(about, _)| about != activity) {
+            member.told = None;
+            member.failing = None;
+        }
+        let view = member.view(now);
+        let due = view.due.why == Why::Idle && view.due.stage > view.record.stage;
+        let due_at = deadlines_until(&view, now);
+        if due {
+            self.due.insert(name.clone(), due_at);
+        } else {
+            self.due.remove(name);
+        }
+        let waits = view.gate.falls_asleep && member.permitted != Some((activity, view.gate.stage));
+        let ready = waits.then_some(activity);
+        move_to(&mut self.ready, &mut member.ready, ready, name);
+        let again = member.telling.and_then(|telling| telling.again_at);
+        let idle = member.telling.is_none_or(|telling| !telling.under_way && again.is_none_or(|at| at <= now));
+        if view.gate.notice.is_some() && idle {
+            self.untold.insert(name.clone());
+        } else {
+            self.untold.remove(name);
+        }
+        let timer = view.gate.look_again.into_iter().chain(again).filter(|at| *at > now).min();
+        move_to(&mut self.timers, &mut member.timer, timer, name);
+        let breaker = self.breaker.open().map(|open| open.message.as_str());
+        if worth_writing(&member.facts, &member.written(&view, breaker, now)) {
+            self.dirty.insert(name.clone());
+        } else {
+            self.dirty.remove(name);
+        }
+    }
+
+    /// Time has passed. Call it whenever something happened and at [`Roster::next`].
+    pub fn tick(&mut self, wall: Timestamp, monotonic: Instant) -> Wants {
+        let mut wants = Wants::default();
+        if self.breaker.clocks(wall, monotonic) {
+            wants.save = true;
+        }
+        while let Some((at, name)) = self.timers.first().cloned() {
+            if at > wall {
+                break;
+            }
+            self.timers.pop_first();
+            if let Some(member) = self.members.get_mut(&name) {
+                member.timer = None;
+            }
+            self.look(&name, wall);
+        }
+        if self.listed && self.breaker.open().is_none() {
+            // A broken feed is the cause, and many that become due its effect.
+            let silent = !self.members.is_empty() && self.breaker.feed(self.newest_reported, wall);
+            wants.save |= silent || self.too_many(wall);
+        }
+        if wants.save {
+            self.look_at_all(wall);
+        }
+        if self.listed && self.breaker.open().is_none() {
+            self.permit(wall, monotonic, &mut wants);
+        }
+        wants
+    }
+
+    fn too_many(&mut self, now: Timestamp) -> bool {
+        let due = self.due.iter().map(|(name, due_at)| DueTenant { name: name.clone(), due_at: *due_at });
+        let due: Vec<DueTenant> = due.collect();
+        !due.is_empty() && self.breaker.count(self.members.len(), &due, now)
+    }
+
+    /// Lets those fall asleep that may: the longest idle first, as many as the pace allows.
+    fn permit(&mut self, wall: Timestamp, monotonic: Instant, wants: &mut Wants) {
+        self.next_place = None;
+        if self.ready.is_empty() {
+            return;
+        }
+        let fresh = |at: Instant| monotonic.saturating_duration_since(at) < CLOCK_FRESH;
+        if !self.clock_checked.is_some_and(fresh) {
+            wants.check_clock = true;
+            return;
+        }
+        for _ in 0..self.breaker.pace(wall) {
+            let Some((activity, name)) = self.ready.pop_first() else { break };
+            let Some(member) = self.members.get_mut(&name) else { continue };
+            let view = member.view(wall);
+            member.ready = None;
+            member.permitted = Some((activity, view.gate.stage));
+            let due_at = self.due.get(&name).copied().unwrap_or(wall);
+            self.breaker.fell_asleep(name.clone(), wall, due_at);
+            self.dirty.insert(name);
+        }
+        if !self.ready.is_empty() {
+            self.next_place = Some(self.breaker.next_place(wall));
+        }
+    }
+
+    /// When to call [`Roster::tick`] next if nothing happens.
+    pub fn next(&self) -> Option<Timestamp> {
+        let first = self.timers.first().map(|(at, _)| *at);
+        first.into_iter().chain(self.next_place).min()
+    }
+
+    /// The next status to write, if any. The shell answers with [`Roster::wrote`] or [`Roster::not_written`].
+    pub fn take_write(&mut self, now: Timestamp) -> Option<Write> {
+        let writing = |name: &Arc<str>| self.members.get(name).is_some_and(|member| member.writing);
+        let name = self.dirty.iter().find(|name| !writing(name))?.clone();
+        self.dirty.remove(&name);
+        let member = self.members.get_mut(&name)?;
+        let view = member.view(now);
+        let breaker = self.breaker.open().map(|open| open.message.as_str());
+        let written = member.written(&view, breaker, now);
+        member.writing = true;
+        let held = |type_: &str| member.facts.conditions.iter().any(|condition| condition.type_ == type_);
+        let raised = written.conditions.iter().map(|c| c.type_.clone()).filter(|type_| !held(type_)).collect();
+        Some(Write { uid: member.facts.uid.clone(), written, before: view.record.stage, raised, name })
+    }
+
+    /// A status was written; the Tenant has this version now.
+    pub fn wrote(&mut self, write: &Write, version: u64, now: Timestamp) {
+        let Some(member) = self.members.get_mut(&write.name).filter(|member| member.facts.uid == write.uid) else {
+            return;
+        };
+        member.writing = false;
+        if version >= member.facts.version {
+            member.facts.version = version;
+            member.facts.decision = Some(write.written.decision.clone());
+            member.facts.conditions.clone_from(&write.written.conditions);
+        }
+        self.look(&write.name, now);
+    }
+
+    /// A status was not written; it is tried again a little later.
+    pub fn not_written(&mut self, write: &Write, now: Timestamp) {
+        let Some(member) = self.members.get_mut(&write.name) else { return };
+        member.writing = false;
+        let at = now.checked_add(WRITE_AGAIN).unwrap_or(now);
+        let timer = member.timer.map_or(at, |timer| timer.min(at));
+        move_to(&mut self.timers, &mut member.timer, Some(timer), &write.name);
+    }
+
+    /// The next notice to give, if any. None is given while the breaker is open: what it says would not come true.
+    /// The shell answers with [`Roster::told`] or [`Roster::not_told`].
+    pub fn take_notice(&mut self, now: Timestamp) -> Option<Tell> {
+        if self.breaker.open().is_some() {
+            return None;
+        }
+        let name = self.untold.pop_first()?;
+        let member = self.members.get_mut(&name)?;
+        let activity = member.facts.activity.newest;
+        let new = member.view(now).gate.notice?;
+        let known = member.telling.filter(|known| known.activity == activity && known.notice.due_at == new.due_at);
+        let mut telling = known.unwrap_or(Telling {
+            notice: new,
+            activity,
+            since: now,
+            attempts: 0,
+            under_way: false,
+            again_at: None,
+        });
+        telling.under_way = true;
+        telling.again_at = None;
+        member.telling = Some(telling);
+        Some(Tell {
+            uid: member.facts.uid.clone(),
+            tier: member.facts.tier,
+            notice: telling.notice,
+            idle_since: activity,
+            attempts: telling.attempts,
+            name,
+        })
+    }
+
+    /// A notice was given.
+    pub fn told(&mut self, tell: &Tell, now: Timestamp) {
+        let Some(member) = self.members.get_mut(&tell.name).filter(|member| member.facts.uid == tell.uid) else {
+            return;
+        };
+        member.telling = None;
+        member.failing = None;
+        member.told = Some((tell.idle_since, tell.notice.deadline));
+        self.look(&tell.name, now);
+    }
+
+    /// A notice was not taken by its receiver; it is tried again after `pause`, or given up.
+    pub fn not_told(&mut self, tell: &Tell, error: String, pause: SignedDuration, now: Timestamp) {
+        let give_up = self.give_up;
+        let Some(member) = self.members.get_mut(&tell.name).filter(|member| member.facts.uid == tell.uid) else {
+            return;
+        };
+        let Some(telling) = &mut member.telling else { return };
+        telling.under_way = false;
+        if telling.activity != member.facts.activity.newest {
+            return self.look(&tell.name, now);
+        }
+        telling.attempts += 1;
+        telling.again_at = now.checked_add(pause).ok();
+        let gave_up = now.duration_since(telling.since) >= give_up;
+        member.failing = Some(Failing { since: telling.since, error, attempts: telling.attempts, gave_up });
+        if gave_up {
+            member.told = Some((tell.idle_since, tell.notice.deadline));
+            member.telling = None;
+        }
+        self.look(&tell.name, now);
+    }
+
+    /// The API server's clock is so far ahead of ours. `true` when that opens the breaker.
+    pub fn clock_checked(&mut self, ahead: SignedDuration, wall: Timestamp, monotonic: Instant) -> bool {
+        self.clock_checked = Some(monotonic);
+        let opened = self.breaker.api_clock(ahead, wall);
+        if opened {
+            self.look_at_all(wall);
+        }
+        opened
+    }
+
+    /// Somebody holds the breaker open, or no longer does. `true` when that is news.
+    pub fn hold(&mut self, words: Option<&str>, now: Timestamp) -> bool {
+        let news = self.breaker.hold(words, now);
+        if news {
+            self.look_at_all(now);
+        }
+        news
+    }
+
+    /// Somebody released the opening of that moment. `true` when that closes the breaker.
+    pub fn release(&mut self, opening: &str, now: Timestamp) -> bool {
+        let released = self.breaker.release(opening, now);
+        if released {
+            self.look_at_all(now);
+        }
+        released
+    }
+}
+
+impl Member {
+    fn view(&self, now: Timestamp) -> View {
+        let told = self.told.filter(|(about, _)| *about == self.facts.activity.newest).map(|(_, deadline)| deadline);
+        View::of(&self.facts, told, now)
+    }
+
+    fn written(&self, view: &View, breaker: Option<&str>, now: Timestamp) -> Written {
+        let permitted = self.permitted == Some((self.facts.activity.newest, view.gate.stage)) && breaker.is_none();
+        written(&self.facts, view, Beyond { permitted, breaker, failing: self.failing.as_ref() }, now)
+    }
+}
+
+/// When the stage that is due became due.
+fn deadlines_until(view: &View, now: Timestamp) -> Timestamp {
+    let all = deadlines(&view.situation.policy, view.situation.activity);
+    let passed = all.iter().filter(|deadline| deadline.at <= now && deadline.stage > view.record.stage);
+    passed.map(|deadline| deadline.at).min().unwrap_or(now)
+}
+
+/// Moves a tenant to another place of an ordered set, or out of it.
+fn move_to(
+    set: &mut BTreeSet<(Timestamp, Arc<str>)>,
+    place: &mut Option<Timestamp>,
+    to: Option<Timestamp>,
+    name: &Arc<str>,
+) {
+    if *place == to {
+        return;
+    }
+    if let Some(old) = std::mem::replace(place, to) {
+        set.remove(&(old, name.clone()));
+    }
+    set.extend(to.map(|at| (at, name.clone())));
+}
+
+#[cfg(test)]
+#[path = "tests/roster.rs"]
+mod tests;

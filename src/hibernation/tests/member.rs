@@ -1,0 +1,133 @@
+use serde_json::{Value, json};
+
+use super::*;
+
+fn facts(change: impl FnOnce(&mut Value)) -> Facts {
+    let mut tenant = json!({
+        "apiVersion": "torpor.dev/v1alpha1", "kind": "Tenant",
+        "metadata": {"name": "a", "uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z", "annotations": {}},
+        "spec": {"tier": "pro"},
+        "status": {"hibernation": {}},
+    });
+    change(&mut tenant);
+    Facts::read(&serde_json::from_value(tenant).expect("a Tenant"), &Catalog::default()).expect("not deleted")
+}
+
+fn at(text: &str) -> Timestamp {
+    text.parse().expect("a time")
+}
+
+fn now_written(facts: &Facts, now: &str) -> Written {
+    written(facts, &View::of(facts, None, at(now)), Beyond::default(), at(now))
+}
+
+/// The facts after that was written.
+fn after(mut facts: Facts, new: Written) -> Facts {
+    facts.decision = Some(new.decision);
+    facts.conditions = new.conditions;
+    facts
+}
+
+#[test]
+fn a_tenant_that_goes_is_nobodys_concern() {
+    let tenant: Tenant = serde_json::from_value(json!({
+        "apiVersion": "torpor.dev/v1alpha1", "kind": "Tenant", "spec": {"tier": "pro"},
+        "metadata": {"name": "a", "deletionTimestamp": "2026-01-01T00:00:00Z"},
+    }))
+    .expect("a Tenant");
+    assert!(Facts::read(&tenant, &Catalog::default()).is_none());
+}
+
+#[test]
+fn approvals_belong_to_the_period_in_which_they_are_first_seen() {
+    let approved = |record: Value, managed: Option<&str>| {
+        facts(|tenant| {
+            tenant["metadata"]["annotations"]["torpor.dev/hibernate"] = "approved".into();
+            tenant["status"]["hibernation"] = record;
+            if let Some(time) = managed {
+                let fields = json!({"f:metadata": {"f:annotations": {"f:torpor.dev/hibernate": {}}}});
+                tenant["metadata"]["managedFields"] = json!([{"time": time, "fieldsV1": fields}]);
+            }
+        })
+        .approved_for()
+    };
+    let decided = |approved_for: &str| json!({"decision": {"stage": "Active", "basedOn": "2026-01-01T00:00:00Z", "approvedFor": approved_for}});
+    let created = Some(at("2026-01-01T00:00:00Z"));
+    assert_eq!(facts(|_| ()).approved_for(), None);
+    assert_eq!(approved(json!({}), None), created);
+    assert_eq!(approved(json!({}), Some("2026-01-01T00:00:00Z")), created, "in the same second");
+    assert_eq!(approved(json!({}), Some("2025-12-31T23:59:59Z")), Some(at("2025-12-31T23:59:59Z")));
+    assert_eq!(
+        approved(decided("2025-06-01T00:00:00Z"), None),
+        Some(at("2025-06-01T00:00:00Z")),
+        "recorded for another"
+    );
+}
+
+#[test]
+fn a_policy_that_contradicts_itself_keeps_awake() {
+    let odd = facts(|tenant| tenant["spec"]["hibernation"] = json!({"mode": "Auto", "stopBotsAfter": "60d"}));
+    let view = View::of(&odd, None, at("2027-01-01T00:00:00Z"));
+    assert_eq!((view.due.stage, view.due.why), (Stage::Active, Why::Doubtful));
+}
+
+#[test]
+fn an_old_approval_is_told_from_a_missing_one() {
+    let message = |facts: &Facts| now_written(facts, "2026-06-01T00:00:00Z").decision.held.expect("held");
+    assert!(message(&facts(|_| ())).contains("set the annotation torpor.dev/hibernate=approved"));
+    let old = facts(|tenant| {
+        tenant["metadata"]["annotations"]["torpor.dev/hibernate"] = "approved".into();
+        tenant["status"]["hibernation"]["decision"] =
+            json!({"stage": "Active", "basedOn": "2025-01-01T00:00:00Z", "approvedFor": "2025-01-01T00:00:00Z"});
+    });
+    assert!(message(&old).contains("remove it, then set it again"));
+}
+
+#[test]
+fn nothing_is_written_twice() {
+    for (now, auto) in
+        [("2026-01-02T00:00:00Z", false), ("2026-06-01T00:00:00Z", false), ("2026-06-01T00:00:00Z", true)]
+    {
+        let facts = facts(|tenant| {
+            if auto {
+                tenant["spec"]["hibernation"] = json!({"mode": "Auto"});
+            }
+        });
+        let first = now_written(&facts, now);
+        assert!(worth_writing(&facts, &first));
+        let facts = after(facts, first);
+        let second = now_written(&facts, now);
+        assert!(!worth_writing(&facts, &second), "{now}: {second:?}");
+    }
+}
+
+#[test]
+fn each_part_of_a_decision_is_worth_a_write() {
+    let facts = facts(|_| ());
+    let first = now_written(&facts, "2026-01-02T00:00:00Z");
+    let facts = after(facts, first.clone());
+    let changes: [fn(&mut Written); 6] = [
+        |new| new.decision.stage = Stage::BotsStopped,
+        |new| new.decision.held = Some("held".to_owned()),
+        |new| new.decision.warned_for = Some(Timestamp::MAX),
+        |new| new.decision.approved_for = Some(Timestamp::MAX),
+        |new| new.decision.next_transition_time = None,
+        |new| new.decision.reason = None,
+    ];
+    for change in changes {
+        let mut new = first.clone();
+        change(&mut new);
+        assert!(worth_writing(&facts, &new), "{new:?}");
+    }
+    let mut new = first.clone();
+    new.conditions = vec![condition(
+        &[],
+        SLEEP_HELD,
+        &holds(reasons::BREAKER_OPEN, "m"),
+        Seen { generation: 1, now: at("2026-01-02T00:00:00Z") },
+    )];
+    assert!(worth_writing(&facts, &new));
+    let mut moved = first;
+    moved.decision.based_on = at("2026-01-01T12:00:00Z");
+    assert!(!worth_writing(&facts, &moved), "a login alone is not");
+}
