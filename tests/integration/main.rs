@@ -14,6 +14,7 @@ mod harness;
 mod leader;
 mod pools;
 mod probes;
+mod process;
 mod scale;
 mod silence;
 mod tenants;
