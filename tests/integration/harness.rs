@@ -103,6 +103,17 @@ pub fn condition<'a>(object: &'a Value, type_: &str) -> &'a Value {
         .unwrap_or(&Value::Null)
 }
 
+/// The Events about a live object, a Tenant for example, that have this reason. In their core form, which has all of
+/// them whoever wrote them in which.
+pub fn events(cluster: &Cluster, about: &Value, reason: &str) -> Result<Vec<Value>, String> {
+    let uid = about["metadata"]["uid"].as_str().ok_or_else(|| format!("not a live object: {about}"))?;
+    let selector = format!("involvedObject.uid={uid},reason={reason}");
+    let arguments = ["get", "events", "-A", "-o", "json", "--field-selector", &selector];
+    let text = cluster.kubectl(arguments).map_err(|error| format!("{error:#}"))?;
+    let list: Value = serde_json::from_str(&text).map_err(|error| format!("{error}: {text}"))?;
+    Ok(list["items"].as_array().cloned().unwrap_or_default())
+}
+
 /// Tries until it succeeds; after the limit, the last error.
 pub fn eventually<T>(limit: Duration, mut attempt: impl FnMut() -> Result<T, String>) -> Result<T, String> {
     let end = Instant::now() + limit;
