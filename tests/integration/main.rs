@@ -11,6 +11,7 @@ mod examples;
 mod faults;
 mod fleets;
 mod harness;
+mod hibernation;
 mod leader;
 mod pools;
 mod probes;
@@ -44,6 +45,7 @@ const SHARED: &[(&str, Test)] = &[
     ("fleets::surplus_bots_are_not_started", fleets::surplus_bots_are_not_started),
     ("fleets::broken_fleets_are_mended", fleets::broken_fleets_are_mended),
     ("fleets::volumes_grow_without_restart", fleets::volumes_grow_without_restart),
+    ("hibernation::rbac::the_hibernator_may_only_decide", hibernation::rbac::the_hibernator_may_only_decide),
     ("tenants::foreign::foreign_namespaces_stay_untouched", tenants::foreign::foreign_namespaces_stay_untouched),
     ("tenants::foreign::missing_references_are_awaited", tenants::foreign::missing_references_are_awaited),
     ("tenants::foreign::specs_beyond_the_tier_are_stalled", tenants::foreign::specs_beyond_the_tier_are_stalled),
