@@ -16,6 +16,7 @@ mod leader;
 mod pools;
 mod probes;
 mod process;
+mod receiver;
 mod scale;
 mod silence;
 mod tenants;
@@ -60,7 +61,7 @@ const SHARED: &[(&str, Test)] = &[
     ("tenants::tiers::four_tiers_run", tenants::tiers::four_tiers_run),
 ];
 
-/// Tests that start clusters of their own.
+/// Tests that start clusters of their own, or need none.
 const ALONE: &[(&str, OwnTest)] = &[
     ("examples::columns_and_names_are_short", examples::columns_and_names_are_short),
     ("pools::pools_keep_nodes_and_classes", pools::pools_keep_nodes_and_classes),
@@ -73,6 +74,7 @@ const ALONE: &[(&str, OwnTest)] = &[
     ("probes::api_server_restart_changes_nothing", probes::api_server_restart_changes_nothing),
     ("undecodable::unreadable_objects_stop_nobody", undecodable::unreadable_objects_stop_nobody),
     ("leader::only_one_operator_writes", leader::only_one_operator_writes),
+    ("receiver::receiver_behaves_as_told", receiver::receiver_behaves_as_told),
 ];
 
 fn main() {
