@@ -13,6 +13,7 @@ mod fleets;
 mod harness;
 mod hibernation;
 mod leader;
+mod many;
 mod pools;
 mod probes;
 mod process;
@@ -74,6 +75,7 @@ const ALONE: &[(&str, OwnTest)] = &[
     ("probes::api_server_restart_changes_nothing", probes::api_server_restart_changes_nothing),
     ("undecodable::unreadable_objects_stop_nobody", undecodable::unreadable_objects_stop_nobody),
     ("leader::only_one_operator_writes", leader::only_one_operator_writes),
+    ("many::thousands_of_tenants_are_stored", many::thousands_of_tenants_are_stored),
     ("receiver::receiver_behaves_as_told", receiver::receiver_behaves_as_told),
 ];
 
