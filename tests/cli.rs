@@ -153,6 +153,10 @@ fn examples(folder: &str) -> Vec<(String, String)> {
 fn every_valid_example_is_rendered() {
     for (name, text_of_it) in examples("examples") {
         let is = |kind: &str| text_of_it.lines().any(|line| line == format!("kind: {kind}"));
+        if name.contains("/rbac-") {
+            // Nothing of Torpor's own to render; the integration tests apply it.
+            continue;
+        }
         if name.contains("/catalog") {
             let output = torpor(&["render", "--catalog", &name, "-f", "examples/tenant-free.yaml"], "");
             assert!(output.status.success(), "{name}: {}", text(&output.stderr));

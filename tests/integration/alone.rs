@@ -1,24 +1,20 @@
-//! What tests with a cluster of their own share: an operator of any program and user, the audit log, many tenants.
+//! What tests with a cluster of their own share: operators and what runs beside them, the audit log, many tenants.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use torpor_cluster::{AuditEvent, AuditMark, Cluster, Options};
 
-use crate::harness::{TORPOR, bare, condition, eventually};
+use crate::harness::{LEASE, bare, condition, eventually};
+use crate::process::{Process, Program, TORPOR};
 
 /// Everything that Torpor makes.
 pub const MANAGED: &str = "app.kubernetes.io/managed-by=torpor";
 
-/// A cluster with the default pools and an operator. Its lease outlasts the times in which the API server of a machine
-/// that runs control plane, nodes and tests answers nobody, or is down.
+/// A cluster with the default pools and an operator.
 pub struct Rig {
     /// Stopped before the cluster.
     pub operator: Process,
@@ -28,11 +24,17 @@ pub struct Rig {
 impl Rig {
     pub fn start(options: Options) -> Result<Self, String> {
         let cluster = bare(options)?;
-        let operator = Process::start(TORPOR.as_ref(), cluster.kubeconfig(), cluster.data_dir(), &LEASE)?;
+        let operator = Program::new(&cluster, "operator").arguments(&LEASE).start()?;
         operator.await_ready(START)?;
         let rig = Rig { operator, cluster };
         rig.kubectl(&["apply", "-f", "examples/pools.yaml"])?;
         Ok(rig)
+    }
+
+    /// A program of Torpor's to run on this cluster. Start it for one beside the operator, with the lease that every
+    /// program of a rig has: `rig.program("hibernator").start()`.
+    pub fn program(&self, subcommand: &str) -> Program {
+        Program::new(&self.cluster, subcommand).arguments(&LEASE)
     }
 
     /// Runs kubectl; the error carries what it printed.
@@ -56,8 +58,7 @@ impl Rig {
             // Its Lease would be waited for; how that goes is shown elsewhere.
             self.kubectl(&["delete", "lease", "torpor-operator", "-n", "default"])?;
         }
-        let arguments = [&LEASE, arguments].concat();
-        self.operator = Process::start(program, self.cluster.kubeconfig(), self.cluster.data_dir(), &arguments)?;
+        self.operator = self.program("operator").binary(program).arguments(arguments).start()?;
         Ok(())
     }
 
@@ -134,8 +135,14 @@ impl Rig {
 
     /// The operator's requests since a mark, the Lease's apart.
     pub fn requests(&self, start: AuditMark) -> Result<Vec<AuditEvent>, String> {
+        self.requests_of("torpor-operator", start)
+    }
+
+    /// The requests of a component, named as its field manager is, since a mark, the Lease's apart.
+    pub fn requests_of(&self, component: &str, start: AuditMark) -> Result<Vec<AuditEvent>, String> {
+        let agent = format!("{component}/");
         let mut events = self.audit(start)?;
-        events.retain(|event| event.user_agent.starts_with("torpor-operator/") && event.resource != "leases");
+        events.retain(|event| event.user_agent.starts_with(&agent) && event.resource != "leases");
         Ok(events)
     }
 
@@ -147,7 +154,6 @@ impl Rig {
     }
 }
 
-const LEASE: [&str; 2] = ["--lease-seconds", "60"];
 const START: Duration = Duration::from_secs(60);
 const NO_AUDIT: &str = "this test reads the audit log of a cluster of its own; unset TORPOR_KUBECONFIG";
 
@@ -196,108 +202,4 @@ pub fn tenants(count: usize, tier: impl Fn(usize) -> &'static str) -> String {
         let _ = write!(text, "---\n{tenant}\n");
         text
     })
-}
-
-/// An operator of any program and any user; killed when dropped.
-pub struct Process {
-    child: Child,
-    log: PathBuf,
-    probes: String,
-}
-
-impl Process {
-    /// Starts it and waits for nothing. Its log goes into the folder.
-    pub fn start(program: &Path, kubeconfig: &Path, folder: &Path, arguments: &[&str]) -> Result<Self, String> {
-        let probes = TcpListener::bind("127.0.0.1:0")
-            .and_then(|listener| listener.local_addr())
-            .map_err(|error| error.to_string())?
-            .to_string();
-        let log = folder.join(format!("operator-{}.log", probes.replace(':', "-")));
-        let file = File::create(&log).map_err(|error| error.to_string())?;
-        let child = Command::new(program)
-            .args(["operator", "--probe-address", &probes])
-            .args(arguments)
-            .env("KUBECONFIG", kubeconfig)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(file)
-            .spawn()
-            .map_err(|error| error.to_string())?;
-        Ok(Process { child, log, probes })
-    }
-
-    /// A GET on the probe port: status code and body.
-    pub fn http(&self, path: &str) -> Result<(u16, String), String> {
-        let io = |error: std::io::Error| error.to_string();
-        let mut stream = TcpStream::connect(&self.probes).map_err(io)?;
-        stream.set_read_timeout(Some(Duration::from_secs(5))).map_err(io)?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").map_err(io)?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).map_err(io)?;
-        let code = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or("no status line")?;
-        Ok((code, answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default()))
-    }
-
-    /// Waits until `/readyz` says so.
-    pub fn await_ready(&self, limit: Duration) -> Result<(), String> {
-        eventually(limit, || match self.http("/readyz")? {
-            (200, text) if text == "ready\n" => Ok(()),
-            (code, body) => Err(format!("/readyz {code}: {body}; log: {}", self.log_text())),
-        })
-    }
-
-    /// Everything it has logged.
-    pub fn log_text(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap_or_default()
-    }
-
-    /// Peak resident memory in KiB, as the kernel counts it.
-    pub fn peak_kib(&self) -> Option<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
-        status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.trim().trim_end_matches(" kB").parse().ok()
-    }
-
-    /// kill -9, then waits for its end. `false` when it had ended already.
-    pub fn kill(&mut self) -> bool {
-        let runs = matches!(self.child.try_wait(), Ok(None));
-        // Fails only for a process that has ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        runs
-    }
-
-    /// Its process id.
-    pub fn id(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// Sends a signal by its name.
-    pub fn signal(&self, name: &str) -> Result<(), String> {
-        let status = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
-        match status {
-            Ok(status) if status.success() => Ok(()),
-            other => Err(format!("kill -{name}: {other:?}")),
-        }
-    }
-
-    /// SIGTERM, then its exit code.
-    pub fn terminate(&mut self) -> Result<Option<i32>, String> {
-        self.signal("TERM")?;
-        self.exit_code(Duration::from_secs(40))
-    }
-
-    /// Waits for its end.
-    pub fn exit_code(&mut self, limit: Duration) -> Result<Option<i32>, String> {
-        eventually(limit, || match self.child.try_wait() {
-            Ok(Some(status)) => Ok(status.code()),
-            Ok(None) => Err("the operator still runs".to_owned()),
-            Err(error) => Err(error.to_string()),
-        })
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.kill();
-    }
 }

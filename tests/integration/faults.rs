@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use torpor_cluster::{AuditEvent, AuditMark, Options};
 
 use crate::alone::{self, Rig, items, place, tenants};
-use crate::harness::{TORPOR, eventually};
+use crate::harness::eventually;
+use crate::process::TORPOR;
 
 /// Objects that the operator makes or that follow from those, by label.
 const MANAGED: &str = "namespaces,serviceaccounts,networkpolicies,resourcequotas,limitranges,secrets,configmaps,\

@@ -1,21 +1,21 @@
 //! A cluster with the CRDs, an operator process beside it, and waiting with a limit.
 
-use std::fs::File;
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use torpor_cluster::{Cluster, Options};
 
-/// The binary under test.
-pub const TORPOR: &str = env!("CARGO_BIN_EXE_torpor");
+use crate::process::{Process, Program, TORPOR};
+
+/// Outlasts the times in which the API server of a machine that runs control plane, nodes and tests answers nobody, or
+/// is down.
+pub const LEASE: [&str; 2] = ["--lease-seconds", "60"];
 
 /// A cluster, and an operator that works on it.
 pub struct Ctx {
     /// The operator; stopped before the cluster.
-    pub operator: Operator,
+    pub operator: Process,
     /// The cluster.
     pub cluster: Cluster,
 }
@@ -31,7 +31,8 @@ impl Ctx {
     /// A cluster of one's own, with the CRDs and an operator started with further arguments.
     pub fn with(options: Options, arguments: &[&str]) -> Result<Self, String> {
         let cluster = bare(options)?;
-        let operator = Operator::start(&cluster, arguments)?;
+        let operator = Program::new(&cluster, "operator").arguments(&LEASE).arguments(arguments).start()?;
+        operator.await_ready(Duration::from_secs(60))?;
         Ok(Ctx { operator, cluster })
     }
 
@@ -102,6 +103,17 @@ pub fn condition<'a>(object: &'a Value, type_: &str) -> &'a Value {
         .unwrap_or(&Value::Null)
 }
 
+/// The Events about a live object, a Tenant for example, that have this reason. In their core form, which has all of
+/// them whoever wrote them in which.
+pub fn events(cluster: &Cluster, about: &Value, reason: &str) -> Result<Vec<Value>, String> {
+    let uid = about["metadata"]["uid"].as_str().ok_or_else(|| format!("not a live object: {about}"))?;
+    let selector = format!("involvedObject.uid={uid},reason={reason}");
+    let arguments = ["get", "events", "-A", "-o", "json", "--field-selector", &selector];
+    let text = cluster.kubectl(arguments).map_err(|error| format!("{error:#}"))?;
+    let list: Value = serde_json::from_str(&text).map_err(|error| format!("{error}: {text}"))?;
+    Ok(list["items"].as_array().cloned().unwrap_or_default())
+}
+
 /// Tries until it succeeds; after the limit, the last error.
 pub fn eventually<T>(limit: Duration, mut attempt: impl FnMut() -> Result<T, String>) -> Result<T, String> {
     let end = Instant::now() + limit;
@@ -112,114 +124,4 @@ pub fn eventually<T>(limit: Duration, mut attempt: impl FnMut() -> Result<T, Str
             Err(_) => std::thread::sleep(Duration::from_millis(200)),
         }
     }
-}
-
-/// A running `torpor operator`.
-pub struct Operator {
-    child: Child,
-    log: PathBuf,
-    probes: String,
-    kubeconfig: PathBuf,
-    arguments: Vec<String>,
-}
-
-impl Operator {
-    /// Starts it and waits until it is ready.
-    pub fn start(cluster: &Cluster, arguments: &[&str]) -> Result<Self, String> {
-        let number = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .map_err(|error| error.to_string())?
-            .as_nanos();
-        let log = cluster.data_dir().join(format!("operator-{number}.log"));
-        let operator = Self::spawn(cluster.kubeconfig(), log, arguments.iter().map(|a| (*a).to_owned()).collect())?;
-        operator.await_ready()?;
-        Ok(operator)
-    }
-
-    fn spawn(kubeconfig: &Path, log: PathBuf, arguments: Vec<String>) -> Result<Self, String> {
-        let probes = free_address()?;
-        let file = File::options().create(true).append(true).open(&log).map_err(|error| error.to_string())?;
-        let child = Command::new(TORPOR)
-            .args(["operator", "--probe-address", &probes, "--lease-seconds", "60"])
-            .args(&arguments)
-            .env("KUBECONFIG", kubeconfig)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(file)
-            .spawn()
-            .map_err(|error| error.to_string())?;
-        Ok(Operator { child, log, probes, kubeconfig: kubeconfig.to_owned(), arguments })
-    }
-
-    /// Waits until `/readyz` says so.
-    pub fn await_ready(&self) -> Result<(), String> {
-        eventually(Duration::from_secs(60), || match self.http("/readyz")? {
-            (200, text) if text == "ready\n" => Ok(()),
-            (code, body) => Err(format!("/readyz {code}: {body}; log: {}", self.log_text())),
-        })
-    }
-
-    /// A GET on the probe port: status code and body.
-    pub fn http(&self, path: &str) -> Result<(u16, String), String> {
-        use std::io::{Read, Write};
-        let mut stream = std::net::TcpStream::connect(&self.probes).map_err(|error| error.to_string())?;
-        stream.set_read_timeout(Some(Duration::from_secs(5))).map_err(|error| error.to_string())?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-            .map_err(|error| error.to_string())?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).map_err(|error| error.to_string())?;
-        let code = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or("no status line")?;
-        let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();
-        Ok((code, body))
-    }
-
-    /// Everything it has logged.
-    pub fn log_text(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap_or_default()
-    }
-
-    /// Peak resident memory in KiB, as the kernel counts it.
-    pub fn peak_kib(&self) -> Option<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
-        status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.trim().trim_end_matches(" kB").parse().ok()
-    }
-
-    /// kill -9, then waits for its end.
-    pub fn kill(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-
-    /// Starts it again with the same arguments and log. Does not wait until it is ready.
-    pub fn restart(&mut self) -> Result<(), String> {
-        self.kill();
-        *self = Self::spawn(&self.kubeconfig.clone(), self.log.clone(), self.arguments.clone())?;
-        Ok(())
-    }
-
-    /// SIGTERM, then its exit code.
-    pub fn terminate(&mut self) -> Result<Option<i32>, String> {
-        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
-        self.exit_code(Duration::from_secs(40))
-    }
-
-    /// Waits for its end.
-    pub fn exit_code(&mut self, limit: Duration) -> Result<Option<i32>, String> {
-        eventually(limit, || match self.child.try_wait() {
-            Ok(Some(status)) => Ok(status.code()),
-            Ok(None) => Err("the operator still runs".to_owned()),
-            Err(error) => Err(error.to_string()),
-        })
-    }
-}
-
-impl Drop for Operator {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-fn free_address() -> Result<String, String> {
-    let listener = TcpListener::bind("127.0.0.1:0").map_err(|error| error.to_string())?;
-    Ok(listener.local_addr().map_err(|error| error.to_string())?.to_string())
 }

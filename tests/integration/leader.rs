@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use torpor_cluster::{Cluster, Options};
 
-use crate::alone::{Process, is_write, none};
-use crate::harness::{TORPOR, bare, eventually};
+use crate::alone::{is_write, none};
+use crate::harness::{bare, eventually};
+use crate::process::{Process, Program};
 
 const LEASE: Duration = Duration::from_secs(9);
 /// A standby looks at least every two seconds; the rest is for a busy machine.
@@ -91,7 +92,7 @@ fn start(cluster: &Cluster, user: &str) -> Result<Process, String> {
     let kubeconfig: PathBuf =
         cluster.kubeconfig_for(user, &["system:masters"]).map_err(|error| format!("{error:#}"))?;
     let seconds = LEASE.as_secs().to_string();
-    Process::start(TORPOR.as_ref(), &kubeconfig, cluster.data_dir(), &["--lease-seconds", &seconds])
+    Program::new(cluster, "operator").kubeconfig(&kubeconfig).arguments(&["--lease-seconds", &seconds]).start()
 }
 
 fn kubectl(cluster: &Cluster, arguments: &[&str]) -> Result<String, String> {
@@ -102,7 +103,7 @@ fn kubectl(cluster: &Cluster, arguments: &[&str]) -> Result<String, String> {
 fn leads(cluster: &Cluster, process: &Process) -> Result<(), String> {
     let path = "jsonpath={.spec.holderIdentity}";
     let holder = kubectl(cluster, &["get", "lease", "torpor-operator", "-n", "default", "-o", path])?;
-    if holder.contains(&format!("_{}_", process.id())) { Ok(()) } else { Err(format!("{holder:?} holds the Lease")) }
+    if holder.contains(&format!("_{}_", process.pid())) { Ok(()) } else { Err(format!("{holder:?} holds the Lease")) }
 }
 
 /// Waits for the end of a process that may not write any more.

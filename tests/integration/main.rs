@@ -11,9 +11,13 @@ mod examples;
 mod faults;
 mod fleets;
 mod harness;
+mod hibernation;
 mod leader;
+mod many;
 mod pools;
 mod probes;
+mod process;
+mod receiver;
 mod scale;
 mod silence;
 mod tenants;
@@ -43,6 +47,7 @@ const SHARED: &[(&str, Test)] = &[
     ("fleets::surplus_bots_are_not_started", fleets::surplus_bots_are_not_started),
     ("fleets::broken_fleets_are_mended", fleets::broken_fleets_are_mended),
     ("fleets::volumes_grow_without_restart", fleets::volumes_grow_without_restart),
+    ("hibernation::rbac::the_hibernator_may_only_decide", hibernation::rbac::the_hibernator_may_only_decide),
     ("tenants::foreign::foreign_namespaces_stay_untouched", tenants::foreign::foreign_namespaces_stay_untouched),
     ("tenants::foreign::missing_references_are_awaited", tenants::foreign::missing_references_are_awaited),
     ("tenants::foreign::specs_beyond_the_tier_are_stalled", tenants::foreign::specs_beyond_the_tier_are_stalled),
@@ -57,7 +62,7 @@ const SHARED: &[(&str, Test)] = &[
     ("tenants::tiers::four_tiers_run", tenants::tiers::four_tiers_run),
 ];
 
-/// Tests that start clusters of their own.
+/// Tests that start clusters of their own, or need none.
 const ALONE: &[(&str, OwnTest)] = &[
     ("examples::columns_and_names_are_short", examples::columns_and_names_are_short),
     ("pools::pools_keep_nodes_and_classes", pools::pools_keep_nodes_and_classes),
@@ -70,6 +75,8 @@ const ALONE: &[(&str, OwnTest)] = &[
     ("probes::api_server_restart_changes_nothing", probes::api_server_restart_changes_nothing),
     ("undecodable::unreadable_objects_stop_nobody", undecodable::unreadable_objects_stop_nobody),
     ("leader::only_one_operator_writes", leader::only_one_operator_writes),
+    ("many::thousands_of_tenants_are_stored", many::thousands_of_tenants_are_stored),
+    ("receiver::receiver_behaves_as_told", receiver::receiver_behaves_as_told),
 ];
 
 fn main() {

@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use torpor_cluster::{Cluster, Options};
 
-use crate::alone::{Process, Rig, none, tenants};
-use crate::harness::{TORPOR, condition, eventually};
+use crate::alone::{Rig, none, tenants};
+use crate::harness::{condition, eventually};
+use crate::process::Program;
 
 /// The longest pause of a watch between two tries, and a little for the try.
 const RECOVERY: Duration = Duration::from_secs(70);
@@ -14,8 +15,8 @@ const RECOVERY: Duration = Duration::from_secs(70);
 pub fn readiness_names_what_is_missing() -> Result<(), String> {
     let cluster = Cluster::connect_or_start(Options::default()).map_err(|error| format!("{error:#}"))?;
     let kubectl = |arguments: &[&str]| cluster.kubectl(arguments).map_err(|error| format!("{error:#}"));
-    let operator =
-        Process::start(TORPOR.as_ref(), cluster.kubeconfig(), cluster.data_dir(), &["--lease-seconds", "60"])?;
+    // Every flag is an environment variable as well.
+    let operator = Program::new(&cluster, "operator").environment("TORPOR_LEASE_SECONDS", "60").start()?;
     let own = "waiting for BotFleet\nwaiting for Tenant\nwaiting for WorkerPool\n";
     eventually(Duration::from_secs(60), || match operator.http("/readyz")? {
         (503, text) if text == own => Ok(()),

@@ -50,15 +50,20 @@ pub fn hundred_tenants_at_once() -> Result<(), String> {
         .map(|event| (&event.resource, &event.namespace, &event.name))
         .collect();
     let failed = writes.iter().filter(|event| event.code >= 400).count();
-    let memory = rig.operator.peak_kib().ok_or("no VmHWM in /proc; this test runs on Linux")?;
+    let memory = rig.operator.peak_kib()?;
+    let settled = rig.operator.rss_kib()?;
+    let seconds = rig.operator.cpu_seconds()?;
+    let mib = |kib: u64| f64::from(u32::try_from(kib).unwrap_or(u32::MAX)) / 1024.0;
     let log = rig.operator.log_text();
     let lines = |level: &str| log.lines().filter(|line| line.split_whitespace().nth(1) == Some(level)).count();
     let each = |count: usize| format!("{}.{}", count / TENANTS, count * 10 / TENANTS % 10);
     println!(
-        "scale: {TENANTS} tenants, {pods} pods Ready in {:.1} s; operator: {:.1} MiB at its peak, per tenant {} objects \
-         made, {} writes ({} status, {} events), {} reads; {failed} writes refused, {} WARN and {} ERROR lines",
+        "scale: {TENANTS} tenants, {pods} pods Ready in {:.1} s; operator: {:.1} MiB at its peak, {:.1} MiB settled, \
+         {seconds:.1} s of processor time, per tenant {} objects made, {} writes ({} status, {} events), {} reads; \
+         {failed} writes refused, {} WARN and {} ERROR lines",
         took.as_secs_f64(),
-        f64::from(u32::try_from(memory).unwrap_or(u32::MAX)) / 1024.0,
+        mib(memory),
+        mib(settled),
         each(made.len()),
         each(writes.len()),
         each(status),

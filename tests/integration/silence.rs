@@ -6,7 +6,8 @@ use std::time::Duration;
 use torpor_cluster::Options;
 
 use crate::alone::{MANAGED, Rig, is_write, none, tenants};
-use crate::harness::{TORPOR, condition, eventually};
+use crate::harness::{condition, eventually};
+use crate::process::TORPOR;
 
 /// How long nothing may be said.
 const WINDOW: Duration = Duration::from_secs(30);
@@ -30,10 +31,16 @@ pub fn settled_means_silent() -> Result<(), String> {
     rig.await_silence()?;
 
     let start = rig.mark()?;
+    let busy = rig.operator.cpu_seconds()?;
     std::thread::sleep(WINDOW);
+    let busy = rig.operator.cpu_seconds()? - busy;
     let asked = rig.requests(start)?;
     let (reopened, others): (Vec<_>, Vec<_>) = asked.into_iter().partition(|event| event.verb == "watch");
-    println!("silence: {} s without a request, {} watch events", WINDOW.as_secs(), reopened.len());
+    println!(
+        "silence: {} s without a request, {} watch events, {busy:.2} s of processor time",
+        WINDOW.as_secs(),
+        reopened.len()
+    );
     none("a settled operator asked", &others)?;
 
     let start = rig.mark()?;

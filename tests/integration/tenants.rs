@@ -16,7 +16,8 @@ use serde_json::{Value, json};
 use torpor_cluster::{AuditEvent, AuditMark};
 
 use crate::Ctx;
-use crate::harness::{TORPOR, condition, eventually};
+use crate::harness::{condition, eventually};
+use crate::process::TORPOR;
 
 /// What an operator must react within: five seconds on an idle machine. Tests run beside each other on two cores,
 /// so the limit that fails them is wider; a reaction that never comes fails all the same.

@@ -6,7 +6,7 @@ use serde_json::Value;
 use torpor_cluster::Options;
 
 use crate::alone::{Rig, items, tenants};
-use crate::harness::{condition, eventually};
+use crate::harness::{condition, events, eventually};
 
 /// Five seconds on an idle machine, and room for a busy one.
 const SOON: Duration = Duration::from_secs(25);
@@ -108,11 +108,9 @@ fn stalled(rig: &Rig, object: &[&str], since: Instant) -> Result<(), String> {
             Err(format!("{object:?}: {told}"))
         }
     })?;
-    let uid = found["metadata"]["uid"].as_str().unwrap_or_default();
-    let about = format!("involvedObject.uid={uid},reason=Undecodable");
     eventually(SOON, || {
-        let events = rig.get(&["events", "-A", "--field-selector", &about])?;
-        if items(&events).count() > 0 { Ok(()) } else { Err(format!("{object:?} has no Event of reason Undecodable")) }
+        let told = events(&rig.cluster, &found, "Undecodable")?;
+        if told.is_empty() { Err(format!("{object:?} has no Event of reason Undecodable")) } else { Ok(()) }
     })?;
     println!("undecodable: {} was told after {:.1} s", object[object.len() - 1], since.elapsed().as_secs_f64());
     Ok(())

@@ -16,7 +16,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     audit::AuditLog,
@@ -194,6 +194,18 @@ impl Cluster {
                 config.to_string()
             }
         };
+        self.user_file(&content)
+    }
+
+    /// A new kubeconfig file for an existing service account, with a token as its pods get it, good for an hour.
+    pub fn kubeconfig_for_service_account(&self, namespace: &str, name: &str) -> Result<PathBuf> {
+        let token = self.kubectl(["create", "token", name, "-n", namespace])?;
+        let mut config = self.flat_kubeconfig()?;
+        config["users"][0]["user"] = json!({"token": token.trim()});
+        self.user_file(&config.to_string())
+    }
+
+    fn user_file(&self, content: &str) -> Result<PathBuf> {
         let number = self.users.fetch_add(1, Ordering::Relaxed);
         let file = self.data.join(format!("user-{number}.kubeconfig"));
         fs::write(&file, content)?;

@@ -10,11 +10,13 @@ use crate::Ctx;
 use crate::harness::eventually;
 use crate::tenants::{SOON, apply, await_reason, await_reason_within, documents, ensure, list, same, text};
 
-/// Examples that other tests run: the four tiers in `tenants::tiers`, pools in `pools`.
-const ELSEWHERE: [&str; 7] = [
+/// Examples that other tests run: the four tiers in `tenants::tiers`, pools in `pools`, an account in
+/// `hibernation::rbac`.
+const ELSEWHERE: [&str; 8] = [
     "catalog-demo.yaml",
     "pool-eks-selector.yaml",
     "pools.yaml",
+    "rbac-hibernator.yaml",
     "tenant-basic.yaml",
     "tenant-free.yaml",
     "tenant-premium.yaml",

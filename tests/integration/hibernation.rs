@@ -1,0 +1,3 @@
+//! Idle tenants that fall asleep by themselves.
+
+pub mod rbac;

@@ -1,0 +1,51 @@
+//! Thousands of Tenants in seconds. kubectl sends one object after the other, which takes twice as long.
+
+use std::time::Instant;
+
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use kube::api::{ApiResource, DynamicObject, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client, Config};
+use serde_json::{Value, json};
+use torpor::api::Tenant;
+use torpor_cluster::{Cluster, Options};
+
+use crate::harness::bare;
+use crate::tenants::{same, tenant};
+
+/// By then the API server is what is waited for.
+const AT_ONCE: usize = 16;
+
+/// Creates Tenants, and says how many. The first refusal ends it.
+pub fn create_tenants(cluster: &Cluster, tenants: impl IntoIterator<Item = Value>) -> Result<usize, String> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
+    runtime.block_on(async {
+        let api: Api<DynamicObject> = Api::all_with(client(cluster).await?, &ApiResource::erase::<Tenant>(&()));
+        let create = async |tenant: Value| {
+            let tenant = serde_json::from_value(tenant).map_err(|error| error.to_string())?;
+            api.create(&PostParams::default(), &tenant).await.map_err(|error| error.to_string())
+        };
+        let created = stream::iter(tenants).map(create).buffer_unordered(AT_ONCE);
+        created.try_fold(0, async |count, _| Ok(count + 1)).await
+    })
+}
+
+async fn client(cluster: &Cluster) -> Result<Client, String> {
+    let file = Kubeconfig::read_from(cluster.kubeconfig()).map_err(|error| error.to_string())?;
+    let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await;
+    config.map_err(|error| error.to_string()).and_then(|config| Client::try_from(config).map_err(|e| e.to_string()))
+}
+
+/// Thousands of Tenants are stored in the time that a test has.
+pub fn thousands_of_tenants_are_stored() -> Result<(), String> {
+    const COUNT: u16 = 2_000;
+    let cluster = bare(Options { nodes_per_pool: 0, ..Options::default() })?;
+    let free = (0..COUNT).map(|number| tenant(&format!("t-{number}"), json!({"tier": "free"})));
+    let began = Instant::now();
+    same("created", &create_tenants(&cluster, free)?, &usize::from(COUNT))?;
+    let seconds = began.elapsed().as_secs_f64();
+    println!("many: {COUNT} tenants in {seconds:.1} s, {:.0} a second", f64::from(COUNT) / seconds);
+    let names = cluster.kubectl(["get", "tenants", "-o", "name"]).map_err(|error| format!("{error:#}"))?;
+    same("stored", &names.lines().count(), &usize::from(COUNT))
+}
