@@ -68,9 +68,9 @@ pub struct Tell {
 }
 
 impl Tell {
-    /// What names this notice for good: the same for each try, and after a restart.
+    /// What names this notice for good: the same for each try, and after a restart. Webhooks want it without full stops.
     pub fn id(&self) -> String {
-        format!("{}/{}/{}", self.uid, self.notice.stage, self.notice.due_at)
+        format!("{}/{}/{}", self.uid, self.notice.stage, self.notice.due_at.as_second())
     }
 }
 

@@ -75,6 +75,23 @@ const ALONE: &[(&str, OwnTest)] = &[
     ("probes::api_server_restart_changes_nothing", probes::api_server_restart_changes_nothing),
     ("undecodable::unreadable_objects_stop_nobody", undecodable::unreadable_objects_stop_nobody),
     ("leader::only_one_operator_writes", leader::only_one_operator_writes),
+    ("hibernation::stages::four_tiers_sleep_and_wake", hibernation::stages::four_tiers_sleep_and_wake),
+    (
+        "hibernation::stages::an_operator_that_was_away_catches_up",
+        hibernation::stages::an_operator_that_was_away_catches_up,
+    ),
+    ("hibernation::stages::kills_end_alike", hibernation::stages::kills_end_alike),
+    (
+        "hibernation::breaker::a_crowd_is_held_until_somebody_has_looked",
+        hibernation::breaker::a_crowd_is_held_until_somebody_has_looked,
+    ),
+    ("hibernation::breaker::a_silent_feed_and_a_hand_hold", hibernation::breaker::a_silent_feed_and_a_hand_hold),
+    (
+        "hibernation::breaker::a_clock_that_jumps_puts_nobody_to_sleep",
+        hibernation::breaker::a_clock_that_jumps_puts_nobody_to_sleep,
+    ),
+    ("hibernation::webhooks::nobody_sleeps_unwarned", hibernation::webhooks::nobody_sleeps_unwarned),
+    ("hibernation::webhooks::a_dead_receiver_is_given_up", hibernation::webhooks::a_dead_receiver_is_given_up),
     ("many::thousands_of_tenants_are_stored", many::thousands_of_tenants_are_stored),
     ("receiver::receiver_behaves_as_told", receiver::receiver_behaves_as_told),
 ];

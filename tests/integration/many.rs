@@ -31,7 +31,8 @@ pub fn create_tenants(cluster: &Cluster, tenants: impl IntoIterator<Item = Value
     })
 }
 
-async fn client(cluster: &Cluster) -> Result<Client, String> {
+/// A client of the cluster's administrator.
+pub async fn client(cluster: &Cluster) -> Result<Client, String> {
     let file = Kubeconfig::read_from(cluster.kubeconfig()).map_err(|error| error.to_string())?;
     let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await;
     config.map_err(|error| error.to_string()).and_then(|config| Client::try_from(config).map_err(|e| e.to_string()))

@@ -1,3 +1,0 @@
-//! Idle tenants that fall asleep by themselves.
-
-pub mod rbac;
