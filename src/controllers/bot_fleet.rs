@@ -113,7 +113,7 @@ async fn plan(context: &Context, fleet: &BotFleet, tenant: &Tenant, stage: Stage
     let config = config(context, fleet, &namespace).await?;
     let validated = validate::fleet(fleet, &validated_tenant.fleet_context(), Desired { replicas: share }, &config)
         .map_err(Outcome::Invalid)?;
-    let children = plan::fleet(&validated, stage, &context.settings);
+    let children = plan::fleet(&validated, plan::Parts::of(stage), &context.settings);
     if stage == Stage::Active && !fleet.spec.paused {
         await_secret(context, fleet, &namespace, &children).await?;
     }

@@ -65,7 +65,7 @@ async fn pass(context: &Context, tenant: &Tenant, old: &TenantStatus) -> (Outcom
     let wanted_stage = effective_stage(&activity::facts(tenant));
     let before = context.index.namespace(&validated.namespace);
     let stage = next_stage(wanted_stage, &before, &context.fleets_of(&validated.namespace));
-    let children = plan::tenant(&validated, stage, &context.settings);
+    let children = plan::tenant(&validated, plan::Parts::of(stage), &context.settings);
     view.placement = Some(Placement { pools: validated.pools.clone() });
     view.cost = Some(cost(&validated, &children, &context.fleets_of(&validated.namespace)));
 

@@ -13,6 +13,7 @@ use crate::api::{BotFleet, Tenant, Tier};
 use crate::domain::catalog::Catalog;
 use crate::domain::names::{annotation, label};
 use crate::domain::quantity::{Bytes, Cpu, Size};
+use crate::domain::stage::Stage;
 use crate::validate::{self, Desired, FleetFacts, PoolFacts, allot};
 use settings::{Dns, UserNamespaces, VolumeAccess};
 
@@ -53,9 +54,10 @@ fn fleets(tenant: &ValidatedTenant) -> Vec<ValidatedFleet> {
 
 /// The objects of a tenant and of its fleets.
 fn everything(validated: &ValidatedTenant, stage: Stage, settings: &Settings) -> Vec<Child> {
-    let mut children = tenant(validated, stage, settings);
+    let parts = Parts::of(stage);
+    let mut children = tenant(validated, parts, settings);
     for planned in fleets(validated) {
-        children.extend(fleet(&planned, stage, settings));
+        children.extend(fleet(&planned, parts, settings));
     }
     children
 }
@@ -123,7 +125,8 @@ fn every_pod_is_restricted() {
 #[test]
 fn limits_of_the_services_sum_up_to_the_tier() {
     for tier in Tier::ALL {
-        let children = tenant(&validated(&manifest("alice", tier), &[]), Stage::Active, &Settings::default());
+        let children =
+            tenant(&validated(&manifest("alice", tier), &[]), Parts::of(Stage::Active), &Settings::default());
         let sum: Size = children.iter().filter_map(pods).map(|(replicas, pod)| limits(pod) * i64::from(replicas)).sum();
         assert_eq!(sum, Catalog::default().tier(tier).total, "{tier}");
     }
@@ -181,7 +184,7 @@ fn objects_are_the_same_at_every_stage_and_stand_in_apply_order() {
         let active = names(Stage::Active);
         assert_eq!(active.iter().collect::<BTreeSet<_>>().len(), active.len(), "every name once");
         assert!(Stage::ALL.into_iter().all(|stage| names(stage) == active));
-        let own = tenant(&validated(&manifest("alice", tier), &[]), Stage::Active, &Settings::default());
+        let own = tenant(&validated(&manifest("alice", tier), &[]), Parts::of(Stage::Active), &Settings::default());
         assert!(own.is_sorted_by_key(Child::kind));
     }
 }
