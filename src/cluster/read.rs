@@ -5,6 +5,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::{Api, Client};
 
 use super::error::ClusterError;
+use crate::api::Tenant;
 use crate::api::bot_fleet::ConfigMapRef;
 
 /// What a reference to a `ConfigMap` key led to.
@@ -43,6 +44,15 @@ impl Reader {
                 None => Referenced::Missing(format!("{what} has no key {}; add it", reference.key)),
             },
         })
+    }
+
+    /// A Tenant as it is now, not as the watch last showed it. `None` when it has gone.
+    ///
+    /// # Errors
+    /// [`ClusterError`] when the API server answers neither with it nor that it does not exist.
+    pub async fn tenant(&self, name: &str) -> Result<Option<Tenant>, ClusterError> {
+        let api: Api<Tenant> = Api::all(self.client.clone());
+        api.get_opt(name).await.map_err(|error| ClusterError::of(&format!("Tenant {name}"), &error))
     }
 
     /// Whether a `CustomResourceDefinition` is there to stay. While it is being deleted, its objects' deletion

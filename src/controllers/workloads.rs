@@ -111,7 +111,7 @@ mod tests {
     }
 
     fn pod(number: i32, hash: &str, ready: bool) -> Entry {
-        entry(Slot::Pod, &format!("bots-a-{number}"), hash, Facts::Pod { ready, problem: None }, false)
+        entry(Slot::Pod, &format!("bots-a-{number}"), hash, Facts::Pod { ready, problem: None, ended: false }, false)
     }
 
     fn wanted() -> Wanted {
@@ -137,7 +137,8 @@ mod tests {
             None,
             "one is on its way up"
         );
-        let leaving = entry(Slot::Pod, "bots-a-1", "old", Facts::Pod { ready: true, problem: None }, true);
+        let leaving =
+            entry(Slot::Pod, "bots-a-1", "old", Facts::Pod { ready: true, problem: None, ended: false }, true);
         assert_eq!(next(&[set("new", 2, 2, 2), pod(0, "old", true), leaving]), None, "one is on its way down");
         assert_eq!(next(&[set("new", 2, 1, 1), pod(0, "old", true)]), None, "one is missing");
     }
@@ -156,7 +157,7 @@ mod tests {
     #[test]
     fn says_what_is_missing() {
         assert_eq!(unready(&[], &wanted()).as_deref(), Some("bots-a is being created"));
-        let problem = Facts::Pod { ready: false, problem: Some("Unschedulable: 0/8 nodes".to_owned()) };
+        let problem = Facts::Pod { ready: false, problem: Some("Unschedulable: 0/8 nodes".to_owned()), ended: false };
         let stuck = entry(Slot::Pod, "bots-a-0", "new", problem, false);
         assert_eq!(
             unready(&[set("new", 2, 2, 0), stuck], &wanted()).as_deref(),
