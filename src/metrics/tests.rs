@@ -9,6 +9,7 @@ fn all_touched() -> Metrics {
     metrics.set_tenants("gold", "Running", 7);
     metrics.set_in_backoff("Tenant", 2);
     metrics.event_published("Hibernated");
+    metrics.woke(Duration::from_secs(17));
     metrics.clone().became_leader();
     metrics
 }
@@ -45,6 +46,8 @@ fn values_are_those_that_were_given() {
         r#"torpor_watch_up{kind="Tenant"} 1"#,
         r#"torpor_tenants{tier="gold",state="Running"} 7"#,
         "torpor_leader 1",
+        r#"torpor_wake_seconds_bucket{le="20.0"} 1"#,
+        r#"torpor_wake_seconds_bucket{le="10.0"} 0"#,
     ] {
         assert!(page.lines().any(|found| found == line), "{line} in\n{page}");
     }

@@ -16,6 +16,10 @@ pub enum DatabaseSize {
 /// A stage stands for one such value. On the way from one stage to another there are more of them, because
 /// parts go down and come up one after the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of its own, and together they are no state machine"
+)]
 pub struct Parts {
     /// Size of the database.
     pub database: DatabaseSize,
