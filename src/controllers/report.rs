@@ -27,7 +27,7 @@ pub struct Turn {
 /// Pauses between two statuses that tell nothing new but the wording of what is under way: as long as that has taken
 /// until now, between these two. A start is told in a few writes however long it takes, and whoever waits for long
 /// still sees the message move.
-const PAUSES: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
+const PAUSES: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(60));
 
 fn pause<S: Status>(old: &S, now: Timestamp) -> Duration {
     let since = find(old.conditions(), READY).map(|ready| now.duration_since(ready.last_transition_time));

@@ -87,6 +87,7 @@ fn stateful_set(scope: &Scope, tenant: &ValidatedTenant, size: Size, conf: &str)
         "conf": conf,
         "hba": PG_HBA,
         "secret": names::SECRET,
+        "placement": scope.placement(),
     }));
     let pod = Pod {
         component: Component::Database,

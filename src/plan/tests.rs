@@ -283,6 +283,19 @@ fn only_what_warrants_a_restart_changes_the_hash() {
     assert_eq!(changed(&|tenant| tenant.spec.fleets[1].spec.credentials_secret = Some("keys".to_owned())), ["bots-b"]);
     assert_eq!(changed(&|tenant| tenant.spec.fleets[1].spec.replicas = 1), Vec::<String>::new());
     assert_eq!(changed(&|tenant| tenant.spec.database.storage = "8Gi".to_owned()), Vec::<String>::new());
+    let mut sized = plain.clone();
+    let size = json!({"resources": {"cpu": "100m", "memory": "128Mi"}});
+    sized.spec.database = serde_json::from_value(size.clone()).expect("a database");
+    sized.spec.redis = serde_json::from_value(size).expect("Redis");
+    sized.spec.fleets.truncate(1);
+    sized.spec.fleets[0].spec.replicas = 1;
+    let of_tier = |tier: Tier| {
+        let mut tenant = sized.clone();
+        tenant.spec.tier = tier;
+        restart_hashes(&everything(&validated(&tenant, &[]), Stage::Active, &Settings::default()))
+    };
+    let (pro, premium) = (of_tier(Tier::Pro), of_tier(Tier::Premium));
+    assert!(pro.len() == 3 && pro.iter().all(|(name, hash)| premium[name] != *hash), "a new tier moves all of it");
     let asleep = restart_hashes(&everything(&validated(&plain, &[]), Stage::DatabaseOnly, &Settings::default()));
     assert_ne!(asleep["postgres"], before["postgres"], "the least size takes effect");
 }

@@ -39,6 +39,7 @@ const SHARED: &[(&str, Test)] = &[
     ("drift::foreign_additions_stay", drift::foreign_additions_stay),
     ("drift::what_is_not_wanted_goes", drift::what_is_not_wanted_goes),
     ("fleets::changes_roll_one_fleet", fleets::changes_roll_one_fleet),
+    ("fleets::new_tiers_move_bots", fleets::new_tiers_move_bots),
     ("fleets::shrinking_keeps_volumes", fleets::shrinking_keeps_volumes),
     ("fleets::surplus_bots_are_not_started", fleets::surplus_bots_are_not_started),
     ("fleets::broken_fleets_are_mended", fleets::broken_fleets_are_mended),
