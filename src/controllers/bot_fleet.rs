@@ -86,6 +86,12 @@ async fn pass(context: &Context, fleet: &BotFleet) -> Result<(Outcome, View), Ou
         && !fleet.spec.paused
         && let Some(part) = sight::takes_down(&context.index.namespace(&namespace), &workloads, None)
     {
+        if tenant.status.as_ref().is_some_and(|s| sleep::reason(&s.conditions) == Some(reasons::AWAKE)) {
+            // A descent that nobody has noted could not be told from an awake tenant after a login. The Tenant's
+            // pass is under way, and its status brings the next one here.
+            let view = View { sleep: Some((wanted, false, false)), ..View::default() };
+            return Ok((Outcome::GoingToSleep("bots stop as soon as their Tenant says so".to_owned()), view));
+        }
         recheck::still_sleeps(context, tenant, wanted, part).await?;
     }
     children::apply(context, &namespace, &planned.children).await?;
