@@ -20,6 +20,9 @@ const PREFIX: &str = "torpor";
 /// Seconds: from a pass that only compares to one that is cut off by its timeout.
 const DURATION_BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 20.0, 60.0];
 
+/// Seconds: from a turn before anything had stopped to a stack whose images are pulled anew.
+const WAKE_BUCKETS: [f64; 12] = [1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 45.0, 60.0, 120.0, 300.0, 900.0, 3600.0];
+
 /// One metric as its reader sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Description {
@@ -85,6 +88,12 @@ const BACKOFF: Description = described(
     &["kind"],
     "Objects whose last pass failed and which wait for their next attempt",
 );
+const WAKES: Description = described(
+    "torpor_wake_seconds",
+    "histogram",
+    &[],
+    "Time from the activity that woke a sleeping tenant until everything of it was ready again",
+);
 const BUILD_INFO: Description =
     described("torpor_build_info", "info", &["version"], "Always 1; its label says what runs");
 const LEADER: Description =
@@ -132,6 +141,7 @@ pub fn describe() -> Vec<Description> {
         DUE,
         DECISIONS,
         WARNINGS,
+        WAKES,
         LEADER,
         BUILD_INFO,
     ]
@@ -190,6 +200,7 @@ pub struct Metrics {
     due: Gauge,
     decisions: Family<StageLabels, Counter>,
     warnings: Family<ResultLabels, Counter>,
+    wakes: Histogram,
 }
 
 impl Metrics {
@@ -213,6 +224,7 @@ impl Metrics {
             due: register(&mut registry, DUE, Gauge::default()),
             decisions: register(&mut registry, DECISIONS, Family::default()),
             warnings: register(&mut registry, WARNINGS, Family::default()),
+            wakes: register(&mut registry, WAKES, Histogram::new(WAKE_BUCKETS)),
             registry: Arc::new(registry),
         }
     }
@@ -248,6 +260,11 @@ impl Metrics {
     /// `count` objects of `kind` wait after a failed pass.
     pub fn set_in_backoff(&self, kind: &'static str, count: usize) {
         self.backoff.get_or_create(&KindLabels { kind }).set(gauge_value(count));
+    }
+
+    /// A tenant is awake again, so many seconds after it was asked for.
+    pub fn woke(&self, took: Duration) {
+        self.wakes.observe(took.as_secs_f64());
     }
 
     /// This process leads from now on. A process that loses the lead ends, so there is no way back.

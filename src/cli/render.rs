@@ -14,7 +14,7 @@ use crate::api::{BotFleet, GROUP, Tenant, VERSION, WorkerPool};
 use crate::domain::catalog::Catalog;
 use crate::domain::names;
 use crate::domain::stage::Stage;
-use crate::plan::{self, Child, SECRET_KEYS, Settings};
+use crate::plan::{self, Child, Parts, SECRET_KEYS, Settings};
 use crate::validate::{
     self, Desired, FleetFacts, PoolFacts, Problem, ValidatedFleet, ValidatedTenant, allot, config_key,
 };
@@ -303,10 +303,11 @@ impl Stack {
             (None, true) => Stage::DatabaseOnly,
             (None, false) => Stage::Active,
         };
-        let mut documents: Vec<String> = plan::tenant(&self.tenant, stage, settings).iter().map(print).collect();
+        let parts = Parts::of(stage);
+        let mut documents: Vec<String> = plan::tenant(&self.tenant, parts, settings).iter().map(print).collect();
         for (fleet, note) in &self.fleets {
             let note = note.as_deref().unwrap_or_default();
-            let children = plan::fleet(fleet, stage, settings);
+            let children = plan::fleet(fleet, parts, settings);
             documents.extend(children.iter().map(|child| format!("{note}{}", print(child))));
         }
         documents.join("---\n")

@@ -108,7 +108,22 @@ impl Applier {
         let params = PatchParams::apply(OPERATOR).force();
         let answer = self.api(kind, namespace).patch_metadata(name, &params, &Patch::Apply(wanted)).await;
         self.metrics.api_write("apply", kind.as_str());
-        Ok(answer.map(|object| self.remember(Slot::Child(kind), &object.metadata)))
+        let replicas = wanted.pointer("/spec/replicas").and_then(Value::as_i64);
+        let desired = match kind {
+            // The answer is metadata only; what was asked for is what its spec says now.
+            ChildKind::StatefulSet | ChildKind::Deployment => replicas.and_then(|count| i32::try_from(count).ok()),
+            ChildKind::Namespace
+            | ChildKind::ServiceAccount
+            | ChildKind::NetworkPolicy
+            | ChildKind::ResourceQuota
+            | ChildKind::LimitRange
+            | ChildKind::Secret
+            | ChildKind::ConfigMap
+            | ChildKind::Service
+            | ChildKind::PodDisruptionBudget
+            | ChildKind::BotFleet => None,
+        };
+        Ok(answer.map(|object| self.remember(Slot::Child(kind), &object.metadata, desired)))
     }
 
     /// Puts whole lists back. An apply leaves what others added to a list, and that may contradict what is wanted,
@@ -131,9 +146,14 @@ impl Applier {
         Ok(answer.is_ok())
     }
 
-    fn remember(&self, slot: Slot, metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) {
+    fn remember(
+        &self,
+        slot: Slot,
+        metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta,
+        desired: Option<i32>,
+    ) {
         if let Some(entry) = Entry::read(slot, metadata, Facts::None) {
-            self.index.upsert(entry);
+            self.index.upsert(entry.asking_for(desired));
         }
     }
 
@@ -151,7 +171,7 @@ impl Applier {
         self.metrics.api_write("create", "Namespace");
         match answer {
             Ok(created) => {
-                self.remember(Slot::Child(ChildKind::Namespace), created.meta());
+                self.remember(Slot::Child(ChildKind::Namespace), created.meta(), None);
                 Ok(Applied::Created)
             }
             Err(error) if ClusterError::is_conflict(&error) => {
@@ -161,7 +181,7 @@ impl Applier {
                     && labels.and_then(|l| l.get(label::MANAGED_BY)).is_some_and(|by| by == label::TORPOR);
                 if ours {
                     let reason = "it exists already and the watch has not shown it yet".to_owned();
-                    self.remember(Slot::Child(ChildKind::Namespace), &existing.metadata);
+                    self.remember(Slot::Child(ChildKind::Namespace), &existing.metadata, None);
                     Err(ClusterError::Transient { what, reason })
                 } else {
                     Err(ClusterError::NotOwned { what })
@@ -218,7 +238,7 @@ impl Applier {
     pub async fn stop_statefulset(&self, namespace: &str, name: &str) -> Result<(), ClusterError> {
         let kind = ChildKind::StatefulSet;
         let running = self.index.get(Slot::Child(kind), namespace, name);
-        if !running.is_some_and(|entry| matches!(entry.facts, Facts::Workload { replicas, .. } if replicas > 0)) {
+        if running.is_none_or(|entry| entry.desired == Some(0)) {
             return Ok(());
         }
         self.may_write()?;

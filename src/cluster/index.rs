@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 
@@ -47,6 +48,8 @@ pub enum Facts {
         ready: bool,
         /// Why it is not ready, in the words of scheduler or kubelet.
         problem: Option<String>,
+        /// Whether all its containers have ended for good, as those of an evicted pod that is still listed.
+        ended: bool,
     },
 }
 
@@ -67,6 +70,8 @@ pub struct Entry {
     pub generation: i64,
     /// Whether it is being deleted.
     pub deleting: bool,
+    /// When a pod that is being deleted has to be gone: its grace period is counted in.
+    pub ends: Option<Timestamp>,
     /// uid of its controlling owner.
     pub owner: Option<String>,
     /// Value of its tenant label.
@@ -79,6 +84,8 @@ pub struct Entry {
     pub applied_hash: Option<String>,
     /// Hash of what warrants a restart.
     pub restart_hash: Option<String>,
+    /// Pods that a workload's spec asks for. `None` where that is not known, or makes no sense.
+    pub desired: Option<i32>,
     /// Compact status.
     pub facts: Facts,
     fields: Fields,
@@ -110,15 +117,24 @@ impl Entry {
             version: metadata.resource_version.as_deref().and_then(|v| v.parse().ok()).unwrap_or(0),
             generation: metadata.generation.unwrap_or(0),
             deleting: metadata.deletion_timestamp.is_some(),
+            ends: metadata.deletion_timestamp.as_ref().map(|time| time.0),
             owner: owner.map(|owner| owner.uid.clone()),
             tenant: text(&metadata.labels, label::TENANT),
             component: text(&metadata.labels, label::COMPONENT),
             fleet: text(&metadata.labels, label::FLEET),
             applied_hash: text(&metadata.annotations, annotation::APPLIED_HASH),
             restart_hash: text(&metadata.annotations, annotation::RESTART_HASH),
+            desired: None,
             facts,
             fields,
         })
+    }
+
+    /// The same entry of a workload whose spec asks for this many pods.
+    #[must_use]
+    pub fn asking_for(mut self, desired: Option<i32>) -> Self {
+        self.desired = desired;
+        self
     }
 }
 
@@ -211,6 +227,7 @@ impl ChildIndex {
             if entry.facts == Facts::None {
                 entry.facts = known.facts.clone();
             }
+            entry.desired = entry.desired.or(known.desired);
         }
         children.insert(key, entry);
         true
@@ -325,13 +342,15 @@ mod tests {
         let status = |ready: i32| Facts::Workload { observed_generation: 1, replicas: 2, ready };
         let index = ChildIndex::default();
         index.upsert(read("5", 1, status(1)));
-        index.upsert(read("7", 2, Facts::None));
+        index.upsert(read("7", 2, Facts::None).asking_for(Some(0)));
         let known = index.get(slot, "tenant-a", "redis").expect("known");
         assert_eq!((known.generation, &known.facts), (2, &status(1)), "not yet seen by its controller");
+        assert_eq!(known.desired, Some(0), "what was written is known before the watch shows it");
         assert!(!index.upsert(read("6", 1, status(2))), "older than the answer");
         assert!(index.upsert(read("7", 2, status(2))), "the answer's version, with the status of that version");
         assert!(!index.upsert(read("7", 2, status(2))));
-        assert_eq!(index.get(slot, "tenant-a", "redis").expect("known").facts, status(2));
+        let known = index.get(slot, "tenant-a", "redis").expect("known");
+        assert_eq!((known.facts, known.desired), (status(2), Some(0)));
     }
 
     #[test]

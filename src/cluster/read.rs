@@ -7,6 +7,7 @@ use kube::client::Body;
 use kube::{Api, Client};
 
 use super::error::ClusterError;
+use crate::api::Tenant;
 use crate::api::bot_fleet::ConfigMapRef;
 
 /// What a reference to a `ConfigMap` key led to.
@@ -60,6 +61,15 @@ impl Reader {
         let date = date.ok_or_else(|| unknown("its answer has no Date".to_owned()))?;
         let zoned = jiff::fmt::rfc2822::parse(date).map_err(|error| unknown(error.to_string()))?;
         Ok(zoned.timestamp())
+    }
+
+    /// A Tenant as it is now, not as the watch last showed it. `None` when it has gone.
+    ///
+    /// # Errors
+    /// [`ClusterError`] when the API server answers neither with it nor that it does not exist.
+    pub async fn tenant(&self, name: &str) -> Result<Option<Tenant>, ClusterError> {
+        let api: Api<Tenant> = Api::all(self.client.clone());
+        api.get_opt(name).await.map_err(|error| ClusterError::of(&format!("Tenant {name}"), &error))
     }
 
     /// Whether a `CustomResourceDefinition` is there to stay. While it is being deleted, its objects' deletion

@@ -57,6 +57,13 @@ pub const NAMES: [&str; 18] = [
 /// Every watch of the hibernator, likewise.
 pub const HIBERNATOR_NAMES: [&str; 2] = ["Tenant", "breaker"];
 
+/// The part of a workload's spec that tells how many pods it wants. The API server fills it in where it is left out.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Scale {
+    replicas: Option<i32>,
+}
+
 /// A child appeared, changed or went: what the controllers are told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
@@ -139,22 +146,22 @@ impl Watches {
             self.metadata::<Service, F>(ChildKind::Service, &index, &notify),
             self.metadata::<PodDisruptionBudget, F>(ChildKind::PodDisruptionBudget, &index, &notify),
             self.volumes(&index, &notify),
-            self.status::<StatefulSet, StatefulSetStatus, F>(
+            self.status::<StatefulSet, Scale, StatefulSetStatus, F>(
                 "StatefulSet",
                 Slot::Child(ChildKind::StatefulSet),
-                &index,
-                &notify,
+                (&index, &notify),
+                |scale| scale.replicas,
                 |status| Facts::Workload {
                     observed_generation: status.as_ref().and_then(|s| s.observed_generation).unwrap_or(0),
                     replicas: status.as_ref().map_or(0, |s| s.replicas),
                     ready: status.as_ref().and_then(|s| s.ready_replicas).unwrap_or(0),
                 },
             ),
-            self.status::<Deployment, DeploymentStatus, F>(
+            self.status::<Deployment, Scale, DeploymentStatus, F>(
                 "Deployment",
                 Slot::Child(ChildKind::Deployment),
-                &index,
-                &notify,
+                (&index, &notify),
+                |scale| scale.replicas,
                 |status| Facts::Workload {
                     observed_generation: status.as_ref().and_then(|s| s.observed_generation).unwrap_or(0),
                     replicas: status.as_ref().and_then(|s| s.replicas).unwrap_or(0),
@@ -162,7 +169,13 @@ impl Watches {
                     ready: status.as_ref().map_or(0, |s| s.ready_replicas.min(s.updated_replicas).unwrap_or(0)),
                 },
             ),
-            self.status::<Pod, PodStatus, F>("Pod", Slot::Pod, &index, &notify, |status| pod_facts(status.as_ref())),
+            self.status::<Pod, NotUsed, PodStatus, F>(
+                "Pod",
+                Slot::Pod,
+                (&index, &notify),
+                |_| None,
+                |status| pod_facts(status.as_ref()),
+            ),
         );
     }
 
@@ -173,35 +186,37 @@ impl Watches {
     {
         let api: Api<PartialObjectMeta<K>> = Api::all(self.client.clone());
         let feed = Feed { slot: Slot::Child(kind), index, notify };
-        self.run(kind.as_str(), api, Some(label::MANAGED_SELECTOR), |event| feed.take(event, |_| Facts::None)).await;
+        self.run(kind.as_str(), api, Some(label::MANAGED_SELECTOR), |event| feed.take(event, |_| (Facts::None, None)))
+            .await;
     }
 
     async fn volumes<F: Fn(Change)>(&self, index: &Arc<ChildIndex>, notify: &F) {
         let api: Api<PartialObjectMeta<PersistentVolumeClaim>> = Api::all(self.client.clone());
         let feed = Feed { slot: Slot::Volume, index, notify };
         self.run("PersistentVolumeClaim", api, Some(label::MANAGED_SELECTOR), |event| {
-            feed.take(event, |_| Facts::None);
+            feed.take(event, |_| (Facts::None, None));
         })
         .await;
     }
 
-    /// Watches a kind whose status matters, decoding metadata and status and dropping the rest.
-    async fn status<K, S, F>(
+    /// Watches a kind whose status matters, decoding metadata, status and as much of the spec as `P` holds.
+    async fn status<K, P, S, F>(
         &self,
         name: &'static str,
         slot: Slot,
-        index: &Arc<ChildIndex>,
-        notify: &F,
+        (index, notify): (&Arc<ChildIndex>, &F),
+        desired: fn(&P) -> Option<i32>,
         read: fn(&Option<S>) -> Facts,
     ) where
         K: Resource<DynamicType = ()>,
+        P: DeserializeOwned + Clone + Debug + Send + Sync + 'static,
         S: DeserializeOwned + Default + Clone + Debug + Send + Sync + 'static,
         F: Fn(Change),
     {
-        let api: Api<Object<NotUsed, S>> = Api::all_with(self.client.clone(), &ApiResource::erase::<K>(&()));
+        let api: Api<Object<P, S>> = Api::all_with(self.client.clone(), &ApiResource::erase::<K>(&()));
         let feed = Feed { slot, index, notify };
         self.run(name, api, Some(label::MANAGED_SELECTOR), |event| {
-            feed.take(event, |object: &Object<NotUsed, S>| read(&object.status));
+            feed.take(event, |object: &Object<P, S>| (read(&object.status), desired(&object.spec)));
         })
         .await;
     }
@@ -214,12 +229,13 @@ struct Feed<'a, F> {
 }
 
 impl<F: Fn(Change)> Feed<'_, F> {
-    fn take<K: ResourceExt>(&self, event: watcher::Event<K>, facts: impl Fn(&K) -> Facts) {
+    fn take<K: ResourceExt>(&self, event: watcher::Event<K>, read: impl Fn(&K) -> (Facts, Option<i32>)) {
         match event {
             watcher::Event::Init => self.index.begin_listing(self.slot),
             watcher::Event::Apply(object) | watcher::Event::InitApply(object) => {
-                let facts = facts(&object);
+                let (facts, desired) = read(&object);
                 if let Some(entry) = Entry::read(self.slot, object.meta(), facts) {
+                    let entry = entry.asking_for(desired);
                     let change = Change::of(&entry);
                     if self.index.upsert(entry) {
                         (self.notify)(change);
@@ -251,6 +267,7 @@ impl Change {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct PodStatus {
+    phase: String,
     conditions: Vec<PodCondition>,
     init_container_statuses: Vec<ContainerStatus>,
     container_statuses: Vec<ContainerStatus>,
@@ -299,10 +316,11 @@ struct Terminated {
 const PROBLEM_LENGTH: usize = 200;
 
 fn pod_facts(status: Option<&PodStatus>) -> Facts {
-    let Some(status) = status else { return Facts::Pod { ready: false, problem: None } };
+    let Some(status) = status else { return Facts::Pod { ready: false, problem: None, ended: false } };
     let ready = status.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
     let problem = if ready { None } else { container_problem(status).or_else(|| scheduling_problem(status)) };
-    Facts::Pod { ready, problem: problem.map(|text| text.chars().take(PROBLEM_LENGTH).collect()) }
+    let ended = matches!(status.phase.as_str(), "Succeeded" | "Failed");
+    Facts::Pod { ready, problem: problem.map(|text| text.chars().take(PROBLEM_LENGTH).collect()), ended }
 }
 
 fn scheduling_problem(status: &PodStatus) -> Option<String> {
@@ -344,25 +362,30 @@ mod tests {
     fn a_pod_says_why_it_is_not_ready() {
         assert_eq!(
             problem(json!({"conditions": [{"type": "Ready", "status": "True"}]})),
-            Facts::Pod { ready: true, problem: None }
+            Facts::Pod { ready: true, problem: None, ended: false }
         );
         assert_eq!(
             problem(
                 json!({"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/8 nodes"}]})
             ),
-            Facts::Pod { ready: false, problem: Some("Unschedulable: 0/8 nodes".to_owned()) }
+            Facts::Pod { ready: false, problem: Some("Unschedulable: 0/8 nodes".to_owned()), ended: false }
         );
         assert_eq!(
             problem(
                 json!({"containerStatuses": [{"name": "bot", "state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": {"terminated": {"exitCode": 4, "reason": "Error"}}}]})
             ),
-            Facts::Pod { ready: false, problem: Some("bot: CrashLoopBackOff after exit code 4 (Error)".to_owned()) }
+            Facts::Pod {
+                ready: false,
+                problem: Some("bot: CrashLoopBackOff after exit code 4 (Error)".to_owned()),
+                ended: false
+            }
         );
         assert_eq!(
             problem(
                 json!({"containerStatuses": [{"name": "bot", "state": {"waiting": {"reason": "ContainerCreating"}}}]})
             ),
-            Facts::Pod { ready: false, problem: None }
+            Facts::Pod { ready: false, problem: None, ended: false }
         );
+        assert_eq!(problem(json!({"phase": "Failed"})), Facts::Pod { ready: false, problem: None, ended: true });
     }
 }

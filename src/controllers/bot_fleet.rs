@@ -8,7 +8,7 @@ use super::context::{Context, Guarded};
 use super::outcome::Outcome;
 use super::report::Turn;
 use super::workloads::{self, Wanted};
-use super::{children, removal, report, undecodable};
+use super::{children, recheck, removal, report, sight, steps, stops, undecodable};
 use crate::api::conditions::reasons;
 use crate::api::{BotFleet, BotFleetStatus, DeletionPolicy, Tenant};
 use crate::cluster::index::{Entry, Facts, Slot};
@@ -17,9 +17,9 @@ use crate::cluster::status::{Own, has_finalizer};
 use crate::domain::activity;
 use crate::domain::names::{self, Component};
 use crate::domain::stage::{Stage, effective_stage};
-use crate::plan::{self, Child, ChildKind};
-use crate::status::{self, Seen};
-use crate::validate::{self, Desired, FleetFacts};
+use crate::plan::{self, Child, ChildKind, Parts};
+use crate::status::{self, Seen, sleep};
+use crate::validate::{self, Desired, FleetFacts, ValidatedTenant};
 
 /// Runs one pass and tells when the next is due.
 pub async fn reconcile(guarded: Arc<Guarded<BotFleet>>, context: &Context) -> Turn {
@@ -28,7 +28,6 @@ pub async fn reconcile(guarded: Arc<Guarded<BotFleet>>, context: &Context) -> Tu
         Err(invalid) => return undecodable::fleet(context, invalid).await,
     };
     let old = report::current(context, Own::BotFleet, &fleet.metadata, fleet.status.as_ref());
-    let seen = Seen { generation: fleet.metadata.generation.unwrap_or_default(), now: context.clock.now() };
     let (outcome, view) = if fleet.metadata.deletion_timestamp.is_some() {
         (removal::fleet(context, &fleet.metadata).await, View::default())
     } else {
@@ -37,7 +36,11 @@ pub async fn reconcile(guarded: Arc<Guarded<BotFleet>>, context: &Context) -> Tu
             Err(outcome) => (outcome, View::default()),
         }
     };
-    report::finish(context, Own::BotFleet, &fleet.metadata, &old, outcome, |outcome| {
+    let seen = Seen { generation: fleet.metadata.generation.unwrap_or_default(), now: context.clock.now() };
+    let entries = context.index.namespace(&fleet.namespace().unwrap_or_default());
+    let stops = stops::of(&entries, Some(&fleet.name_any()), seen.now);
+    let outcome = outcome.unless_overdue(stops.overdue.as_deref());
+    report::finish(context, Own::BotFleet, &fleet.metadata, &old, (outcome, stops.next), |outcome| {
         fleet_status(fleet, &old, outcome, view, seen)
     })
     .await
@@ -46,7 +49,8 @@ pub async fn reconcile(guarded: Arc<Guarded<BotFleet>>, context: &Context) -> Tu
 /// What a pass saw, as far as the status tells of it. `None` keeps what the status said before.
 #[derive(Clone, Copy, Debug, Default)]
 struct View {
-    stage: Option<Stage>,
+    /// The stage that is wanted, whether no bot is left, and whether its Tenant wakes.
+    sleep: Option<(Stage, bool, bool)>,
     desired: Option<i32>,
     replicas: Option<i32>,
     ready: Option<i32>,
@@ -67,38 +71,83 @@ async fn pass(context: &Context, fleet: &BotFleet) -> Result<(Outcome, View), Ou
     if tenant.metadata.deletion_timestamp.is_some() {
         return Err(Outcome::Waiting("its Tenant is being deleted".to_owned()));
     }
-    let stage = effective_stage(&activity::facts(tenant));
-    let planned = match plan(context, fleet, tenant, stage).await {
+    let wanted = effective_stage(&activity::facts(tenant));
+    let waking = wanted == Stage::Active && tenant.status.as_ref().is_some_and(|s| sleep::slept(&s.conditions));
+    let planned = match plan(context, fleet, tenant, wanted, waking).await {
         Ok(planned) => planned,
-        Err(outcome) => {
-            // Stopping needs neither a valid spec nor anything that it refers to.
-            if stage != Stage::Active || fleet.spec.paused {
-                context.applier.stop_statefulset(&namespace, &names::fleet_workload(&name)).await?;
-            }
-            return Err(outcome);
+        // Stopping needs neither a valid spec nor anything that it refers to.
+        Err(outcome) if wanted != Stage::Active || fleet.spec.paused => {
+            return stop(context, fleet, tenant, wanted, outcome).await;
         }
+        Err(outcome) => return Err(outcome),
     };
+    let workloads = children::workloads(&planned.children);
+    if wanted != Stage::Active
+        && !fleet.spec.paused
+        && let Some(part) = sight::takes_down(&context.index.namespace(&namespace), &workloads, None)
+    {
+        if tenant.status.as_ref().is_some_and(|s| sleep::reason(&s.conditions) == Some(reasons::AWAKE)) {
+            // A descent that nobody has noted could not be told from an awake tenant after a login. The Tenant's
+            // pass is under way, and its status brings the next one here.
+            let view = View { sleep: Some((wanted, false, false)), ..View::default() };
+            return Ok((Outcome::GoingToSleep("bots stop as soon as their Tenant says so".to_owned()), view));
+        }
+        recheck::still_sleeps(context, tenant, wanted, part).await?;
+    }
     children::apply(context, &namespace, &planned.children).await?;
     children::prune(context, fleet.metadata.uid.as_deref(), &namespace, &planned.children).await?;
-    let workloads = children::workloads(&planned.children);
     children::replace_pods(context, &namespace, &workloads).await?;
     let entries = context.index.namespace(&namespace);
     if tenant.spec.deletion_policy == DeletionPolicy::Delete {
         drop_surplus_volumes(context, fleet, &entries).await?;
     }
-    let workload = workloads.first();
-    let mut view = observe(&entries, workload, stage);
+    let mut view = observe(&entries, &name);
+    view.desired = workloads.first().map(|workload| workload.replicas);
     view.over_tier = if fleet.spec.paused { 0 } else { (fleet.spec.replicas - planned.share).max(0) };
-    Ok((judge(fleet, &entries, workload, stage), view))
+    let outcome = judge(fleet, &entries, workloads.first(), (wanted, waking), planned.held);
+    let still = waking && !matches!(outcome, Outcome::Done(_) | Outcome::Paused);
+    view.sleep = Some((wanted, sight::bots(&entries, Some(&name)).gone(), still));
+    Ok((outcome, view))
 }
 
-/// The children of a fleet, and the bots that its tenant's tier leaves to it.
+/// Stops the bots of a fleet that cannot be planned. One that only waits for something is asleep all the same.
+async fn stop(
+    context: &Context,
+    fleet: &BotFleet,
+    tenant: &Tenant,
+    wanted: Stage,
+    outcome: Outcome,
+) -> Result<(Outcome, View), Outcome> {
+    let (namespace, name) = (fleet.namespace().unwrap_or_default(), fleet.name_any());
+    let workload = names::fleet_workload(&name);
+    let set = context.index.get(Slot::Child(ChildKind::StatefulSet), &namespace, &workload);
+    if set.as_ref().is_some_and(|set| set.desired != Some(0)) && !fleet.spec.paused {
+        recheck::still_sleeps(context, tenant, wanted, &workload).await?;
+    }
+    context.applier.stop_statefulset(&namespace, &workload).await?;
+    let entries = context.index.namespace(&namespace);
+    let state = sight::bots(&entries, Some(&name));
+    let mut view = observe(&entries, &name);
+    view.desired = set.map(|_| 0);
+    view.sleep = Some((wanted, state.gone(), false));
+    let asleep = wanted != Stage::Active && state == steps::State::Gone && matches!(outcome, Outcome::Waiting(_));
+    Ok((if asleep { Outcome::Done(wanted) } else { outcome }, view))
+}
+
+/// The children of a fleet, the bots that its tenant's tier leaves to it, and what they wait for.
 struct Planned {
     children: Vec<Child>,
     share: i32,
+    held: Option<&'static str>,
 }
 
-async fn plan(context: &Context, fleet: &BotFleet, tenant: &Tenant, stage: Stage) -> Result<Planned, Outcome> {
+async fn plan(
+    context: &Context,
+    fleet: &BotFleet,
+    tenant: &Tenant,
+    wanted: Stage,
+    waking: bool,
+) -> Result<Planned, Outcome> {
     let namespace = fleet.namespace().unwrap_or_default();
     let validated_tenant = validate::tenant(tenant, &context.catalog, &context.serving_pools())
         .map_err(|_| Outcome::Waiting("its Tenant is Stalled; see the Tenant's conditions".to_owned()))?;
@@ -113,11 +162,31 @@ async fn plan(context: &Context, fleet: &BotFleet, tenant: &Tenant, stage: Stage
     let config = config(context, fleet, &namespace).await?;
     let validated = validate::fleet(fleet, &validated_tenant.fleet_context(), Desired { replicas: share }, &config)
         .map_err(Outcome::Invalid)?;
-    let children = plan::fleet(&validated, stage, &context.settings);
-    if stage == Stage::Active && !fleet.spec.paused {
+    let (parts, held) = parts(context, &validated_tenant, &fleet.name_any(), wanted, waking);
+    let children = plan::fleet(&validated, parts, &context.settings);
+    if parts.bots && !fleet.spec.paused {
         await_secret(context, fleet, &namespace, &children).await?;
     }
-    Ok(Planned { children, share })
+    Ok(Planned { children, share, held })
+}
+
+/// The parts to plan this fleet for, and what its bots wait for: during a wake they come last. The Tenant's pass
+/// decides in the same way, from the same index.
+fn parts(
+    context: &Context,
+    tenant: &ValidatedTenant,
+    fleet: &str,
+    wanted: Stage,
+    waking: bool,
+) -> (Parts, Option<&'static str>) {
+    if !waking {
+        return (Parts::of(wanted), None);
+    }
+    let full = children::workloads(&plan::tenant(tenant, Parts::of(Stage::Active), &context.settings));
+    let seen = sight::look(&context.index.namespace(&tenant.namespace), &full, None, Some(fleet));
+    let parts = steps::next(wanted, seen, true);
+    let awaited = steps::held(wanted, parts, seen).map(|(_, awaited)| awaited);
+    (parts, awaited.filter(|_| !parts.bots))
 }
 
 fn tenant_of(context: &Context, namespace: &str) -> Result<Arc<Guarded<Tenant>>, Outcome> {
@@ -190,28 +259,31 @@ async fn drop_surplus_volumes(context: &Context, fleet: &BotFleet, entries: &[En
     Ok(())
 }
 
-fn observe(entries: &[Entry], workload: Option<&Wanted>, stage: Stage) -> View {
-    let found = workload.and_then(|workload| {
-        entries.iter().find(|entry| entry.slot == Slot::Child(workload.kind) && entry.name == workload.name)
-    });
+/// Pods of the fleet's workload, as its controller counts them.
+fn observe(entries: &[Entry], fleet: &str) -> View {
+    let workload = names::fleet_workload(fleet);
+    let found =
+        entries.iter().find(|entry| entry.slot == Slot::Child(ChildKind::StatefulSet) && entry.name == workload);
     let (replicas, ready) = match found.map(|entry| &entry.facts) {
         Some(Facts::Workload { replicas, ready, .. }) => (*replicas, *ready),
         Some(Facts::None | Facts::Pod { .. }) | None => (0, 0),
     };
-    View {
-        stage: Some(stage),
-        desired: workload.map(|workload| workload.replicas),
-        replicas: Some(replicas),
-        ready: Some(ready),
-        over_tier: 0,
-    }
+    View { replicas: Some(replicas), ready: Some(ready), ..View::default() }
 }
 
-fn judge(fleet: &BotFleet, entries: &[Entry], workload: Option<&Wanted>, stage: Stage) -> Outcome {
+fn judge(
+    fleet: &BotFleet,
+    entries: &[Entry],
+    workload: Option<&Wanted>,
+    (wanted, waking): (Stage, bool),
+    held: Option<&str>,
+) -> Outcome {
     match workload.and_then(|workload| workloads::unready(entries, workload)) {
+        Some(reason) if wanted != Stage::Active => Outcome::GoingToSleep(reason),
+        Some(reason) if waking => Outcome::WakingUp(reason),
         Some(reason) => Outcome::Progressing(reason),
         None if fleet.spec.paused => Outcome::Paused,
-        None => Outcome::Done(stage),
+        None => held.map_or(Outcome::Done(wanted), |before| Outcome::WakingUp(format!("bots wait for {before}"))),
     }
 }
 
@@ -223,10 +295,7 @@ fn fleet_status(fleet: &BotFleet, old: &BotFleetStatus, outcome: &Outcome, view:
         verdicts.ready.reason = reasons::OVER_TIER;
         verdicts.ready.message = format!("ready, but {} bots above the tier's number are not started", view.over_tier);
     }
-    let sleep = view.stage.map(|stage| {
-        let reached = if view.replicas == Some(0) && stage != Stage::Active { stage } else { Stage::Active };
-        status::hibernated(stage, reached)
-    });
+    let sleep = view.sleep.map(|(wanted, gone, waking)| sleep::fleet_hibernated(wanted, gone, waking));
     let kept_sleep = status::find(&old.conditions, crate::api::conditions::HIBERNATED).cloned();
     let told = sleep.is_some();
     let mut conditions =

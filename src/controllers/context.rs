@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures::channel::mpsc::UnboundedSender;
 use kube::core::DeserializeGuard;
@@ -161,6 +162,7 @@ pub struct Written {
 pub struct Memory {
     failures: Mutex<HashMap<Key, u32>>,
     written: Mutex<HashMap<Key, Written>>,
+    spoken: Mutex<HashMap<Key, Instant>>,
     configs: Mutex<HashMap<(String, String), HashMap<ConfigMapRef, String>>>,
     told: Mutex<HashMap<Key, (String, i64)>>,
 }
@@ -189,9 +191,16 @@ impl Memory {
         lock(&self.failures).keys().filter(|key| key.kind == kind).count()
     }
 
-    /// Keeps the answer to a status write.
-    pub fn wrote(&self, key: &Key, written: Written) {
+    /// Keeps the answer to a status write, and the time of it.
+    pub fn wrote(&self, key: &Key, written: Written, now: Instant) {
         lock(&self.written).insert(key.clone(), written);
+        lock(&self.spoken).insert(key.clone(), now);
+    }
+
+    /// How long until this pause has passed since the last status write; `None` when it has.
+    pub fn pause_left(&self, key: &Key, now: Instant, pause: Duration) -> Option<Duration> {
+        let spoken = lock(&self.spoken).get(key).copied()?;
+        pause.checked_sub(now.saturating_duration_since(spoken)).filter(|left| !left.is_zero())
     }
 
     /// The status written by an earlier pass if the watch still shows the object from before that write.
@@ -218,6 +227,7 @@ impl Memory {
     /// Forgets an object that has gone.
     pub fn forget(&self, key: &Key) {
         lock(&self.told).remove(key);
+        lock(&self.spoken).remove(key);
         lock(&self.failures).remove(key);
         lock(&self.written).remove(key);
     }

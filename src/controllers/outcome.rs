@@ -18,6 +18,12 @@ pub enum Outcome {
     Done(Stage),
     /// Everything is written; pods are not all as they should be. The sentence says which.
     Progressing(String),
+    /// Parts are on their way up after sleep, or to a lighter stage. The sentence says what waits for what.
+    WakingUp(String),
+    /// Parts are on their way down to the wanted stage. The sentence says which are left.
+    GoingToSleep(String),
+    /// A pod did not stop within its grace period. The sentence names it.
+    StopOverdue(String),
     /// Something that the spec needs does not exist. The sentence says what, and who must act.
     Waiting(String),
     /// The spec contradicts itself, its tier or the catalogue.
@@ -81,6 +87,9 @@ impl Outcome {
         match self {
             Outcome::Done(_) => "done",
             Outcome::Progressing(_) => "progressing",
+            Outcome::WakingUp(_) => "waking_up",
+            Outcome::GoingToSleep(_) => "going_to_sleep",
+            Outcome::StopOverdue(_) => "stop_overdue",
             Outcome::Waiting(_) => "waiting",
             Outcome::Invalid(_) => "invalid",
             Outcome::Undecodable(_) => "undecodable",
@@ -103,10 +112,42 @@ impl Outcome {
             | Outcome::Conflict(_)
             | Outcome::Refused(_) => true,
             Outcome::Progressing(_)
+            | Outcome::WakingUp(_)
+            | Outcome::GoingToSleep(_)
+            | Outcome::StopOverdue(_)
             | Outcome::Waiting(_)
             | Outcome::Transient(_)
             | Outcome::Deleting(_)
             | Outcome::Again => false,
+        }
+    }
+
+    /// The sentence of an outcome that tells of pods on their way. It changes with every pod, and may be told late.
+    pub fn under_way(&self) -> Option<&str> {
+        match self {
+            Outcome::Progressing(message)
+            | Outcome::WakingUp(message)
+            | Outcome::GoingToSleep(message)
+            | Outcome::StopOverdue(message)
+            | Outcome::Deleting(message) => Some(message),
+            Outcome::Done(_)
+            | Outcome::Paused
+            | Outcome::Waiting(_)
+            | Outcome::Invalid(_)
+            | Outcome::Undecodable(_)
+            | Outcome::Conflict(_)
+            | Outcome::Refused(_)
+            | Outcome::Transient(_)
+            | Outcome::Again => None,
+        }
+    }
+
+    /// The same outcome, unless it waits for pods one of which has outlived its grace period.
+    #[must_use]
+    pub fn unless_overdue(self, overdue: Option<&str>) -> Self {
+        match (overdue, self.under_way()) {
+            (Some(overdue), Some(message)) => Outcome::StopOverdue(format!("{overdue}; {message}")),
+            (_, None) | (None, Some(_)) => self,
         }
     }
 
@@ -132,6 +173,9 @@ impl Outcome {
             Outcome::Done(stage) => done(reasons::ASLEEP, &format!("asleep as decided, at stage {stage}")),
             Outcome::Paused => done(reasons::PAUSED, "stopped by spec.paused; the volumes are kept"),
             Outcome::Progressing(message) => working(reasons::PROGRESSING, message),
+            Outcome::WakingUp(message) => working(reasons::WAKING_UP, message),
+            Outcome::GoingToSleep(message) => working(reasons::GOING_TO_SLEEP, message),
+            Outcome::StopOverdue(message) => working(reasons::STOP_OVERDUE, message),
             Outcome::Waiting(message) => working(reasons::WAITING, message),
             Outcome::Transient(message) => working(reasons::RETRYING, message),
             Outcome::Deleting(message) => working(reasons::DELETING, message),
@@ -146,10 +190,15 @@ impl Outcome {
     /// The kind of Event that tells of this outcome.
     pub const fn event_type(&self) -> EventType {
         match self {
-            Outcome::Done(_) | Outcome::Paused | Outcome::Progressing(_) | Outcome::Deleting(_) | Outcome::Again => {
-                EventType::Normal
-            }
-            Outcome::Waiting(_)
+            Outcome::Done(_)
+            | Outcome::Paused
+            | Outcome::Progressing(_)
+            | Outcome::WakingUp(_)
+            | Outcome::GoingToSleep(_)
+            | Outcome::Deleting(_)
+            | Outcome::Again => EventType::Normal,
+            Outcome::StopOverdue(_)
+            | Outcome::Waiting(_)
             | Outcome::Invalid(_)
             | Outcome::Undecodable(_)
             | Outcome::Conflict(_)
@@ -158,16 +207,23 @@ impl Outcome {
         }
     }
 
-    /// When the next pass comes if no watch brings it earlier. `failures` counts transient ones in a row.
-    pub fn next(&self, failures: u32) -> Action {
-        match self {
-            Outcome::Done(_) | Outcome::Paused => Action::requeue(RESYNC),
-            Outcome::Progressing(_) | Outcome::Deleting(_) => Action::requeue(Duration::from_secs(60)),
-            Outcome::Waiting(_) => Action::requeue(LOOK_AGAIN),
-            Outcome::Invalid(_) | Outcome::Undecodable(_) | Outcome::Again => Action::await_change(),
-            Outcome::Conflict(_) | Outcome::Refused(_) => Action::requeue(Duration::from_secs(60)),
-            Outcome::Transient(_) => Action::requeue(pause(failures)),
-        }
+    /// When the next pass comes if no watch brings it earlier. `failures` counts transient ones in a row; `due` is
+    /// a time after which something may be different although no watch tells.
+    pub fn next(&self, failures: u32, due: Option<Duration>) -> Action {
+        let usual = match self {
+            Outcome::Done(_) | Outcome::Paused => Some(RESYNC),
+            Outcome::Progressing(_)
+            | Outcome::WakingUp(_)
+            | Outcome::GoingToSleep(_)
+            | Outcome::StopOverdue(_)
+            | Outcome::Deleting(_)
+            | Outcome::Conflict(_)
+            | Outcome::Refused(_) => Some(Duration::from_secs(60)),
+            Outcome::Waiting(_) => Some(LOOK_AGAIN),
+            Outcome::Invalid(_) | Outcome::Undecodable(_) | Outcome::Again => None,
+            Outcome::Transient(_) => Some(pause(failures)),
+        };
+        usual.into_iter().chain(due).min().map_or_else(Action::await_change, Action::requeue)
     }
 }
 
@@ -208,6 +264,9 @@ mod tests {
             Outcome::Done(Stage::Active),
             Outcome::Done(Stage::DatabaseOnly),
             Outcome::Progressing(text()),
+            Outcome::WakingUp(text()),
+            Outcome::GoingToSleep(text()),
+            Outcome::StopOverdue(text()),
             Outcome::Waiting(text()),
             Outcome::Invalid(vec![Problem(text())]),
             Outcome::Undecodable(text()),
@@ -231,6 +290,27 @@ mod tests {
             let stays = verdicts.ready.status == True || verdicts.stalled.status == True;
             assert_eq!(stays, outcome.is_final(), "observedGeneration moves exactly when work has ended: {outcome:?}");
         }
+    }
+
+    #[test]
+    fn only_who_waits_for_pods_waits_too_long() {
+        for outcome in all() {
+            let waits = outcome.under_way().is_some();
+            let overdue = outcome.clone().unless_overdue(Some("bots-a-0 is late"));
+            let expected = if waits { Outcome::StopOverdue("bots-a-0 is late; x".to_owned()) } else { outcome.clone() };
+            assert_eq!(overdue, expected);
+            assert_eq!(outcome.clone().unless_overdue(None), outcome);
+        }
+    }
+
+    #[test]
+    fn what_is_due_comes_before_the_usual_time() {
+        let due = Duration::from_secs(5);
+        let next = |outcome: &Outcome, due| format!("{:?}", outcome.next(0, due));
+        let working = Outcome::Progressing(String::new());
+        assert_eq!(next(&working, Some(due)), format!("{:?}", Action::requeue(due)));
+        assert_eq!(next(&working, Some(due * 100)), next(&working, None));
+        assert_eq!(next(&Outcome::Again, Some(due)), format!("{:?}", Action::requeue(due)));
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! How a pass ends: status, Event, metrics and the time of the next pass, all from its outcome.
 
+use std::time::Duration;
+
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::controller::Action;
 
@@ -17,12 +20,25 @@ pub struct Turn {
     pub action: Action,
     /// The outcome's name as a metric label.
     pub outcome: &'static str,
+    /// Whether the status was written.
+    pub told: bool,
+}
+
+/// Pauses between two statuses that tell nothing new but the wording of what is under way: as long as that has taken
+/// until now, between these two. A start is told in a few writes however long it takes, and whoever waits for long
+/// still sees the message move.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(60));
+
+fn pause<S: Status>(old: &S, now: Timestamp) -> Duration {
+    let since = find(old.conditions(), READY).map(|ready| now.duration_since(ready.last_transition_time));
+    let took = since.and_then(|took| Duration::try_from(took).ok()).unwrap_or_default();
+    took.clamp(PAUSES.0, PAUSES.1)
 }
 
 impl Turn {
-    /// The turn of an outcome after so many failures in a row.
-    pub fn of(outcome: &Outcome, failures: u32) -> Self {
-        Turn { action: outcome.next(failures), outcome: outcome.label() }
+    /// The turn of an outcome after so many failures in a row. `due` asks for a pass after that time at the latest.
+    pub fn of(outcome: &Outcome, failures: u32, due: Option<Duration>) -> Self {
+        Turn { action: outcome.next(failures, due), outcome: outcome.label(), told: false }
     }
 }
 
@@ -38,13 +54,14 @@ pub fn current<S: Status>(context: &Context, kind: Own, metadata: &ObjectMeta, s
         .unwrap_or_default()
 }
 
-/// Ends a pass. `new` computes the operator's part of the status from the outcome; it is written if it differs.
+/// Ends a pass. `new` computes the operator's part of the status from the outcome; it is written if it differs. `due`
+/// asks for the next pass after that time at the latest.
 pub async fn finish<S: Status>(
     context: &Context,
     kind: Own,
     metadata: &ObjectMeta,
     old: &S,
-    outcome: Outcome,
+    (outcome, due): (Outcome, Option<Duration>),
     new: impl FnOnce(&Outcome) -> S,
 ) -> Turn {
     let key = key(kind, metadata);
@@ -64,27 +81,33 @@ pub async fn finish<S: Status>(
             "{message}; trying again"
         );
         if failures < SHOWN_AFTER {
-            return Turn::of(&outcome, failures);
+            return Turn::of(&outcome, failures, due);
         }
     }
     if matches!(outcome, Outcome::Again) {
-        return Turn::of(&outcome, failures);
+        return Turn::of(&outcome, failures, due);
     }
     let status = new(&outcome);
     if old.own() == status.own() {
-        return Turn::of(&outcome, failures);
+        return Turn::of(&outcome, failures, due);
+    }
+    if outcome.under_way().is_some() && old.urgent() == status.urgent() {
+        let pause = pause(old, context.clock.now());
+        if let Some(left) = context.memory.pause_left(&key, context.clock.monotonic(), pause) {
+            return Turn::of(&outcome, failures, due.into_iter().chain([left]).min());
+        }
     }
     let told = ready_reason(&status) != ready_reason(old);
     match context.status.write(kind, metadata, &status).await {
         Ok(Some(_)) => {
             let merged = serde_json::to_value(status.over(old)).unwrap_or_default();
             let from = metadata.resource_version.clone().unwrap_or_default();
-            context.memory.wrote(&key, Written { from, status: merged });
+            context.memory.wrote(&key, Written { from, status: merged }, context.clock.monotonic());
         }
-        Ok(None) => return Turn::of(&outcome, failures),
+        Ok(None) => return Turn::of(&outcome, failures, due),
         Err(error) => {
             tracing::warn!(kind = key.kind, name = key.name, %error, "status was not written; trying again");
-            return Turn::of(&Outcome::Transient(error.to_string()), context.memory.failed(&key));
+            return Turn::of(&Outcome::Transient(error.to_string()), context.memory.failed(&key), due);
         }
     }
     if told && let Some(ready) = find(status.conditions(), READY) {
@@ -93,7 +116,7 @@ pub async fn finish<S: Status>(
         tracing::info!(kind = key.kind, namespace = key.namespace, name = key.name, reason, "{}", ready.message);
         context.events.publish(kind, metadata, outcome.event_type(), reason, &ready.message).await;
     }
-    Turn::of(&outcome, failures)
+    Turn { told: true, ..Turn::of(&outcome, failures, due) }
 }
 
 fn key(kind: Own, metadata: &ObjectMeta) -> Key {

@@ -25,7 +25,7 @@ async fn once(context: &Context, kind: Own, invalid: &InvalidObject, pass: impl 
     let key = Key::new(kind, metadata.namespace.as_deref(), metadata.name.as_deref().unwrap_or_default());
     let version = (metadata.uid.clone().unwrap_or_default(), metadata.generation.unwrap_or_default());
     if metadata.deletion_timestamp.is_none() && context.memory.was_told(&key, &version) {
-        return Turn::of(&Outcome::Again, 0);
+        return Turn::of(&Outcome::Again, 0, None);
     }
     let turn = pass.await;
     if turn.outcome == told(invalid).label() {
@@ -48,7 +48,7 @@ pub async fn tenant(context: &Context, invalid: &InvalidObject) -> Turn {
             told(invalid)
         };
         let seen = seen(context, invalid);
-        report::finish(context, Own::Tenant, &invalid.metadata, &old, outcome, |outcome| TenantStatus {
+        report::finish(context, Own::Tenant, &invalid.metadata, &old, (outcome, None), |outcome| TenantStatus {
             observed_generation: outcome.is_final().then_some(seen.generation),
             conditions: outcome
                 .verdicts()
@@ -71,7 +71,7 @@ pub async fn fleet(context: &Context, invalid: &InvalidObject) -> Turn {
             told(invalid)
         };
         let seen = seen(context, invalid);
-        report::finish(context, Own::BotFleet, &invalid.metadata, &old, outcome, |outcome| BotFleetStatus {
+        report::finish(context, Own::BotFleet, &invalid.metadata, &old, (outcome, None), |outcome| BotFleetStatus {
             observed_generation: outcome.is_final().then_some(seen.generation),
             conditions: outcome
                 .verdicts()
@@ -89,13 +89,15 @@ pub async fn pool(context: &Context, invalid: &InvalidObject) -> Turn {
     once(context, Own::WorkerPool, invalid, async {
         let old: WorkerPoolStatus = report::current(context, Own::WorkerPool, &invalid.metadata, None);
         let seen = seen(context, invalid);
-        report::finish(context, Own::WorkerPool, &invalid.metadata, &old, told(invalid), |outcome| WorkerPoolStatus {
-            observed_generation: outcome.is_final().then_some(seen.generation),
-            conditions: outcome
-                .verdicts()
-                .map(|v| status::conditions(&old.conditions, v, None, seen))
-                .unwrap_or_default(),
-            ..WorkerPoolStatus::default()
+        report::finish(context, Own::WorkerPool, &invalid.metadata, &old, (told(invalid), None), |outcome| {
+            WorkerPoolStatus {
+                observed_generation: outcome.is_final().then_some(seen.generation),
+                conditions: outcome
+                    .verdicts()
+                    .map(|v| status::conditions(&old.conditions, v, None, seen))
+                    .unwrap_or_default(),
+                ..WorkerPoolStatus::default()
+            }
         })
         .await
     })

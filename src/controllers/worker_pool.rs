@@ -27,7 +27,7 @@ pub async fn reconcile(guarded: Arc<Guarded<WorkerPool>>, context: &Context) -> 
         Err(invalid) => return undecodable::pool(context, invalid).await,
     };
     if pool.metadata.deletion_timestamp.is_some() {
-        return Turn::of(&Outcome::Again, 0);
+        return Turn::of(&Outcome::Again, 0, None);
     }
     let old = report::current(context, Own::WorkerPool, &pool.metadata, pool.status.as_ref());
     let seen = Seen { generation: pool.metadata.generation.unwrap_or_default(), now: context.clock.now() };
@@ -37,7 +37,7 @@ pub async fn reconcile(guarded: Arc<Guarded<WorkerPool>>, context: &Context) -> 
         Ok(()) => judge(pool, &assignment, &nodes),
         Err(outcome) => outcome,
     };
-    report::finish(context, Own::WorkerPool, &pool.metadata, &old, outcome, |outcome| {
+    report::finish(context, Own::WorkerPool, &pool.metadata, &old, (outcome, None), |outcome| {
         pool_status(context, pool, &old, outcome, (&assignment, &nodes), seen)
     })
     .await

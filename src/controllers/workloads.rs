@@ -21,6 +21,12 @@ fn pods<'a>(entries: &'a [Entry], workload: &str) -> impl Iterator<Item = &'a En
     entries.iter().filter(move |entry| entry.slot == Slot::Pod && ordinal(&entry.name, workload).is_some())
 }
 
+/// Pods of a `StatefulSet` that are ready and stay.
+fn working(entries: &[Entry], workload: &str) -> i32 {
+    let works = |pod: &&Entry| !pod.deleting && matches!(pod.facts, Facts::Pod { ready: true, .. });
+    i32::try_from(pods(entries, workload).filter(works).count()).unwrap_or(i32::MAX)
+}
+
 /// The ordinal of a `StatefulSet`'s pod, or of a claim named after one.
 pub fn ordinal(name: &str, prefix: &str) -> Option<i32> {
     name.strip_prefix(prefix)?.strip_prefix('-')?.parse().ok()
@@ -38,7 +44,10 @@ pub fn unready(entries: &[Entry], wanted: &Wanted) -> Option<String> {
     if *replicas > wanted.replicas {
         return Some(format!("{} stops: {replicas} of its pods are left", wanted.name));
     }
-    if *ready < wanted.replicas {
+    // The count lags behind its pods: one that was just deleted still counts for a moment.
+    let set = wanted.kind == ChildKind::StatefulSet;
+    let ready = if set { (*ready).min(working(entries, &wanted.name)) } else { *ready };
+    if ready < wanted.replicas {
         let problem = entries
             .iter()
             .filter(|entry| entry.slot == Slot::Pod && entry.name.starts_with(&format!("{}-", wanted.name)))
@@ -111,7 +120,7 @@ mod tests {
     }
 
     fn pod(number: i32, hash: &str, ready: bool) -> Entry {
-        entry(Slot::Pod, &format!("bots-a-{number}"), hash, Facts::Pod { ready, problem: None }, false)
+        entry(Slot::Pod, &format!("bots-a-{number}"), hash, Facts::Pod { ready, problem: None, ended: false }, false)
     }
 
     fn wanted() -> Wanted {
@@ -137,7 +146,8 @@ mod tests {
             None,
             "one is on its way up"
         );
-        let leaving = entry(Slot::Pod, "bots-a-1", "old", Facts::Pod { ready: true, problem: None }, true);
+        let leaving =
+            entry(Slot::Pod, "bots-a-1", "old", Facts::Pod { ready: true, problem: None, ended: false }, true);
         assert_eq!(next(&[set("new", 2, 2, 2), pod(0, "old", true), leaving]), None, "one is on its way down");
         assert_eq!(next(&[set("new", 2, 1, 1), pod(0, "old", true)]), None, "one is missing");
     }
@@ -156,13 +166,15 @@ mod tests {
     #[test]
     fn says_what_is_missing() {
         assert_eq!(unready(&[], &wanted()).as_deref(), Some("bots-a is being created"));
-        let problem = Facts::Pod { ready: false, problem: Some("Unschedulable: 0/8 nodes".to_owned()) };
+        let problem = Facts::Pod { ready: false, problem: Some("Unschedulable: 0/8 nodes".to_owned()), ended: false };
         let stuck = entry(Slot::Pod, "bots-a-0", "new", problem, false);
         assert_eq!(
             unready(&[set("new", 2, 2, 0), stuck], &wanted()).as_deref(),
             Some("bots-a 0/2 ready (bots-a-0: Unschedulable: 0/8 nodes)")
         );
         assert_eq!(unready(&[set("new", 2, 3, 2)], &wanted()).as_deref(), Some("bots-a stops: 3 of its pods are left"));
-        assert_eq!(unready(&[set("new", 2, 2, 2), pod(0, "new", true)], &wanted()), None);
+        let whole = [set("new", 2, 2, 2), pod(0, "new", true), pod(1, "new", true)];
+        assert_eq!(unready(&whole, &wanted()), None);
+        assert_eq!(unready(&whole[..2], &wanted()).as_deref(), Some("bots-a 1/2 ready"), "the count lags behind");
     }
 }

@@ -13,6 +13,7 @@ fn all_touched() -> Metrics {
     metrics.set_due(3);
     metrics.decided("BotsStopped");
     metrics.warned("delivered");
+    metrics.woke(Duration::from_secs(17));
     metrics.clone().became_leader();
     metrics
 }
@@ -49,6 +50,8 @@ fn values_are_those_that_were_given() {
         r#"torpor_watch_up{kind="Tenant"} 1"#,
         r#"torpor_tenants{tier="gold",state="Running"} 7"#,
         "torpor_leader 1",
+        r#"torpor_wake_seconds_bucket{le="20.0"} 1"#,
+        r#"torpor_wake_seconds_bucket{le="10.0"} 0"#,
     ] {
         assert!(page.lines().any(|found| found == line), "{line} in\n{page}");
     }

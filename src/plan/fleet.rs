@@ -98,6 +98,7 @@ fn stateful_set(scope: &Scope, fleet: &ValidatedFleet, name: &str, replicas: i32
         "kind": folder(fleet.kind).0,
         "config": fleet.config,
         "credentials": fleet.credentials_secret,
+        "placement": scope.placement(),
     }));
     let mut annotations = pod::restart_annotation(&restart);
     annotations.insert(annotation::SAFE_TO_EVICT.to_owned(), "false".to_owned());

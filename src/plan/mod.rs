@@ -3,7 +3,7 @@
 //! [`tenant`] makes everything of a tenant except what runs its bots; each fleet written inside the
 //! Tenant becomes a `BotFleet` object there, and [`fleet`] makes the workload of one such object.
 //! Both are total: what was validated can be planned. Sleeping removes no object: a part that is
-//! down at a stage has no replicas.
+//! down has no replicas. Which parts are up is [`Parts`]; a stage of sleep stands for one such value.
 
 mod budgets;
 pub mod child;
@@ -14,6 +14,7 @@ pub mod hash;
 mod monitoring;
 mod namespace;
 mod network;
+mod parts;
 mod pod;
 mod postgres;
 mod postgres_conf;
@@ -28,44 +29,36 @@ mod workload;
 
 pub use child::{Child, ChildKind};
 pub use cost::{cost, pods};
+pub use parts::{DatabaseSize, Parts};
 pub use secret::{SECRET_KEYS, secret_values};
 pub use settings::Settings;
 
 use scope::Scope;
 
 use crate::domain::names::{self, Component};
-use crate::domain::stage::Stage;
 use crate::validate::{ValidatedFleet, ValidatedTenant};
 
-/// The objects of a tenant at a stage, in the order in which they are applied.
-pub fn tenant(tenant: &ValidatedTenant, stage: Stage, settings: &Settings) -> Vec<Child> {
+/// The objects of a tenant of which these parts are up, in the order in which they are applied.
+pub fn tenant(tenant: &ValidatedTenant, parts: Parts, settings: &Settings) -> Vec<Child> {
     let scope = Scope::of_tenant(tenant, settings);
     let mut children = namespace::plan(&scope);
     children.extend(network::plan(&scope));
     children.extend(quota::plan(&scope, tenant));
     children.push(secret::plan(&scope));
-    children.extend(postgres::plan(&scope, tenant, stage));
-    children.extend(redis::plan(&scope, &tenant.redis, one_until(Stage::BotsStopped, stage)));
-    children.extend(dashboard::plan(&scope, &tenant.dashboard, one_until(Stage::BotsStopped, stage)));
-    children.push(monitoring::plan(&scope, tenant.monitoring, one_until(Stage::ServicesStopped, stage)));
+    children.extend(postgres::plan(&scope, tenant, parts.database));
+    children.extend(redis::plan(&scope, &tenant.redis, i32::from(parts.redis)));
+    children.extend(dashboard::plan(&scope, &tenant.dashboard, i32::from(parts.dashboard)));
+    children.push(monitoring::plan(&scope, tenant.monitoring, i32::from(parts.exporter)));
     children.push(Child::Service(workload::headless_service(&scope, names::BOTS, Component::Bot)));
     children.extend(budgets::plan(&scope));
     children.extend(tenant.fleets.iter().map(|(name, spec)| fleet::object(&scope, name, spec)));
     in_apply_order(children)
 }
 
-/// The objects of a fleet at its tenant's stage, in the order in which they are applied.
-pub fn fleet(fleet: &ValidatedFleet, stage: Stage, settings: &Settings) -> Vec<Child> {
-    let replicas = match stage {
-        Stage::Active => fleet.replicas,
-        Stage::BotsStopped | Stage::ServicesStopped | Stage::DatabaseOnly => 0,
-    };
+/// The objects of a fleet of a tenant of which these parts are up, in the order in which they are applied.
+pub fn fleet(fleet: &ValidatedFleet, parts: Parts, settings: &Settings) -> Vec<Child> {
+    let replicas = if parts.bots { fleet.replicas } else { 0 };
     in_apply_order(fleet::plan(&Scope::of_fleet(fleet, settings), fleet, replicas))
-}
-
-/// One replica as long as the tenant sleeps no deeper than `last`.
-fn one_until(last: Stage, stage: Stage) -> i32 {
-    i32::from(stage <= last)
 }
 
 /// By kind; objects of one kind stay in the order in which they were planned.

@@ -9,10 +9,9 @@ use super::postgres_conf::{self, Conf};
 use super::scope::Scope;
 use super::secret::{DATABASE_PASSWORD, MONITORING_PASSWORD, POSTGRES_PASSWORD};
 use super::workload::{Workload, cluster_service, container_port, texts};
-use super::{Child, hash};
+use super::{Child, DatabaseSize, hash};
 use crate::domain::names::{self, Component};
 use crate::domain::quantity::{Bytes, Size};
-use crate::domain::stage::Stage;
 use crate::validate::ValidatedTenant;
 
 /// Where the database listens.
@@ -49,8 +48,8 @@ CREATE ROLE monitoring LOGIN PASSWORD :'monitoring_password' IN ROLE pg_monitor;
 SQL
 "#;
 
-pub(super) fn plan(scope: &Scope, tenant: &ValidatedTenant, stage: Stage) -> Vec<Child> {
-    let size = size(tenant, stage);
+pub(super) fn plan(scope: &Scope, tenant: &ValidatedTenant, size: DatabaseSize) -> Vec<Child> {
+    let size = limits(tenant, size);
     let conf = Conf::of(size, tenant.database.storage).text();
     // A larger volume only allows a larger write-ahead log, which can wait for the next restart: growing
     // a volume interrupts nobody.
@@ -64,12 +63,12 @@ pub(super) fn plan(scope: &Scope, tenant: &ValidatedTenant, stage: Stage) -> Vec
     vec![Child::ConfigMap(config), Child::Service(service(scope)), Child::StatefulSet(Box::new(workload))]
 }
 
-/// Limits at a stage. A database that was overridden to less than the sleeping size keeps that.
-fn size(tenant: &ValidatedTenant, stage: Stage) -> Size {
+/// A database that was overridden to less than the sleeping size keeps that.
+fn limits(tenant: &ValidatedTenant, size: DatabaseSize) -> Size {
     let awake = tenant.database.size;
-    match stage {
-        Stage::Active | Stage::BotsStopped | Stage::ServicesStopped => awake,
-        Stage::DatabaseOnly => {
+    match size {
+        DatabaseSize::Full => awake,
+        DatabaseSize::Least => {
             let asleep = tenant.sleeping_database;
             Size { cpu: awake.cpu.min(asleep.cpu), memory: awake.memory.min(asleep.memory) }
         }
@@ -88,6 +87,7 @@ fn stateful_set(scope: &Scope, tenant: &ValidatedTenant, size: Size, conf: &str)
         "conf": conf,
         "hba": PG_HBA,
         "secret": names::SECRET,
+        "placement": scope.placement(),
     }));
     let pod = Pod {
         component: Component::Database,

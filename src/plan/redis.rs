@@ -84,6 +84,7 @@ fn stateful_set(scope: &Scope, redis: &Redis, replicas: i32, conf: &str) -> Stat
         "conf": conf,
         "secret": names::SECRET,
         "volume": redis.storage.is_some(),
+        "placement": scope.placement(),
     }));
     let mut volumes = vec![pod::config("config", names::REDIS), pod::generated_secret(&[REDIS_AUTH, REDIS_PASSWORD])];
     if redis.storage.is_none() {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 use kube::Resource;
+use serde_json::{Value, json};
 
 use super::Settings;
 use crate::api::{BotFleet, Tenant, Tier};
@@ -41,6 +42,12 @@ impl<'a> Scope<'a> {
 
     pub fn tier(&self) -> Tier {
         self.context.tier
+    }
+
+    /// What the tier says of where and how urgently pods run, for restart hashes. Without the list of pools: a pool
+    /// that joins a tier should move nobody.
+    pub fn placement(&self) -> Value {
+        json!({"tier": self.tier(), "priorityClass": self.context.priority_class})
     }
 
     /// Metadata of an object that goes with its owner.

@@ -13,6 +13,7 @@ use crate::api::{BotFleet, Tenant, Tier};
 use crate::domain::catalog::Catalog;
 use crate::domain::names::{annotation, label};
 use crate::domain::quantity::{Bytes, Cpu, Size};
+use crate::domain::stage::Stage;
 use crate::validate::{self, Desired, FleetFacts, PoolFacts, allot};
 use settings::{Dns, UserNamespaces, VolumeAccess};
 
@@ -53,9 +54,10 @@ fn fleets(tenant: &ValidatedTenant) -> Vec<ValidatedFleet> {
 
 /// The objects of a tenant and of its fleets.
 fn everything(validated: &ValidatedTenant, stage: Stage, settings: &Settings) -> Vec<Child> {
-    let mut children = tenant(validated, stage, settings);
+    let parts = Parts::of(stage);
+    let mut children = tenant(validated, parts, settings);
     for planned in fleets(validated) {
-        children.extend(fleet(&planned, stage, settings));
+        children.extend(fleet(&planned, parts, settings));
     }
     children
 }
@@ -123,7 +125,8 @@ fn every_pod_is_restricted() {
 #[test]
 fn limits_of_the_services_sum_up_to_the_tier() {
     for tier in Tier::ALL {
-        let children = tenant(&validated(&manifest("alice", tier), &[]), Stage::Active, &Settings::default());
+        let children =
+            tenant(&validated(&manifest("alice", tier), &[]), Parts::of(Stage::Active), &Settings::default());
         let sum: Size = children.iter().filter_map(pods).map(|(replicas, pod)| limits(pod) * i64::from(replicas)).sum();
         assert_eq!(sum, Catalog::default().tier(tier).total, "{tier}");
     }
@@ -181,7 +184,7 @@ fn objects_are_the_same_at_every_stage_and_stand_in_apply_order() {
         let active = names(Stage::Active);
         assert_eq!(active.iter().collect::<BTreeSet<_>>().len(), active.len(), "every name once");
         assert!(Stage::ALL.into_iter().all(|stage| names(stage) == active));
-        let own = tenant(&validated(&manifest("alice", tier), &[]), Stage::Active, &Settings::default());
+        let own = tenant(&validated(&manifest("alice", tier), &[]), Parts::of(Stage::Active), &Settings::default());
         assert!(own.is_sorted_by_key(Child::kind));
     }
 }
@@ -280,6 +283,19 @@ fn only_what_warrants_a_restart_changes_the_hash() {
     assert_eq!(changed(&|tenant| tenant.spec.fleets[1].spec.credentials_secret = Some("keys".to_owned())), ["bots-b"]);
     assert_eq!(changed(&|tenant| tenant.spec.fleets[1].spec.replicas = 1), Vec::<String>::new());
     assert_eq!(changed(&|tenant| tenant.spec.database.storage = "8Gi".to_owned()), Vec::<String>::new());
+    let mut sized = plain.clone();
+    let size = json!({"resources": {"cpu": "100m", "memory": "128Mi"}});
+    sized.spec.database = serde_json::from_value(size.clone()).expect("a database");
+    sized.spec.redis = serde_json::from_value(size).expect("Redis");
+    sized.spec.fleets.truncate(1);
+    sized.spec.fleets[0].spec.replicas = 1;
+    let of_tier = |tier: Tier| {
+        let mut tenant = sized.clone();
+        tenant.spec.tier = tier;
+        restart_hashes(&everything(&validated(&tenant, &[]), Stage::Active, &Settings::default()))
+    };
+    let (pro, premium) = (of_tier(Tier::Pro), of_tier(Tier::Premium));
+    assert!(pro.len() == 3 && pro.iter().all(|(name, hash)| premium[name] != *hash), "a new tier moves all of it");
     let asleep = restart_hashes(&everything(&validated(&plain, &[]), Stage::DatabaseOnly, &Settings::default()));
     assert_ne!(asleep["postgres"], before["postgres"], "the least size takes effect");
 }

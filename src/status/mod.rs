@@ -1,13 +1,13 @@
 //! New status from old status, observations and outcome. Pure; written only when something but a time differs.
 
 pub mod own;
+pub mod sleep;
 
 use jiff::Timestamp;
 
-use crate::api::conditions::{HIBERNATED, READY, RECONCILING, STALLED, reasons};
-use crate::api::{Condition, ConditionStatus};
+use crate::api::Condition;
+use crate::api::conditions::{HIBERNATED, READY, RECONCILING, STALLED};
 use crate::controllers::outcome::{Verdict, Verdicts};
-use crate::domain::stage::Stage;
 
 /// Observations of one generation at one time.
 #[derive(Clone, Copy, Debug)]
@@ -56,22 +56,11 @@ pub fn whole_second(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second()).unwrap_or(time)
 }
 
-/// The condition Hibernated for a stage that is wanted and one that is reached.
-pub fn hibernated(wanted: Stage, reached: Stage) -> Verdict {
-    let way = format!("at stage {reached}, on the way to {wanted}");
-    let (status, reason, message) = match (wanted, reached) {
-        (Stage::Active, Stage::Active) => (ConditionStatus::False, reasons::AWAKE, "awake".to_owned()),
-        _ if wanted == reached => (ConditionStatus::True, reasons::ASLEEP, format!("at stage {reached}")),
-        _ if wanted > reached => (ConditionStatus::False, reasons::GOING_TO_SLEEP, way),
-        _ => (ConditionStatus::False, reasons::WAKING_UP, way),
-    };
-    Verdict { status, reason, message }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::controllers::outcome::Outcome;
+    use crate::domain::stage::Stage;
 
     fn seen(second: i64) -> Seen {
         Seen { generation: 2, now: Timestamp::from_second(second).expect("a time") }
@@ -91,13 +80,5 @@ mod tests {
         assert_eq!(find(&third, READY).map(|c| c.last_transition_time.as_second()), Some(30));
         assert_eq!(find(&third, STALLED).map(|c| c.last_transition_time.as_second()), Some(10));
         assert!(third == told(&third, &Outcome::Done(Stage::Active), 40), "nothing but time passed");
-    }
-
-    #[test]
-    fn hibernated_tells_way_and_arrival() {
-        assert_eq!(hibernated(Stage::Active, Stage::Active).reason, reasons::AWAKE);
-        assert_eq!(hibernated(Stage::DatabaseOnly, Stage::BotsStopped).reason, reasons::GOING_TO_SLEEP);
-        assert_eq!(hibernated(Stage::DatabaseOnly, Stage::DatabaseOnly).status, ConditionStatus::True);
-        assert_eq!(hibernated(Stage::Active, Stage::BotsStopped).status, ConditionStatus::False);
     }
 }

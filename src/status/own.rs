@@ -1,4 +1,4 @@
-//! Which part of a status is the operator's, and which belongs to hibernator and gateway.
+//! Which part of a status is the operator's, which belongs to hibernator and gateway, and what may be told late.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -18,6 +18,10 @@ pub trait Status: Serialize + DeserializeOwned + Clone + Default + PartialEq {
     #[must_use]
     fn own(&self) -> Self;
 
+    /// What must be told at once: the operator's part without wording and counts, which change with every pod.
+    #[must_use]
+    fn urgent(&self) -> Self;
+
     /// The operator's part of this status together with the others' parts of an older one.
     #[must_use]
     fn over(&self, old: &Self) -> Self;
@@ -28,6 +32,12 @@ fn own_conditions(conditions: &[Condition]) -> Vec<Condition> {
         conditions.iter().filter(|condition| OWN.contains(&condition.type_.as_str())).cloned().collect();
     own.sort_by(|a, b| a.type_.cmp(&b.type_));
     own
+}
+
+fn without_wording(conditions: &mut [Condition]) {
+    for condition in conditions {
+        condition.message.clear();
+    }
 }
 
 fn all_conditions(new: &[Condition], old: &[Condition]) -> Vec<Condition> {
@@ -44,18 +54,22 @@ impl Status for TenantStatus {
         let mut own = self.clone();
         own.conditions = own_conditions(&self.conditions);
         own.last_activity_time = None;
-        own.wake = None;
         if let Some(hibernation) = &mut own.hibernation {
             hibernation.decision = None;
         }
         own
     }
 
+    fn urgent(&self) -> Self {
+        let mut urgent = TenantStatus { bots: None, cost: None, ..self.own() };
+        without_wording(&mut urgent.conditions);
+        urgent
+    }
+
     fn over(&self, old: &Self) -> Self {
         let mut all = self.clone();
         all.conditions = all_conditions(&self.conditions, &old.conditions);
         all.last_activity_time = old.last_activity_time;
-        all.wake.clone_from(&old.wake);
         if let Some(decision) = old.hibernation.as_ref().and_then(|hibernation| hibernation.decision.clone()) {
             all.hibernation.get_or_insert_default().decision = Some(decision);
         }
@@ -72,6 +86,12 @@ impl Status for BotFleetStatus {
         BotFleetStatus { conditions: own_conditions(&self.conditions), ..self.clone() }
     }
 
+    fn urgent(&self) -> Self {
+        let mut urgent = BotFleetStatus { replicas: None, ready_replicas: None, ..self.own() };
+        without_wording(&mut urgent.conditions);
+        urgent
+    }
+
     fn over(&self, old: &Self) -> Self {
         BotFleetStatus { conditions: all_conditions(&self.conditions, &old.conditions), ..self.clone() }
     }
@@ -84,6 +104,12 @@ impl Status for WorkerPoolStatus {
 
     fn own(&self) -> Self {
         WorkerPoolStatus { conditions: own_conditions(&self.conditions), ..self.clone() }
+    }
+
+    fn urgent(&self) -> Self {
+        let mut urgent = self.own();
+        without_wording(&mut urgent.conditions);
+        urgent
     }
 
     fn over(&self, old: &Self) -> Self {
@@ -118,5 +144,20 @@ mod tests {
         let without_volumes = status(json!({}));
         let with_volumes = status(json!({"retainedVolumes": ["data-bots-a-0"]}));
         assert_ne!(without_volumes.own(), with_volumes.own(), "a list that became empty is a difference");
+    }
+
+    #[test]
+    fn only_wording_and_counts_can_wait() {
+        let said = |message: &str, reason: &str, ready: i32, stage: &str| {
+            status(json!({
+                "conditions": [{"type": "Ready", "status": "False", "reason": reason, "message": message, "lastTransitionTime": "2026-01-01T00:00:00Z"}],
+                "bots": {"desired": 3, "ready": ready},
+                "hibernation": {"stage": stage},
+            }))
+        };
+        let first = said("a", "Progressing", 0, "Active");
+        assert_eq!(first.urgent(), said("b", "Progressing", 2, "Active").urgent());
+        assert_ne!(first.urgent(), said("a", "Waiting", 0, "Active").urgent());
+        assert_ne!(first.urgent(), said("a", "Progressing", 0, "BotsStopped").urgent());
     }
 }

@@ -123,6 +123,26 @@ pub fn changes_roll_one_fleet(ctx: &Ctx) -> Result<(), String> {
     same("pods", &uids(&list(ctx, "pods", namespace)?), &all)
 }
 
+/// A new tier moves bots to its pool and PriorityClass, one at a time, with their volumes.
+pub fn new_tiers_move_bots(ctx: &Ctx) -> Result<(), String> {
+    let namespace = "tenant-movers";
+    apply(ctx, &tenant("movers", json!({"tier": "basic", "fleets": [fleet("a", 3), fleet("b", 0)]})))?;
+    ctx.await_ready("movers")?;
+    let volumes = uids(&list(ctx, "pvc", namespace)?);
+    rolls(ctx, namespace, ("a", 3), "b", || patch(ctx, &["tenant", "movers"], &json!({"spec": {"tier": "pro"}})))?;
+    await_reason_within(ctx, LIMIT, &["tenant", "movers"], "Ready", "True", "Ready")?;
+    let nodes = ctx.get(&["nodes", "-l", "torpor.dev/pool=worker-high"])?;
+    let nodes: BTreeSet<String> =
+        nodes["items"].as_array().into_iter().flatten().map(|node| text(&node["metadata"]["name"])).collect();
+    let pods = list(ctx, "pods", namespace)?;
+    same("pods", &pods.len(), &7)?;
+    for pod in pods {
+        same(&id(&pod), &pod["spec"]["priorityClassName"], &json!("torpor-high"))?;
+        ensure(nodes.contains(&text(&pod["spec"]["nodeName"])), || format!("{} runs elsewhere: {nodes:?}", id(&pod)))?;
+    }
+    same("volumes", &uids(&list(ctx, "pvc", namespace)?), &volumes)
+}
+
 /// Fewer bots keep their volumes, which the status lists; with deletionPolicy Delete they go.
 pub fn shrinking_keeps_volumes(ctx: &Ctx) -> Result<(), String> {
     let namespace = "tenant-shrinkers";

@@ -12,6 +12,7 @@ mod faults;
 mod fleets;
 mod harness;
 mod hibernation;
+mod hindered;
 mod leader;
 mod many;
 mod pools;
@@ -43,6 +44,7 @@ const SHARED: &[(&str, Test)] = &[
     ("drift::foreign_additions_stay", drift::foreign_additions_stay),
     ("drift::what_is_not_wanted_goes", drift::what_is_not_wanted_goes),
     ("fleets::changes_roll_one_fleet", fleets::changes_roll_one_fleet),
+    ("fleets::new_tiers_move_bots", fleets::new_tiers_move_bots),
     ("fleets::shrinking_keeps_volumes", fleets::shrinking_keeps_volumes),
     ("fleets::surplus_bots_are_not_started", fleets::surplus_bots_are_not_started),
     ("fleets::broken_fleets_are_mended", fleets::broken_fleets_are_mended),
@@ -57,6 +59,8 @@ const SHARED: &[(&str, Test)] = &[
     ("tenants::removal::deletions_never_hang", tenants::removal::deletions_never_hang),
     ("tenants::stages::suspended_tenants_sleep", tenants::stages::suspended_tenants_sleep),
     ("tenants::stages::sleep_requests_hold_until_activity", tenants::stages::sleep_requests_hold_until_activity),
+    ("tenants::stages::decisions_are_enacted", tenants::stages::decisions_are_enacted),
+    ("tenants::stages::activity_wins_at_every_step", tenants::stages::activity_wins_at_every_step),
     ("tenants::stages::activity_wins_half_way", tenants::stages::activity_wins_half_way),
     ("tenants::status::kstatus_is_honest", tenants::status::kstatus_is_honest),
     ("tenants::tiers::four_tiers_run", tenants::tiers::four_tiers_run),
@@ -70,6 +74,8 @@ const ALONE: &[(&str, OwnTest)] = &[
     ("silence::changes_restart_no_pod", silence::changes_restart_no_pod),
     ("faults::kills_change_nothing", faults::kills_change_nothing),
     ("faults::deletions_lose_no_data", faults::deletions_lose_no_data),
+    ("hindered::late_bots_are_named", hindered::late_bots_are_named),
+    ("hindered::full_nodes_stop_nobody", hindered::full_nodes_stop_nobody),
     ("scale::hundred_tenants_at_once", scale::hundred_tenants_at_once),
     ("probes::readiness_names_what_is_missing", probes::readiness_names_what_is_missing),
     ("probes::api_server_restart_changes_nothing", probes::api_server_restart_changes_nothing),

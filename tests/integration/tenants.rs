@@ -5,6 +5,7 @@ pub mod removal;
 pub mod stages;
 pub mod status;
 pub mod tiers;
+pub mod timeline;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufReader, Write};

@@ -1,0 +1,64 @@
+//! The last look before something is taken down for a stage: activity always wins.
+
+use kube::ResourceExt;
+
+use super::context::Context;
+use super::outcome::Outcome;
+use crate::api::Tenant;
+use crate::domain::activity;
+use crate::domain::stage::{Stage, effective_stage};
+
+/// Reads the Tenant anew and lets the pass go on only if it still sleeps at least as deep as the pass assumes. The
+/// watch may be behind; a login that it has not shown yet must not cost the user anything.
+///
+/// # Errors
+/// `Again` when the Tenant is another one meanwhile: its watch brings the next pass. `Transient` when it cannot be
+/// read, whatever the reason; nothing is taken down on a guess.
+pub async fn still_sleeps(context: &Context, tenant: &Tenant, wanted: Stage, part: &str) -> Result<(), Outcome> {
+    let name = tenant.name_any();
+    let live = context.reader.tenant(&name).await.map_err(|error| Outcome::Transient(error.to_string()))?;
+    if live.is_some_and(|live| agrees(tenant, wanted, &live)) {
+        return Ok(());
+    }
+    tracing::info!(tenant = name, part, stage = wanted.as_str(), "not taken down: the Tenant has changed meanwhile");
+    Err(Outcome::Again)
+}
+
+fn agrees(tenant: &Tenant, wanted: Stage, live: &Tenant) -> bool {
+    live.metadata.uid == tenant.metadata.uid
+        && live.metadata.deletion_timestamp.is_none()
+        && effective_stage(&activity::facts(live)) >= wanted
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_the_same_tenant_as_deep_asleep_agrees() {
+        let tenant = |uid: &str, suspended: bool, decided: &str| -> Tenant {
+            serde_json::from_value(json!({
+                "apiVersion": "torpor.dev/v1alpha1", "kind": "Tenant",
+                "metadata": {"name": "a", "uid": uid, "creationTimestamp": "2026-01-01T00:00:00Z"},
+                "spec": {"tier": "free", "suspended": suspended},
+                "status": {"hibernation": {"decision": {"stage": decided, "basedOn": "2026-01-01T00:00:00Z"}}},
+            }))
+            .expect("a tenant")
+        };
+        let assumed = tenant("1", false, "ServicesStopped");
+        let ok = |live: &Tenant| agrees(&assumed, Stage::ServicesStopped, live);
+        assert!(ok(&assumed));
+        assert!(ok(&tenant("1", true, "Active")), "deeper is no objection");
+        assert!(!ok(&tenant("1", false, "BotsStopped")));
+        assert!(!ok(&tenant("1", false, "Active")));
+        assert!(!ok(&tenant("2", false, "ServicesStopped")), "another Tenant of that name");
+        let mut login = assumed.clone();
+        login.annotations_mut().insert("torpor.dev/last-activity".to_owned(), "2026-01-02T00:00:00Z".to_owned());
+        assert!(!ok(&login));
+        let mut going = assumed.clone();
+        going.metadata.deletion_timestamp = assumed.metadata.creation_timestamp.clone();
+        assert!(!ok(&going), "removal has an order of its own");
+    }
+}

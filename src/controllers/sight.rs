@@ -1,0 +1,205 @@
+//! What the index tells of the parts of a stack, for [`super::steps`] to decide from.
+
+use super::steps::{Seen, Shrunk, State};
+use super::workloads::{self, Wanted};
+use crate::cluster::index::{Entry, Facts, Slot};
+use crate::domain::names::{self, Component};
+use crate::plan::ChildKind;
+
+/// Reads the parts. `full` are the tenant's workloads as they are wanted while it is awake, `least` is the database
+/// as it is wanted at stage `DatabaseOnly`, where that is wanted. `fleet` narrows bots down to those of one fleet.
+pub fn look(entries: &[Entry], full: &[Wanted], least: Option<&Wanted>, fleet: Option<&str>) -> Seen {
+    let state = |name: &str, component: Component| {
+        full.iter().find(|wanted| wanted.name == name).map_or(State::Missing, |wanted| part(entries, wanted, component))
+    };
+    Seen {
+        database: state(names::DATABASE, Component::Database),
+        shrunk: least.map_or(Shrunk::No, |least| shrunk(entries, least)),
+        exporter: state(names::MONITORING, Component::Monitoring),
+        redis: state(names::REDIS, Component::Redis),
+        dashboard: state(names::DASHBOARD, Component::Dashboard),
+        bots: bots(entries, fleet),
+    }
+}
+
+fn part(entries: &[Entry], wanted: &Wanted, component: Component) -> State {
+    let found = workload(entries, wanted);
+    let state = without_health(found.into_iter(), pods(entries, component, None));
+    match state {
+        State::Starting if found.is_some() && workloads::unready(entries, wanted).is_none() => State::Ready,
+        other => other,
+    }
+}
+
+/// Bots of all fleets, or of one. Those that are up count as starting: whether they are ready is their fleet's to say.
+pub fn bots(entries: &[Entry], fleet: Option<&str>) -> State {
+    let of_bots = |entry: &&Entry| {
+        entry.slot == Slot::Child(ChildKind::StatefulSet)
+            && entry.component.as_deref() == Some(Component::Bot.as_str())
+            && fleet.is_none_or(|fleet| entry.fleet.as_deref() == Some(fleet))
+    };
+    without_health(entries.iter().filter(of_bots), pods(entries, Component::Bot, fleet))
+}
+
+/// State of the workloads of one part together; one that is up counts as starting.
+fn without_health<'a>(workloads: impl Iterator<Item = &'a Entry>, pods: usize) -> State {
+    let mut state = if pods > 0 { State::Stopping } else { State::Missing };
+    let mut any = false;
+    for entry in workloads {
+        any = true;
+        if entry.desired != Some(0) {
+            return State::Starting;
+        }
+        state = if state == State::Stopping || !has_seen_no_pods(entry) { State::Stopping } else { State::Gone };
+    }
+    // Pods without a workload run on: it is put anew around them when a volume grows.
+    if !any && pods > 0 { State::Starting } else { state }
+}
+
+/// Its controller knows what is wanted, and counts no pod. Only then will it make none.
+fn has_seen_no_pods(entry: &Entry) -> bool {
+    match entry.facts {
+        Facts::Workload { observed_generation, replicas, .. } => {
+            observed_generation >= entry.generation && replicas == 0
+        }
+        Facts::None | Facts::Pod { .. } => false,
+    }
+}
+
+/// Pods of a part that have not ended for good; a Deployment's count leaves out those that still stop.
+fn pods(entries: &[Entry], component: Component, fleet: Option<&str>) -> usize {
+    let counts = |entry: &&Entry| {
+        entry.slot == Slot::Pod
+            && entry.component.as_deref() == Some(component.as_str())
+            && fleet.is_none_or(|fleet| entry.fleet.as_deref() == Some(fleet))
+            && !matches!(entry.facts, Facts::Pod { ended: true, .. })
+    };
+    entries.iter().filter(counts).count()
+}
+
+fn shrunk(entries: &[Entry], least: &Wanted) -> Shrunk {
+    match workload(entries, least) {
+        Some(entry) if entry.restart_hash == least.restart_hash => {
+            if workloads::unready(entries, least).is_none() {
+                Shrunk::Ready
+            } else {
+                Shrunk::Written
+            }
+        }
+        Some(_) | None => Shrunk::No,
+    }
+}
+
+fn workload<'a>(entries: &'a [Entry], wanted: &Wanted) -> Option<&'a Entry> {
+    entries.iter().find(|entry| entry.slot == Slot::Child(wanted.kind) && entry.name == wanted.name)
+}
+
+/// The first of these workloads that would lose pods for a stage by being written as wanted.
+pub fn takes_down<'a>(entries: &[Entry], workloads: &'a [Wanted], least: Option<&Wanted>) -> Option<&'a str> {
+    let loses = |wanted: &&Wanted| {
+        let Some(found) = workload(entries, wanted) else { return false };
+        let stops = wanted.replicas == 0 && found.desired != Some(0);
+        stops || least == Some(*wanted) && found.restart_hash != wanted.restart_hash
+    };
+    workloads.iter().find(loses).map(|wanted| wanted.name.as_str())
+}
+
+/// Whether the database's pod is about to be replaced by one of the least size.
+pub fn replaces_for_least(entries: &[Entry], workloads: &[Wanted], least: Option<&Wanted>) -> bool {
+    let planned = least.filter(|least| workloads.contains(least));
+    planned.is_some_and(|least| workloads::next_replacement(entries, least).is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+    use serde_json::json;
+
+    use super::*;
+
+    fn entry(slot: Slot, name: &str, component: Component, facts: Facts) -> Entry {
+        let metadata: ObjectMeta = serde_json::from_value(json!({
+            "name": name, "namespace": "tenant-a", "uid": name, "generation": 2,
+            "labels": {"app.kubernetes.io/component": component.as_str(), "torpor.dev/fleet": name.split('-').nth(1).unwrap_or_default()},
+            "annotations": {"torpor.dev/restart-hash": "full"},
+        }))
+        .expect("metadata");
+        Entry::read(slot, &metadata, facts).expect("a name")
+    }
+
+    fn set(name: &str, component: Component, desired: Option<i32>, seen: i64, replicas: i32) -> Entry {
+        let facts = Facts::Workload { observed_generation: seen, replicas, ready: replicas };
+        entry(Slot::Child(ChildKind::StatefulSet), name, component, facts).asking_for(desired)
+    }
+
+    fn pod(name: &str, component: Component, ended: bool) -> Entry {
+        entry(Slot::Pod, name, component, Facts::Pod { ready: !ended, problem: None, ended })
+    }
+
+    fn wanted(name: &str, replicas: i32, hash: &str) -> Wanted {
+        let restart_hash = Some(hash.to_owned());
+        Wanted { kind: ChildKind::StatefulSet, name: name.to_owned(), replicas, restart_hash }
+    }
+
+    fn redis(entries: &[Entry]) -> State {
+        look(entries, &[wanted("redis", 1, "full")], None, None).redis
+    }
+
+    #[test]
+    fn gone_means_that_nothing_is_left_and_nothing_will_come() {
+        let (set, pod) = (
+            |desired, seen, count| set("redis", Component::Redis, desired, seen, count),
+            pod("redis-0", Component::Redis, false),
+        );
+        assert_eq!(redis(&[]), State::Missing);
+        assert_eq!(redis(&[set(Some(1), 2, 1), pod.clone()]), State::Ready);
+        assert_eq!(redis(&[set(None, 2, 0)]), State::Starting, "unknown is not gone");
+        assert_eq!(redis(&[set(Some(0), 1, 1), pod.clone()]), State::Stopping);
+        assert_eq!(redis(&[set(Some(0), 1, 0)]), State::Stopping, "its controller may still make one");
+        assert_eq!(redis(&[set(Some(0), 2, 0), pod.clone()]), State::Stopping, "the count leaves out what stops");
+        assert_eq!(redis(&[set(Some(0), 2, 0), self::pod("redis-0", Component::Redis, true)]), State::Gone, "evicted");
+        assert_eq!(redis(&[set(Some(0), 2, 0)]), State::Gone);
+        assert_eq!(redis(&[pod]), State::Starting, "its workload is put anew around it");
+    }
+
+    #[test]
+    fn bots_of_one_fleet_or_of_all() {
+        let entries = [
+            set("bots-a", Component::Bot, Some(0), 2, 0),
+            set("bots-b", Component::Bot, Some(2), 2, 2),
+            pod("bots-b-0", Component::Bot, false),
+        ];
+        assert_eq!(bots(&entries, None), State::Starting);
+        assert_eq!(bots(&entries, Some("a")), State::Gone);
+        assert_eq!(bots(&entries, Some("c")), State::Missing);
+        assert_eq!(bots(&entries[..1], None), State::Gone);
+    }
+
+    #[test]
+    fn only_what_loses_pods_takes_down() {
+        let running = set("redis", Component::Redis, Some(1), 2, 1);
+        let down = [wanted("redis", 0, "full")];
+        assert_eq!(takes_down(std::slice::from_ref(&running), &down, None), Some("redis"));
+        assert_eq!(takes_down(&[set("redis", Component::Redis, Some(0), 2, 0)], &down, None), None, "down already");
+        assert_eq!(takes_down(&[], &down, None), None, "never was");
+        assert_eq!(takes_down(&[running], &[wanted("redis", 1, "new")], None), None, "a new image is no sleep");
+        let database = |hash: &str| {
+            let mut entry = set("postgres", Component::Database, Some(1), 2, 1);
+            entry.restart_hash = Some(hash.to_owned());
+            entry
+        };
+        let least = wanted("postgres", 1, "least");
+        let planned = std::slice::from_ref(&least);
+        assert_eq!(takes_down(&[database("full")], planned, Some(&least)), Some("postgres"));
+        assert_eq!(takes_down(&[database("full")], planned, None), None, "a new size while awake is no sleep");
+        assert_eq!(takes_down(&[database("least")], planned, Some(&least)), None);
+        let replaces = |pods: &[Entry], planned: &[Wanted]| {
+            let entries = [&[database("least")], pods].concat();
+            replaces_for_least(&entries, planned, Some(&least))
+        };
+        let full = pod("postgres-0", Component::Database, false);
+        assert!(replaces(std::slice::from_ref(&full), planned));
+        assert!(!replaces(&[], planned));
+        assert!(!replaces(&[full], &[wanted("postgres", 1, "full")]), "the least size is not its turn yet");
+    }
+}
