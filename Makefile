@@ -13,7 +13,7 @@ TORPOR := cargo run --quiet --package torpor --bin torpor --
 CLUSTER := cargo run --quiet --package torpor-cluster --bin torpor-cluster --
 DEMO := cargo run --quiet --package torpor-cluster --bin torpor-demo --
 
-.PHONY: help demo demo-stop test lint fresh crds generate cluster-up cluster-down deps-check need-cargo need-go
+.PHONY: help demo demo-stop test bench lint fresh crds generate cluster-up cluster-down deps-check need-cargo need-go
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ demo-stop: need-cargo ## Stop what `make demo` left running
 
 test: lint fresh ## All checks: lint, fresh generated files, then every test
 	cargo test --locked --workspace
+
+bench: need-cargo need-go ## Measure sleep and wake: 10,000 tenants, wakes among 500; minutes, prints figures
+	cargo bench --locked --test integration -- $(BENCH)
 
 lint: need-cargo ## Formatting, clippy and missing documentation; any finding is an error
 	cargo fmt --all --check

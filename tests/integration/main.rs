@@ -6,6 +6,7 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::missing_errors_doc)]
 
 mod alone;
+mod bench;
 mod drift;
 mod examples;
 mod faults;
@@ -98,15 +99,19 @@ const ALONE: &[(&str, OwnTest)] = &[
     ),
     ("hibernation::webhooks::nobody_sleeps_unwarned", hibernation::webhooks::nobody_sleeps_unwarned),
     ("hibernation::webhooks::a_dead_receiver_is_given_up", hibernation::webhooks::a_dead_receiver_is_given_up),
-    ("many::thousands_of_tenants_are_stored", many::thousands_of_tenants_are_stored),
     ("receiver::receiver_behaves_as_told", receiver::receiver_behaves_as_told),
 ];
+
+/// Measurements, run by `cargo bench --test integration` and by nothing else.
+const BENCHES: &[(&str, OwnTest)] =
+    &[("bench::ten_thousand_tenants", bench::ten_thousand_tenants), ("bench::wakes_among_500", bench::wakes_among_500)];
 
 fn main() {
     let mut arguments = Arguments::from_args();
     let wanted = |name: &str| arguments.filter.as_deref().is_none_or(|filter| name.contains(filter));
-    let shared: Vec<_> = SHARED.iter().filter(|(name, _)| wanted(name)).collect();
-    let alone: Vec<_> = ALONE.iter().filter(|(name, _)| wanted(name)).collect();
+    let (shared, alone) = if arguments.bench { (&[][..], BENCHES) } else { (SHARED, ALONE) };
+    let shared: Vec<_> = shared.iter().filter(|(name, _)| wanted(name)).collect();
+    let alone: Vec<_> = alone.iter().filter(|(name, _)| wanted(name)).collect();
     let listing = arguments.list;
     let context = if shared.is_empty() || listing { None } else { Some(Arc::new(start())) };
     let mut trials = Vec::new();
@@ -124,6 +129,8 @@ fn main() {
     }
     // Each of these needs both cores for its own cluster.
     arguments.test_threads = Some(1);
+    // Measurements are trials like the others; the library would run none of them as such.
+    arguments.bench = false;
     let trials = alone.into_iter().map(|(name, test)| Trial::test(*name, move || test().map_err(Into::into))).collect();
     let apart = libtest_mimic::run(&arguments, trials);
     if together.has_failed() {

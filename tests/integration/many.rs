@@ -1,17 +1,12 @@
 //! Thousands of Tenants in seconds. kubectl sends one object after the other, which takes twice as long.
 
-use std::time::Instant;
-
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use kube::api::{ApiResource, DynamicObject, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
-use serde_json::{Value, json};
+use serde_json::Value;
 use torpor::api::Tenant;
-use torpor_cluster::{Cluster, Options};
-
-use crate::harness::bare;
-use crate::tenants::{same, tenant};
+use torpor_cluster::Cluster;
 
 /// By then the API server is what is waited for.
 const AT_ONCE: usize = 16;
@@ -36,17 +31,4 @@ pub async fn client(cluster: &Cluster) -> Result<Client, String> {
     let file = Kubeconfig::read_from(cluster.kubeconfig()).map_err(|error| error.to_string())?;
     let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await;
     config.map_err(|error| error.to_string()).and_then(|config| Client::try_from(config).map_err(|e| e.to_string()))
-}
-
-/// Thousands of Tenants are stored in the time that a test has.
-pub fn thousands_of_tenants_are_stored() -> Result<(), String> {
-    const COUNT: u16 = 2_000;
-    let cluster = bare(Options { nodes_per_pool: 0, ..Options::default() })?;
-    let free = (0..COUNT).map(|number| tenant(&format!("t-{number}"), json!({"tier": "free"})));
-    let began = Instant::now();
-    same("created", &create_tenants(&cluster, free)?, &usize::from(COUNT))?;
-    let seconds = began.elapsed().as_secs_f64();
-    println!("many: {COUNT} tenants in {seconds:.1} s, {:.0} a second", f64::from(COUNT) / seconds);
-    let names = cluster.kubectl(["get", "tenants", "-o", "name"]).map_err(|error| format!("{error:#}"))?;
-    same("stored", &names.lines().count(), &usize::from(COUNT))
 }
