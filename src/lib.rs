@@ -8,7 +8,7 @@
 //! | [`api`] | custom resources, conditions, reasons | nothing |
 //! | [`domain`] | names, quantities, tier catalogue, stages | nothing |
 //! | [`validate`] | what a user wrote → values that can be planned, or all problems | nothing |
-//! | [`plan`] | values and a stage → ordered, typed objects | nothing |
+//! | [`plan`] | values and the parts that are up → ordered, typed objects | nothing |
 //! | [`hibernation`] | policy, activity, time → stage, warnings, breaker; who is next | nothing |
 //! | [`placement`] | pools and nodes → members, disputes, marks | nothing |
 //! | [`status`] | old status, observations, outcome → new status | the time, passed in |

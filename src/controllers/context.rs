@@ -197,10 +197,9 @@ impl Memory {
         lock(&self.spoken).insert(key.clone(), now);
     }
 
-    /// How long until this pause has passed since the last status write; `None` when it has.
-    pub fn pause_left(&self, key: &Key, now: Instant, pause: Duration) -> Option<Duration> {
-        let spoken = lock(&self.spoken).get(key).copied()?;
-        pause.checked_sub(now.saturating_duration_since(spoken)).filter(|left| !left.is_zero())
+    /// How long ago the status was written last; `None` when this process has not written it.
+    pub fn silent_for(&self, key: &Key, now: Instant) -> Option<Duration> {
+        lock(&self.spoken).get(key).map(|spoken| now.saturating_duration_since(*spoken))
     }
 
     /// The status written by an earlier pass if the watch still shows the object from before that write.

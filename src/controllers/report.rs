@@ -24,15 +24,21 @@ pub struct Turn {
     pub told: bool,
 }
 
-/// Pauses between two statuses that tell nothing new but the wording of what is under way: as long as that has taken
-/// until now, between these two. A start is told in a few writes however long it takes, and whoever waits for long
-/// still sees the message move.
+/// Shortest and longest pause between two statuses that tell nothing new but the wording of what is under way.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(60));
 
-fn pause<S: Status>(old: &S, now: Timestamp) -> Duration {
-    let since = find(old.conditions(), READY).map(|ready| now.duration_since(ready.last_transition_time));
-    let took = since.and_then(|took| Duration::try_from(took).ok()).unwrap_or_default();
-    took.clamp(PAUSES.0, PAUSES.1)
+/// How long such a status has to wait; `None` when it may be written. The pause is as long as things had been under
+/// way at the last write: a start is told in a few writes however long it takes, and whoever waits for long still
+/// sees the message move. `under_way` is the time until now, `silent` the time since the last write.
+fn wait(under_way: Duration, silent: Duration) -> Option<Duration> {
+    let pause = under_way.saturating_sub(silent).clamp(PAUSES.0, PAUSES.1);
+    pause.checked_sub(silent).filter(|left| !left.is_zero())
+}
+
+/// How long Ready has been what it is.
+fn since<S: Status>(old: &S, now: Timestamp) -> Duration {
+    let took = find(old.conditions(), READY).map(|ready| now.duration_since(ready.last_transition_time));
+    took.and_then(|took| Duration::try_from(took).ok()).unwrap_or_default()
 }
 
 impl Turn {
@@ -92,8 +98,8 @@ pub async fn finish<S: Status>(
         return Turn::of(&outcome, failures, due);
     }
     if outcome.under_way().is_some() && old.urgent() == status.urgent() {
-        let pause = pause(old, context.clock.now());
-        if let Some(left) = context.memory.pause_left(&key, context.clock.monotonic(), pause) {
+        let silent = context.memory.silent_for(&key, context.clock.monotonic());
+        if let Some(left) = silent.and_then(|silent| wait(since(old, context.clock.now()), silent)) {
             return Turn::of(&outcome, failures, due.into_iter().chain([left]).min());
         }
     }
@@ -125,4 +131,24 @@ fn key(kind: Own, metadata: &ObjectMeta) -> Key {
 
 fn ready_reason<S: Status>(status: &S) -> Option<(String, crate::api::ConditionStatus)> {
     find(status.conditions(), READY).map(|ready| (ready.reason.clone(), ready.status))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wording_is_told_seldom_and_ever_more_so() {
+        let seconds = Duration::from_secs;
+        let mut told = vec![0];
+        for now in 1..=200 {
+            let silent = now - told[told.len() - 1];
+            if wait(seconds(now), seconds(silent)).is_none() {
+                told.push(now);
+            }
+        }
+        assert_eq!(told, [0, 10, 20, 40, 80, 140, 200]);
+        assert_eq!(wait(seconds(12), seconds(4)), Some(seconds(6)));
+        assert_eq!(wait(Duration::ZERO, seconds(10)), None, "a wall clock that went back holds nothing up");
+    }
 }

@@ -122,10 +122,11 @@ impl Step {
     async fn enact(&self, context: &Context, tenant: &Tenant, validated: &ValidatedTenant) -> Result<(), Outcome> {
         let namespace = &validated.namespace;
         let entries = context.index.namespace(namespace);
-        if let Some(part) = sight::takes_down(&entries, &self.workloads, self.least.as_ref()) {
+        let down = sight::takes_down(&entries, &self.workloads, self.least.as_ref());
+        // Without a pool there is no PriorityClass, and every pod would be refused; existing ones stay as they are.
+        if let Some(part) = down.filter(|_| !validated.pools.is_empty()) {
             recheck::still_sleeps(context, tenant, self.wanted, part).await?;
         }
-        // Without a pool there is no PriorityClass, and every pod would be refused; existing ones stay as they are.
         let runs_pods = |child: &Child| matches!(child.kind(), ChildKind::StatefulSet | ChildKind::Deployment);
         let now = self.children.iter().filter(|child| !validated.pools.is_empty() || !runs_pods(child));
         let now: Vec<&Child> = now.collect();
@@ -189,7 +190,8 @@ impl Observed {
         if self.done {
             return fleet_views::stalled(&self.views).unwrap_or(Outcome::Done(self.way.wanted));
         }
-        let between = || format!("at stage {}, on the way to {}; {}", self.way.reached, self.way.wanted, self.message);
+        let way = format!("at stage {}, on the way to {}", self.way.reached, self.way.wanted);
+        let between = || if self.message.is_empty() { way.clone() } else { format!("{way}; {}", self.message) };
         match sleeping {
             reasons::WAKING_UP => Outcome::WakingUp(between()),
             reasons::GOING_TO_SLEEP => Outcome::GoingToSleep(between()),

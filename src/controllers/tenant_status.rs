@@ -1,5 +1,6 @@
 //! A Tenant's new status, from the old one and what a pass saw and came to. Pure.
 
+use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 
 use super::outcome::{Outcome, Verdict};
@@ -36,7 +37,7 @@ pub fn compute(tenant: &Tenant, old: &TenantStatus, outcome: &Outcome, view: Vie
             hibernation.since = Some(whole_second(seen.now));
         }
         let reasons = (sleep::reason(&old.conditions), verdict.reason);
-        wake = sleep::wake(old.wake.as_ref(), *way, reasons, (activity::read(tenant).newest, seen.now));
+        wake = sleep::wake(old.wake.as_ref(), *way, reasons, (asked_at(tenant, before.since, seen.now), seen.now));
     }
     let hibernation = sleep::suspension(hibernation, tenant.spec.suspended, seen.now);
     let verdict = view.way.map(|(_, verdict)| verdict);
@@ -60,6 +61,17 @@ pub fn compute(tenant: &Tenant, old: &TenantStatus, outcome: &Outcome, view: Vie
     }
 }
 
+/// A login while the stage was being reached is a little older than that.
+const BEFORE_STAGE: SignedDuration = SignedDuration::from_mins(1);
+
+/// When a wake that begins now was asked for: by the newest activity, unless that is from before the tenant went to
+/// sleep. Then it is a decision or a sleep request that was taken back.
+fn asked_at(tenant: &Tenant, stage_since: Option<Timestamp>, now: Timestamp) -> Timestamp {
+    let newest = activity::read(tenant).newest.min(now);
+    let stale = stage_since.is_some_and(|since| since.duration_since(newest) > BEFORE_STAGE);
+    if stale { now } else { newest }
+}
+
 /// How long a wake took that this status ends.
 pub fn woke(old: &TenantStatus, new: &TenantStatus) -> Option<i64> {
     let ready_at = |status: &TenantStatus| status.wake.as_ref().and_then(|wake| wake.ready_at);
@@ -69,7 +81,6 @@ pub fn woke(old: &TenantStatus, new: &TenantStatus) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
     use serde_json::json;
 
     use super::*;
@@ -113,6 +124,20 @@ mod tests {
         assert_eq!(second(wake.ready_at), Some(50));
         assert_eq!(woke(&again, &done), wake.seconds);
         assert_eq!(woke(&done, &told(&done, false, way(Stage::Active, Stage::Active, false, true), 60)), None);
+    }
+
+    #[test]
+    fn a_wake_is_asked_for_by_activity_or_by_nobody() {
+        let time = |text: &str| text.parse::<Timestamp>().expect("a time");
+        let now = time("2026-02-01T00:00:00Z");
+        let created = time("2026-01-01T00:00:00Z");
+        assert_eq!(asked_at(&tenant(false), Some(time("2026-01-01T00:00:30Z")), now), created);
+        assert_eq!(asked_at(&tenant(false), None, now), created);
+        let back = asked_at(&tenant(false), Some(time("2026-01-15T00:00:00Z")), now);
+        assert_eq!(back, now, "the decision was taken back, nobody came");
+        let mut login = tenant(false);
+        login.annotations_mut().insert("torpor.dev/last-activity".to_owned(), "2026-01-31T23:59:50Z".to_owned());
+        assert_eq!(asked_at(&login, Some(time("2026-01-15T00:00:00Z")), now), time("2026-01-31T23:59:50Z"));
     }
 
     #[test]
