@@ -106,9 +106,13 @@ pub async fn hibernator(cluster: Cluster, start: Start) -> Result<(), Ended> {
         let (tell, (api, selected)) = (tell.clone(), start.store.watched());
         loops.spawn(async move {
             let sink = |event: Event<ConfigMap>| {
-                if let Event::Apply(object) | Event::InitApply(object) = event {
-                    let _ = tell.send(Happened::Breaker(Stored::of(&object)));
-                }
+                let stored = match event {
+                    Event::Apply(object) | Event::InitApply(object) => Stored::of(&object),
+                    // It is saved again.
+                    Event::Delete(_) => Stored::default(),
+                    Event::Init | Event::InitDone => return,
+                };
+                let _ = tell.send(Happened::Breaker(stored));
             };
             watches.run_with("breaker", api, selected, sink).await;
             "breaker"

@@ -232,6 +232,10 @@ pub fn written(facts: &Facts, view: &View, beyond: Beyond, now: Timestamp) -> Wr
 /// While a tenant is awake each login moves its next deadline. That alone is written only when it moved by more than a
 /// 24th of the time until bots stop, so that logins do not each cost a write.
 pub fn worth_writing(facts: &Facts, new: &Written) -> bool {
+    // The end of a suspension is being recorded; until then nobody knows what the decision would be based on.
+    if new.decision.based_on == Timestamp::MAX {
+        return false;
+    }
     let Some(old) = &facts.decision else { return true };
     let words = |conditions: &[Condition]| {
         let one = |c: &Condition| (c.type_.clone(), c.status, c.reason.clone(), c.message.clone());
@@ -316,7 +320,7 @@ fn failed(failing: &Failing) -> Option<Verdict> {
     let Failing { since, error, attempts, gave_up } = failing;
     let shown = *gave_up || *attempts >= SHOWN_AFTER;
     let end = if *gave_up { "it is not tried any more, the Event stands for it" } else { "trying again" };
-    let message = format!("the webhook has not taken the warning since {}: {error}; {end}", whole_second(*since));
+    let message = format!("the warning was not delivered since {}: {error}; {end}", whole_second(*since));
     shown.then(|| holds(reasons::WEBHOOK_FAILED, message))
 }
 

@@ -39,10 +39,10 @@ struct Member {
     permitted: Option<(Timestamp, Stage)>,
 }
 
-/// A notice on its way. It keeps its deadline while it is tried again.
+/// A notice on its way.
 #[derive(Clone, Copy, Debug)]
 struct Telling {
-    notice: Notice,
+    due_at: Timestamp,
     activity: Timestamp,
     since: Timestamp,
     attempts: u32,
@@ -161,7 +161,9 @@ impl Roster {
     /// A Tenant appeared or changed. An older version than the one that is known says nothing.
     pub fn seen(&mut self, facts: Facts, now: Timestamp) {
         let name = facts.name.clone();
-        self.newest_reported = self.newest_reported.max(facts.activity.reported);
+        // A time in the future is somebody's mistake, and would make a silent feed look alive until it comes.
+        let reported = facts.activity.reported.filter(|at| *at <= now);
+        self.newest_reported = self.newest_reported.max(reported);
         match self.members.get_mut(&name) {
             Some(member) if member.facts.uid == facts.uid => {
                 if facts.version < member.facts.version {
@@ -391,10 +393,11 @@ impl Roster {
         let name = self.untold.pop_first()?;
         let member = self.members.get_mut(&name)?;
         let activity = member.facts.activity.newest;
-        let new = member.view(now).gate.notice?;
-        let known = member.telling.filter(|known| known.activity == activity && known.notice.due_at == new.due_at);
+        // Computed anew for each try: one that comes late leaves its whole lead from when it is taken.
+        let notice = member.view(now).gate.notice?;
+        let known = member.telling.filter(|known| known.activity == activity && known.due_at == notice.due_at);
         let mut telling = known.unwrap_or(Telling {
-            notice: new,
+            due_at: notice.due_at,
             activity,
             since: now,
             attempts: 0,
@@ -407,7 +410,7 @@ impl Roster {
         Some(Tell {
             uid: member.facts.uid.clone(),
             tier: member.facts.tier,
-            notice: telling.notice,
+            notice,
             idle_since: activity,
             attempts: telling.attempts,
             name,

@@ -127,6 +127,10 @@ fn each_part_of_a_decision_is_worth_a_write() {
         Seen { generation: 1, now: at("2026-01-02T00:00:00Z") },
     )];
     assert!(worth_writing(&facts, &new));
+    let mut unknown = first.clone();
+    unknown.decision.stage = Stage::DatabaseOnly;
+    unknown.decision.based_on = Timestamp::MAX;
+    assert!(!worth_writing(&facts, &unknown), "the end of a suspension is not recorded yet");
     let mut moved = first;
     moved.decision.based_on = at("2026-01-01T12:00:00Z");
     assert!(!worth_writing(&facts, &moved), "a login alone is not");

@@ -393,9 +393,10 @@ fn a_silent_feed_holds_and_a_hand_does_too() {
         world.tenant(&format!("t{n}"), "free");
     }
     world.log_in("t0");
+    world.annotate("t1", "torpor.dev/last-activity", "2099-01-01T00:00:00Z");
     world.list();
     world.pass(8 * DAY);
-    assert_eq!((world.trip(), world.asleep()), (Some(Trip::FeedSilent), 0));
+    assert_eq!((world.trip(), world.asleep()), (Some(Trip::FeedSilent), 0), "a mistake does not make it alive");
 
     let mut world = four_tiers();
     assert!(world.roster.hold(Some("migration"), world.clock.now()));
@@ -427,7 +428,9 @@ fn nobody_sleeps_unwarned_until_the_receiver_is_given_up() {
     world.deaf = false;
     world.pass(3_600);
     assert_eq!(world.told.len(), 1);
-    world.pass(2 * DAY);
+    world.pass(DAY - 3_600);
+    assert_eq!(world.stage("free"), "Active", "taken late, it leaves its whole lead");
+    world.pass(DAY);
     assert_eq!(world.stage("free"), "DatabaseOnly");
     assert_eq!(world.reason("free", "WarningFailed"), None);
 }
