@@ -66,13 +66,13 @@ fn has_seen_no_pods(entry: &Entry) -> bool {
     }
 }
 
-/// Pods of a part that have not ended for good; a Deployment's count leaves out those that still stop.
+/// Pods of a part, but not an evicted one that nobody deletes. A Deployment's own count leaves out those that stop.
 fn pods(entries: &[Entry], component: Component, fleet: Option<&str>) -> usize {
     let counts = |entry: &&Entry| {
         entry.slot == Slot::Pod
             && entry.component.as_deref() == Some(component.as_str())
             && fleet.is_none_or(|fleet| entry.fleet.as_deref() == Some(fleet))
-            && !matches!(entry.facts, Facts::Pod { ended: true, .. })
+            && (entry.deleting || !matches!(entry.facts, Facts::Pod { ended: true, .. }))
     };
     entries.iter().filter(counts).count()
 }
@@ -158,6 +158,9 @@ mod tests {
         assert_eq!(redis(&[set(Some(0), 1, 0)]), State::Stopping, "its controller may still make one");
         assert_eq!(redis(&[set(Some(0), 2, 0), pod.clone()]), State::Stopping, "the count leaves out what stops");
         assert_eq!(redis(&[set(Some(0), 2, 0), self::pod("redis-0", Component::Redis, true)]), State::Gone, "evicted");
+        let mut leaving = self::pod("redis-0", Component::Redis, true);
+        leaving.deleting = true;
+        assert_eq!(redis(&[set(Some(0), 2, 0), leaving]), State::Stopping, "on its way, and not gone yet");
         assert_eq!(redis(&[set(Some(0), 2, 0)]), State::Gone);
         assert_eq!(redis(&[pod]), State::Starting, "its workload is put anew around it");
     }

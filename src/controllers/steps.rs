@@ -200,10 +200,9 @@ mod tests {
     };
 
     /// What one more step leads to, with every part arriving at once.
-    fn after(seen: Seen, parts: Parts) -> Seen {
+    fn after(parts: Parts) -> Seen {
         let moved = |up: bool| if up { State::Ready } else { State::Gone };
         let small = parts.database == DatabaseSize::Least;
-        let _ = seen;
         Seen {
             database: if small { State::Starting } else { State::Ready },
             shrunk: if small { Shrunk::Ready } else { Shrunk::No },
@@ -280,7 +279,7 @@ mod tests {
             let mut seen = start;
             let mut parts = next(wanted, seen, waking);
             for _ in 0..6 {
-                seen = after(seen, parts);
+                seen = after(parts);
                 parts = next(wanted, seen, waking);
             }
             assert_eq!(parts, Parts::of(wanted), "{wanted} {start:?} {waking}");
@@ -306,7 +305,7 @@ mod tests {
             ];
             let up: Vec<&str> = up.into_iter().filter(|(_, up)| *up).map(|(name, _)| name).collect();
             planned.push(up.join(" "));
-            seen = after(seen, parts);
+            seen = after(parts);
             told = reached(told, wanted, seen, seen == AWAKE);
             stages.push(told);
         }
