@@ -108,7 +108,7 @@ pub fn wakes_among_500() -> Result<(), String> {
 
     together("torpor.dev/sleep-requested-at")?;
     await_all(&rig, sleepers, "Hibernated", LONG)?;
-    rig.await_silence()?;
+    eventually(LONG, || rig.await_silence())?;
     let start = rig.mark()?;
     for name in sleepers {
         runtime.block_on(annotate(admin.clone(), name, "torpor.dev/last-activity"))?;
@@ -118,7 +118,7 @@ pub fn wakes_among_500() -> Result<(), String> {
 
     together("torpor.dev/sleep-requested-at")?;
     await_all(&rig, sleepers, "Hibernated", LONG)?;
-    rig.await_silence()?;
+    eventually(LONG, || rig.await_silence())?;
     let start = rig.mark()?;
     together("torpor.dev/last-activity")?;
     await_awake(&rig, sleepers)?;
