@@ -351,6 +351,12 @@ pub struct Decision {
     /// The deadline that the user was last warned of. No deeper stage is entered before it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warned_for: Option<Timestamp>,
+    /// The stage that this warning named. No deeper one is entered without another warning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warned_stage: Option<Stage>,
+    /// The deadline for which the user was asked, in mode Prompt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked_for: Option<Timestamp>,
     /// The activity for whose idle period `torpor.dev/hibernate: approved` was given, as long as the annotation stands.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approved_for: Option<Timestamp>,

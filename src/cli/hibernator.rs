@@ -96,8 +96,9 @@ pub fn run(args: HibernatorArgs) -> Result<(), Failure> {
         let store = cluster.breaker(&namespace);
         // A breaker that was left open and cannot be read must not be taken for a closed one.
         let stored = store.load().await.map_err(Failure::run)?;
-        let saved = stored.map(|stored| Saved::from_data(&stored.data, clock.now())).unwrap_or_default();
-        let start = Start { clock, catalog, limits, saved, webhook, give_up, store, leader, health, metrics };
+        let saved = stored.as_ref().map(|stored| Saved::from_data(&stored.data, clock.now())).unwrap_or_default();
+        let hold = stored.and_then(|stored| stored.hold);
+        let start = Start { clock, catalog, limits, saved, hold, webhook, give_up, store, leader, health, metrics };
         Ok(hibernation::hibernator(cluster, start).await)
     })
 }
@@ -138,6 +139,8 @@ async fn by_hand(args: HibernatorArgs) -> Result<(), Failure> {
         return write("the breaker is closed; there is nothing to release\n");
     }
     store.release(opening.map(String::as_str)).await.map_err(refused)?;
-    let was = stored.data.get("message").filter(|_| opening.is_some()).or(stored.hold.as_ref());
-    write(&format!("released; it was open because: {}\n", was.map(String::as_str).unwrap_or_default()))
+    let tripped = stored.data.get("message").filter(|_| opening.is_some()).cloned();
+    let by_hand = stored.hold.map(|words| format!("held by hand: {words}"));
+    let why: Vec<String> = tripped.into_iter().chain(by_hand).collect();
+    write(&format!("released; it was open because: {}\n", why.join("; and ")))
 }

@@ -78,13 +78,36 @@ impl StatusWriter {
         metadata: &ObjectMeta,
         status: &impl Serialize,
     ) -> Result<Option<String>, ClusterError> {
+        self.apply(kind, &ObjectMeta { resource_version: None, ..metadata.clone() }, status).await
+    }
+
+    /// The same, but only if the object is still at the resource version that was read.
+    /// Returns `None` also when it has changed meanwhile.
+    ///
+    /// # Errors
+    /// [`ClusterError`], classified.
+    pub async fn write_unchanged(
+        &self,
+        kind: Own,
+        metadata: &ObjectMeta,
+        status: &impl Serialize,
+    ) -> Result<Option<String>, ClusterError> {
+        self.apply(kind, metadata, status).await
+    }
+
+    async fn apply(
+        &self,
+        kind: Own,
+        metadata: &ObjectMeta,
+        status: &impl Serialize,
+    ) -> Result<Option<String>, ClusterError> {
         let name = metadata.name.as_deref().unwrap_or_default();
         let resource = kind.resource();
         // The uid keeps the status from landing on a new object of the same name.
         let body = json!({
             "apiVersion": resource.api_version,
             "kind": resource.kind,
-            "metadata": {"name": name, "uid": metadata.uid},
+            "metadata": {"name": name, "uid": metadata.uid, "resourceVersion": metadata.resource_version},
             "status": status,
         });
         let api = self.api(kind, metadata.namespace.as_deref())?;

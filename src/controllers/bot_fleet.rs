@@ -71,7 +71,7 @@ async fn pass(context: &Context, fleet: &BotFleet) -> Result<(Outcome, View), Ou
     if tenant.metadata.deletion_timestamp.is_some() {
         return Err(Outcome::Waiting("its Tenant is being deleted".to_owned()));
     }
-    let wanted = effective_stage(&activity::facts(tenant));
+    let wanted = effective_stage(&activity::facts(tenant, context.clock.now()));
     let waking = wanted == Stage::Active && tenant.status.as_ref().is_some_and(|s| sleep::slept(&s.conditions));
     let planned = match plan(context, fleet, tenant, wanted, waking).await {
         Ok(planned) => planned,

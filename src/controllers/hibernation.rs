@@ -26,10 +26,10 @@ use crate::cluster::events::Once;
 use crate::cluster::status::Own;
 use crate::domain::catalog::Catalog;
 use crate::domain::stage::Stage;
-use crate::hibernation::breaker::{Breaker, Limits, Saved, Trip};
+use crate::hibernation::breaker::{Breaker, Limits, Open, Saved, Trip};
 use crate::hibernation::gate::NoticeKind;
 use crate::hibernation::member::Facts;
-use crate::hibernation::roster::{Roster, Tell, Wants, Write};
+use crate::hibernation::roster::{NotTold, Roster, Tell, Wants, Write};
 use crate::http::probes::Health;
 use crate::leader::LeaderGuard;
 use crate::metrics::Metrics;
@@ -57,6 +57,8 @@ pub struct Start {
     pub limits: Limits,
     /// The breaker as it was left.
     pub saved: Saved,
+    /// Somebody's words by which all sleep is held.
+    pub hold: Option<String>,
     /// Where warnings go beside their Event.
     pub webhook: Option<Arc<Webhook>>,
     /// A warning that the webhook does not take for so long counts as given.
@@ -77,8 +79,9 @@ enum Happened {
     Gone(Arc<str>),
     Listed(HashSet<String>),
     Breaker(Stored),
+    BreakerGone,
     Wrote(Write, Result<Option<u64>, ClusterError>),
-    Told(Tell, Result<(), String>),
+    Told(Tell, Result<(), NotTold>),
     ApiTime(SignedDuration),
     Saved,
 }
@@ -106,13 +109,12 @@ pub async fn hibernator(cluster: Cluster, start: Start) -> Result<(), Ended> {
         let (tell, (api, selected)) = (tell.clone(), start.store.watched());
         loops.spawn(async move {
             let sink = |event: Event<ConfigMap>| {
-                let stored = match event {
-                    Event::Apply(object) | Event::InitApply(object) => Stored::of(&object),
-                    // It is saved again.
-                    Event::Delete(_) => Stored::default(),
+                let happened = match event {
+                    Event::Apply(object) | Event::InitApply(object) => Happened::Breaker(Stored::of(&object)),
+                    Event::Delete(_) => Happened::BreakerGone,
                     Event::Init | Event::InitDone => return,
                 };
-                let _ = tell.send(Happened::Breaker(stored));
+                let _ = tell.send(happened);
             };
             watches.run_with("breaker", api, selected, sink).await;
             "breaker"
@@ -120,7 +122,8 @@ pub async fn hibernator(cluster: Cluster, start: Start) -> Result<(), Ended> {
     }
     let policies = policies_hash(&start.catalog);
     let breaker = Breaker::new(start.limits, start.saved.clone(), &policies);
-    let roster = Roster::new(breaker, start.give_up);
+    let mut roster = Roster::new(breaker, start.give_up);
+    roster.hold(start.hold.as_deref(), start.clock.now());
     let shell = Shell { cluster: Arc::new(cluster), start, tell, roster, under_way: UnderWay::default() };
     loops.spawn(async move {
         shell.run(told).await;
@@ -213,6 +216,14 @@ impl Shell {
                 tracing::info!(tenants = self.roster.len(), due = self.roster.due(), "all tenants are known");
             }
             Happened::Breaker(stored) => self.breaker_changed(&stored, now),
+            Happened::BreakerGone => {
+                if self.roster.hold_lost(now) {
+                    tracing::warn!(
+                        "the breaker's ConfigMap was deleted while it held; it stays open until it is released"
+                    );
+                }
+                self.save();
+            }
             Happened::Wrote(write, answer) => {
                 self.under_way.writes -= 1;
                 self.written(&write, answer, now);
@@ -222,17 +233,17 @@ impl Shell {
                 self.start.metrics.warned("delivered");
                 self.roster.told(&tell, now);
             }
-            Happened::Told(tell, Err(error)) => {
+            Happened::Told(tell, Err(failed)) => {
                 self.under_way.notices -= 1;
                 self.start.metrics.warned("failed");
                 let pause = webhook::Backoff::new(&tell.id()).pause(tell.attempts + 1);
-                tracing::warn!(tenant = &*tell.name, error, "a warning was not delivered; trying again in {pause:?}");
-                self.roster.not_told(&tell, error, pause.try_into().unwrap_or(SignedDuration::MAX), now);
+                tracing::warn!(tenant = &*tell.name, error = %failed, "a warning was not given; trying again in {pause:?}");
+                self.roster.not_told(&tell, failed, pause.try_into().unwrap_or(SignedDuration::MAX), now);
             }
             Happened::ApiTime(ahead) => {
                 self.under_way.clock = false;
                 if self.roster.clock_checked(ahead, now, self.start.clock.monotonic()) {
-                    self.opened();
+                    self.tripped();
                 }
             }
             Happened::Saved => {
@@ -246,7 +257,7 @@ impl Shell {
 
     fn serve(&mut self, wants: Wants, now: Timestamp) {
         if wants.save {
-            self.opened();
+            self.tripped();
         }
         if wants.check_clock && !std::mem::replace(&mut self.under_way.clock, true) {
             self.check_clock();
@@ -270,13 +281,18 @@ impl Shell {
         self.start.metrics.set_due(self.roster.due());
     }
 
-    /// The breaker has opened: said in the log and by an Event, and kept for the next process.
-    fn opened(&mut self) {
-        let Some(open) = self.roster.breaker().open().cloned() else { return };
+    /// The breaker has opened, which is kept for the next process.
+    fn tripped(&mut self) {
+        self.opened(self.roster.breaker().saved().open.as_ref());
+        self.save();
+    }
+
+    /// Said in the log and by an Event.
+    fn opened(&self, open: Option<&Open>) {
+        let Some(open) = open else { return };
         tracing::warn!(reason = open.reason.as_str(), "the breaker is open, nobody falls asleep: {}", open.message);
         let note = format!("nobody falls asleep: {}; after a look: torpor hibernator --release", open.message);
         self.event("BreakerOpened", EventType::Warning, note);
-        self.save();
     }
 
     fn event(&self, reason: &'static str, type_: EventType, note: String) {
@@ -288,7 +304,7 @@ impl Shell {
     fn breaker_changed(&mut self, stored: &Stored, now: Timestamp) {
         if self.roster.hold(stored.hold.as_deref(), now) {
             if stored.hold.is_some() {
-                self.opened();
+                self.opened(self.roster.breaker().open());
             } else {
                 tracing::info!("sleep is no longer held by hand");
             }
@@ -346,7 +362,14 @@ impl Shell {
                 }),
                 ..TenantStatus::default()
             };
-            let answer = status.write(Own::Tenant, &metadata(&write.name, &write.uid), &part).await;
+            let mut about = metadata(&write.name, &write.uid);
+            // A deeper stage is decided about the Tenant as it is, not about one that has changed meanwhile.
+            let answer = if write.written.decision.stage > write.before {
+                about.resource_version = Some(write.version.to_string());
+                status.write_unchanged(Own::Tenant, &about, &part).await
+            } else {
+                status.write(Own::Tenant, &about, &part).await
+            };
             let version = answer.map(|version| version.and_then(|version| version.parse().ok()));
             let _ = tell.send(Happened::Wrote(write, version));
         });
@@ -363,7 +386,7 @@ impl Shell {
                 }
                 self.events_of(write);
             }
-            // Gone, or another of its name has come; the watch tells.
+            // It has changed or gone, or another of its name has come; the watch tells.
             Ok(None) => self.roster.not_written(write, now),
             Err(error) => {
                 tracing::warn!(tenant = &*write.name, %error, "a decision was not written; trying again");
@@ -401,12 +424,13 @@ impl Shell {
             };
             let once = Once { id: &id, at: now, reason, note: &note };
             let about = metadata(&tell.name, &tell.uid);
-            let published = events.publish_once(Own::Tenant, &about, once).await;
-            let given = match (published, hook) {
-                (Err(error), _) => Err(error.to_string()),
+            let recorded = if tell.recorded { Ok(()) } else { events.publish_once(Own::Tenant, &about, once).await };
+            let given = match (recorded, hook) {
+                (Err(error), _) => Err(NotTold::Event(error.to_string())),
                 (Ok(()), None) => Ok(()),
                 (Ok(()), Some(hook)) => {
-                    hook.deliver(&warning(&tell, id, note), now).await.map_err(|error| error.to_string())
+                    let delivered = hook.deliver(&warning(&tell, id, note), now).await;
+                    delivered.map_err(|error| NotTold::Webhook(error.to_string()))
                 }
             };
             let _ = channel.send(Happened::Told(tell, given));

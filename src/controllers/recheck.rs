@@ -1,5 +1,6 @@
 //! The last look before something is taken down for a stage: activity always wins.
 
+use jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::context::Context;
@@ -17,17 +18,17 @@ use crate::domain::stage::{Stage, effective_stage};
 pub async fn still_sleeps(context: &Context, tenant: &Tenant, wanted: Stage, part: &str) -> Result<(), Outcome> {
     let name = tenant.name_any();
     let live = context.reader.tenant(&name).await.map_err(|error| Outcome::Transient(error.to_string()))?;
-    if live.is_some_and(|live| agrees(tenant, wanted, &live)) {
+    if live.is_some_and(|live| agrees(tenant, wanted, &live, context.clock.now())) {
         return Ok(());
     }
     tracing::info!(tenant = name, part, stage = wanted.as_str(), "not taken down: the Tenant has changed meanwhile");
     Err(Outcome::Again)
 }
 
-fn agrees(tenant: &Tenant, wanted: Stage, live: &Tenant) -> bool {
+fn agrees(tenant: &Tenant, wanted: Stage, live: &Tenant, now: Timestamp) -> bool {
     live.metadata.uid == tenant.metadata.uid
         && live.metadata.deletion_timestamp.is_none()
-        && effective_stage(&activity::facts(live)) >= wanted
+        && effective_stage(&activity::facts(live, now)) >= wanted
 }
 
 #[cfg(test)]
@@ -48,7 +49,7 @@ mod tests {
             .expect("a tenant")
         };
         let assumed = tenant("1", false, "ServicesStopped");
-        let ok = |live: &Tenant| agrees(&assumed, Stage::ServicesStopped, live);
+        let ok = |live: &Tenant| agrees(&assumed, Stage::ServicesStopped, live, Timestamp::UNIX_EPOCH);
         assert!(ok(&assumed));
         assert!(ok(&tenant("1", true, "Active")), "deeper is no objection");
         assert!(!ok(&tenant("1", false, "BotsStopped")));

@@ -66,7 +66,7 @@ async fn pass(context: &Context, tenant: &Tenant, old: &TenantStatus) -> (Outcom
         Ok(validated) => validated,
         Err(problems) => return (Outcome::Invalid(problems), view),
     };
-    let wanted = effective_stage(&activity::facts(tenant));
+    let wanted = effective_stage(&activity::facts(tenant, context.clock.now()));
     let step = Step::next(context, &validated, wanted, sleep::slept(&old.conditions));
     view.placement = Some(Placement { pools: validated.pools.clone() });
     view.cost = Some(cost(&validated, &step.children, &context.fleets_of(&validated.namespace)));

@@ -1,6 +1,6 @@
 //! When a tenant's user was last seen, told from what its Tenant carries.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 
 use super::names::annotation;
@@ -19,6 +19,41 @@ pub struct Activity {
     pub sleep_requested_at: Option<Timestamp>,
     /// Annotations that hold no time.
     pub malformed: Vec<&'static str>,
+}
+
+/// Clocks of whoever reports times and of ours may differ by so much before a time counts as lying in the future.
+const SKEW: SignedDuration = SignedDuration::from_mins(1);
+
+fn in_future(at: Timestamp, now: Timestamp) -> bool {
+    at.duration_since(now) > SKEW
+}
+
+/// From when on that time no longer lies in the future.
+pub fn comes_true(at: Timestamp) -> Timestamp {
+    at.checked_sub(SKEW).unwrap_or(Timestamp::MIN)
+}
+
+impl Activity {
+    /// Something that tells of activity cannot be read, so the newest may be unknown, and the tenant stays awake.
+    pub fn doubtful(&self) -> bool {
+        self.malformed.iter().any(|key| [annotation::LAST_ACTIVITY, annotation::WAKE_REQUESTED_AT].contains(key))
+    }
+
+    /// When manual sleep was asked for. A request that names a time in the future is most likely a mistake, and no
+    /// later activity would be newer; it does not count before that time.
+    pub fn sleep_request(&self, now: Timestamp) -> Option<Timestamp> {
+        self.sleep_requested_at.filter(|at| !in_future(*at, now))
+    }
+
+    /// The newest activity if it lies in the future.
+    pub fn ahead(&self, now: Timestamp) -> Option<Timestamp> {
+        Some(self.newest).filter(|newest| *newest != Timestamp::MAX && in_future(*newest, now))
+    }
+
+    /// The sleep request if it lies in the future.
+    pub fn sleep_request_ahead(&self, now: Timestamp) -> Option<Timestamp> {
+        self.sleep_requested_at.filter(|at| in_future(*at, now))
+    }
 }
 
 /// Reads it. An annotation that holds no time counts as absent.
@@ -47,15 +82,16 @@ pub fn read(tenant: &Tenant) -> Activity {
     Activity { newest: newest.unwrap_or(Timestamp::MAX), reported, sleep_requested_at, malformed }
 }
 
-/// The facts that decide a tenant's stage.
-pub fn facts(tenant: &Tenant) -> SleepFacts {
+/// The facts that decide a tenant's stage at `now`.
+pub fn facts(tenant: &Tenant, now: Timestamp) -> SleepFacts {
     let activity = read(tenant);
     let sleep = tenant.status.as_ref().and_then(|status| status.hibernation.as_ref());
     let decision = sleep.and_then(|sleep| sleep.decision.as_ref());
     SleepFacts {
         suspended: tenant.spec.suspended,
+        doubtful: activity.doubtful(),
         newest_activity: activity.newest,
-        sleep_requested_at: activity.sleep_requested_at,
+        sleep_requested_at: activity.sleep_request(now),
         decision: decision.map(|decision| (decision.stage, decision.based_on)),
     }
 }
@@ -75,7 +111,7 @@ mod tests {
             "status": status,
         }))
         .expect("a tenant");
-        effective_stage(&facts(&tenant))
+        effective_stage(&facts(&tenant, "2026-06-01T00:00:00Z".parse().expect("a time")))
     }
 
     #[test]
@@ -97,7 +133,20 @@ mod tests {
         assert_eq!(stage(false, annotations("2026-01-02T00:00:01Z"), json!({})), Stage::DatabaseOnly);
         assert_eq!(stage(false, annotations("2026-01-02T00:00:00Z"), json!({})), Stage::Active, "a tie means awake");
         assert_eq!(stage(false, annotations("soon"), json!({})), Stage::Active, "unreadable means awake");
+        assert_eq!(stage(false, annotations("2026-06-01T00:01:00Z"), json!({})), Stage::DatabaseOnly, "clocks differ");
+        assert_eq!(stage(false, annotations("2026-06-01T00:01:01Z"), json!({})), Stage::Active, "not before its time");
         assert_eq!(stage(true, annotations("soon"), json!({})), Stage::DatabaseOnly, "suspension asks nobody");
+    }
+
+    #[test]
+    fn activity_that_cannot_be_read_keeps_awake() {
+        let status = json!({"hibernation": {"decision": {"stage": "DatabaseOnly", "basedOn": "2026-01-01T00:00:00Z"}}});
+        assert_eq!(stage(false, json!({}), status.clone()), Stage::DatabaseOnly);
+        for key in ["torpor.dev/last-activity", "torpor.dev/wake-requested-at"] {
+            let asked = json!({key: "today", "torpor.dev/sleep-requested-at": "2026-01-03T00:00:00Z"});
+            assert_eq!(stage(false, asked.clone(), status.clone()), Stage::Active, "{key}");
+            assert_eq!(stage(true, asked, status.clone()), Stage::DatabaseOnly, "suspension asks nobody");
+        }
     }
 
     #[test]

@@ -58,6 +58,8 @@ impl std::str::FromStr for Stage {
 pub struct SleepFacts {
     /// `spec.suspended`.
     pub suspended: bool,
+    /// Something that tells of activity cannot be read.
+    pub doubtful: bool,
     /// The newest activity; a tenant without any counts from its creation.
     pub newest_activity: Timestamp,
     /// When manual sleep was asked for.
@@ -71,6 +73,9 @@ pub struct SleepFacts {
 pub fn effective_stage(facts: &SleepFacts) -> Stage {
     if facts.suspended {
         return Stage::DatabaseOnly;
+    }
+    if facts.doubtful {
+        return Stage::Active;
     }
     if facts.sleep_requested_at.is_some_and(|at| at > facts.newest_activity) {
         return Stage::DatabaseOnly;

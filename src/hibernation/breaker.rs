@@ -9,6 +9,8 @@ use jiff::{SignedDuration, Timestamp};
 
 /// Time over which tenants that fall asleep are counted.
 const WINDOW: SignedDuration = SignedDuration::from_hours(1);
+/// A release excuses nothing after this time: a day of leads is over by then.
+const RELEASE_COUNTS: SignedDuration = SignedDuration::from_hours(24);
 /// Time over which the pace is kept.
 const PACE: SignedDuration = SignedDuration::from_mins(1);
 
@@ -131,7 +133,9 @@ impl Saved {
             message: text("message").to_owned(),
             since: time("since").unwrap_or(now),
         });
-        Saved { open, released_at: time("releasedAt"), policies: text("policies").to_owned() }
+        // A release excuses what was due when somebody looked. One from the future would excuse everything to come.
+        let released_at = time("releasedAt").filter(|at| *at <= now && now.duration_since(*at) < RELEASE_COUNTS);
+        Saved { open, released_at, policies: text("policies").to_owned() }
     }
 }
 
@@ -160,7 +164,9 @@ impl Breaker {
     /// The breaker as it was left, for a process with these policies.
     pub fn new(limits: Limits, saved: Saved, policies: &str) -> Self {
         let policies_changed = !saved.policies.is_empty() && saved.policies != policies;
-        let saved = Saved { policies: policies.to_owned(), ..saved };
+        // Whoever released it then did not know these policies.
+        let released_at = saved.released_at.filter(|_| !policies_changed);
+        let saved = Saved { policies: policies.to_owned(), released_at, ..saved };
         Breaker { limits, saved, by_hand: None, policies_changed, slept: HashMap::new(), clocks: None }
     }
 
@@ -182,6 +188,18 @@ impl Breaker {
             return false;
         }
         self.by_hand = message.map(|message| Open { reason: Trip::ByHand, message, since: now });
+        if self.by_hand.is_none() {
+            // Whoever lets go has looked: what became due meanwhile is no news.
+            self.saved.released_at = Some(now);
+        }
+        true
+    }
+
+    /// What somebody's hold was written on has gone. Nobody has let go of it, so it becomes an opening of its own.
+    /// `true` when there was a hold.
+    pub fn hold_lost(&mut self, now: Timestamp) -> bool {
+        let Some(hold) = self.by_hand.take() else { return false };
+        self.saved.open.get_or_insert(Open { since: now, ..hold });
         true
     }
 

@@ -17,7 +17,7 @@ pub struct Situation {
     pub activity: Timestamp,
     /// Something that tells of activity cannot be read, so the newest may be unknown.
     pub doubtful: bool,
-    /// When manual sleep was asked for.
+    /// When manual sleep was asked for; never a time in the future.
     pub sleep_requested_at: Option<Timestamp>,
     /// The user agreed to sleep, and for the idle period since `activity`.
     pub approved: bool,
@@ -73,11 +73,11 @@ pub fn decide(situation: &Situation, now: Timestamp) -> Due {
     if situation.suspended {
         return settled(Stage::DatabaseOnly, Why::Suspended);
     }
-    if situation.sleep_requested_at.is_some_and(|at| at > situation.activity) {
-        return settled(Stage::DatabaseOnly, Why::SleepRequested);
-    }
     if situation.doubtful {
         return settled(Stage::Active, Why::Doubtful);
+    }
+    if situation.sleep_requested_at.is_some_and(|at| at > situation.activity) {
+        return settled(Stage::DatabaseOnly, Why::SleepRequested);
     }
     let asks = match situation.policy.mode {
         HibernationMode::Never => return settled(Stage::Active, Why::NeverSleeps),

@@ -12,22 +12,49 @@ use crate::api::HibernationMode;
 use crate::api::tenant::Decision;
 use crate::domain::stage::Stage;
 
+/// What a warning said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Announced {
+    /// From when on the stage may be entered.
+    pub at: Timestamp,
+    /// The deepest stage that was named.
+    pub stage: Stage,
+}
+
 /// What earlier decisions say of the present idle period.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Record {
-    /// The stage that was decided.
+    /// The stage that was decided because of idleness. A suspension or a request needs no warning, and its stage is
+    /// none to go on from when it ends.
     pub stage: Stage,
-    /// The latest deadline that the user was warned of.
-    pub warned_for: Option<Timestamp>,
+    /// The last warning.
+    pub warned: Option<Announced>,
+    /// The deadline for which the user was asked.
+    pub asked_for: Option<Timestamp>,
 }
 
 impl Record {
     /// Reads the last decision. One that was based on another activity says nothing of this idle period.
-    pub fn of(decision: Option<&Decision>, activity: Timestamp) -> Self {
-        match decision.filter(|decision| decision.based_on == activity) {
-            Some(decision) => Record { stage: decision.stage, warned_for: decision.warned_for },
-            None => Record::default(),
-        }
+    pub fn of(decision: Option<&Decision>, situation: &Situation) -> Self {
+        let Some(decision) = decision.filter(|decision| decision.based_on == situation.activity) else {
+            return Record::default();
+        };
+        let warned = decision.warned_for.zip(decision.warned_stage).map(|(at, stage)| Announced { at, stage });
+        let record = Record { stage: decision.stage, warned, asked_for: decision.asked_for };
+        Record { stage: record.stage.min(record.agreed(situation)), ..record }
+    }
+
+    /// The deepest stage that its user was warned of, or asked about and agreed to.
+    fn agreed(&self, situation: &Situation) -> Stage {
+        let warned = self.warned.map_or(Stage::Active, |warned| warned.stage);
+        warned.max(self.answered(situation).map_or(Stage::Active, |answered| answered.stage))
+    }
+
+    /// A question that was answered with yes is as good as a warning; one that was not answered is none.
+    fn answered(&self, situation: &Situation) -> Option<Announced> {
+        let asks = situation.policy.mode == HibernationMode::Prompt && situation.approved;
+        let at = self.asked_for.filter(|_| asks)?;
+        Some(Announced { at, stage: stage_at(&deadlines(&situation.policy, situation.activity), at) })
     }
 }
 
@@ -52,6 +79,9 @@ pub struct Notice {
     /// The moment from which on the stage may be entered.
     pub deadline: Timestamp,
 }
+
+/// Seconds by which a warning may be late in any case, before its deadline moves.
+const SLACK: i64 = 2;
 
 /// What a due stage waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,17 +125,17 @@ pub fn gate(situation: &Situation, due: &Due, record: &Record, now: Timestamp) -
 fn before_next(stay: Gate, situation: &Situation, due: &Due, record: &Record, now: Timestamp) -> Gate {
     let Some(next) = due.next else { return stay };
     let asks = situation.policy.mode == HibernationMode::Prompt && !situation.approved;
-    let warned = asks || record.warned_for.is_some_and(|warned| warned >= next.at);
+    let warned = record.warned.is_some_and(|warned| warned.at >= next.at && warned.stage >= next.stage);
+    let warned = asks || warned;
     if warned || now < next.warn_at {
         return Gate { look_again: Some(if warned { next.at } else { next.warn_at }), ..stay };
     }
-    let notice = Notice { kind: NoticeKind::Warning, stage: next.stage, due_at: next.at, deadline: next.at };
-    Gate { notice: Some(notice), look_again: Some(next.at), ..stay }
+    Gate { notice: Some(warning(situation, &next, now)), look_again: Some(next.at), ..stay }
 }
 
 fn question(stay: Gate, situation: &Situation, record: &Record) -> Gate {
     let first = deadlines(&situation.policy, situation.activity).into_iter().next();
-    let notice = first.filter(|first| record.warned_for.is_none_or(|asked| asked < first.at)).map(|first| Notice {
+    let notice = first.filter(|first| record.asked_for.is_none_or(|asked| asked < first.at)).map(|first| Notice {
         kind: NoticeKind::Question,
         stage: first.stage,
         due_at: first.at,
@@ -115,26 +145,30 @@ fn question(stay: Gate, situation: &Situation, record: &Record) -> Gate {
 }
 
 fn deeper(stay: Gate, situation: &Situation, due: &Due, record: &Record, now: Timestamp) -> Gate {
-    let deadlines = deadlines(&situation.policy, situation.activity);
     let stay = Gate { stage: record.stage, ..stay };
-    let announced = record.warned_for.filter(|warned| stage_at(&deadlines, *warned) > record.stage);
-    match announced {
-        Some(at) if at <= now => Gate { stage: stage_at(&deadlines, at).min(due.stage), falls_asleep: true, ..stay },
-        Some(at) => Gate { wait: Some(Wait::Announced(at)), look_again: Some(at), ..stay },
-        None => {
-            let late = deadlines.iter().rev().find(|deadline| deadline.at <= now);
-            let notice = late.map(|missed| late_notice(missed, now));
-            Gate { wait: Some(Wait::Warning), notice, ..stay }
-        }
+    let said = [record.answered(situation), record.warned];
+    let said: Vec<Announced> = said.into_iter().flatten().filter(|said| said.stage > record.stage).collect();
+    let come = said.iter().filter(|said| said.at <= now).map(|said| said.stage).max();
+    if let Some(stage) = come {
+        return Gate { stage: stage.min(due.stage), falls_asleep: true, ..stay };
     }
+    if let Some(at) = said.iter().map(|said| said.at).min() {
+        return Gate { wait: Some(Wait::Announced(at)), look_again: Some(at), ..stay };
+    }
+    let missed = deadlines(&situation.policy, situation.activity).into_iter().rev().find(|missed| missed.at <= now);
+    Gate { wait: Some(Wait::Warning), notice: missed.map(|missed| warning(situation, &missed, now)), ..stay }
 }
 
-/// The warning that was missed, with the whole lead from now on.
-fn late_notice(missed: &Deadline, now: Timestamp) -> Notice {
-    let lead = missed.at.duration_since(missed.warn_at).as_secs();
+/// The warning of a deadline. One that comes late names a moment a whole lead from now, and the stage of that moment.
+fn warning(situation: &Situation, about: &Deadline, now: Timestamp) -> Notice {
+    let lead = about.at.duration_since(about.warn_at).as_secs();
+    let late = now > later(about.warn_at, SLACK.max(lead / 10));
     // Rounded up, for Kubernetes shows whole seconds.
-    let deadline = Timestamp::from_second(later(now, lead + 1).as_second()).unwrap_or(Timestamp::MAX);
-    Notice { kind: NoticeKind::Warning, stage: missed.stage, due_at: missed.at, deadline }
+    let whole_lead = || Timestamp::from_second(later(now, lead + 1).as_second()).unwrap_or(Timestamp::MAX);
+    let deadline = if late { whole_lead().max(about.at) } else { about.at };
+    let all = deadlines(&situation.policy, situation.activity);
+    let named = all.into_iter().rev().find(|named| named.at <= deadline).unwrap_or(*about);
+    Notice { kind: NoticeKind::Warning, stage: named.stage, due_at: named.at, deadline }
 }
 
 #[cfg(test)]

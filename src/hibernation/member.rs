@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use kube::ResourceExt;
 
 use super::decide::{Due, Situation, Why, decide};
-use super::gate::{Gate, Record, Wait, gate};
+use super::gate::{Announced, Gate, Notice, NoticeKind, Record, Wait, gate};
 use crate::api::conditions::{ACTIVITY_INVALID, SLEEP_HELD, WARNING_FAILED, reasons};
 use crate::api::tenant::Decision;
 use crate::api::{Condition, ConditionStatus, Tenant, Tier};
@@ -19,8 +19,6 @@ use crate::domain::stage::Stage;
 use crate::status::{Seen, condition, whole_second};
 use crate::validate;
 
-/// Clocks of gateway and hibernator may differ by so much before a time in the future is worth a word.
-const SKEW: SignedDuration = SignedDuration::from_mins(1);
 /// The value of the annotation `torpor.dev/hibernate` by which a user agrees.
 const APPROVED: &str = "approved";
 
@@ -101,6 +99,14 @@ impl Facts {
     }
 }
 
+impl Facts {
+    /// When a time that lies in the future will no longer be worth a word.
+    pub fn comes_true_at(&self, now: Timestamp) -> Option<Timestamp> {
+        let ahead = [self.activity.ahead(now), self.activity.sleep_request_ahead(now)];
+        ahead.into_iter().flatten().min().map(activity::comes_true)
+    }
+}
+
 /// When the manager of an annotation last wrote.
 fn annotated_at(managed: &[ManagedFieldsEntry], key: &str) -> Option<Timestamp> {
     let field = format!("f:{key}");
@@ -126,22 +132,27 @@ pub struct View {
 }
 
 impl View {
-    /// `warned_for` is the deadline of a warning that was given and is not in any decision yet.
-    pub fn of(facts: &Facts, warned_for: Option<Timestamp>, now: Timestamp) -> Self {
+    /// `told` is a notice that was given and is not in any decision yet.
+    pub fn of(facts: &Facts, told: Option<&Notice>, now: Timestamp) -> Self {
         let approved_for = facts.approved_for();
         let activity = facts.activity.newest;
-        let told_activity = |key: &&str| [annotation::LAST_ACTIVITY, annotation::WAKE_REQUESTED_AT].contains(key);
         let situation = Situation {
             policy: facts.policy.unwrap_or(NO_POLICY),
             suspended: facts.suspended,
             activity,
-            doubtful: facts.policy.is_none() || facts.activity.malformed.iter().any(told_activity),
-            sleep_requested_at: facts.activity.sleep_requested_at,
+            doubtful: facts.policy.is_none() || facts.activity.doubtful(),
+            sleep_requested_at: facts.activity.sleep_request(now),
             approved: approved_for == Some(activity),
         };
         let due = decide(&situation, now);
-        let mut record = Record::of(facts.decision.as_ref(), activity);
-        record.warned_for = record.warned_for.max(warned_for);
+        let mut record = Record::of(facts.decision.as_ref(), &situation);
+        match told {
+            Some(told) if told.kind == NoticeKind::Warning => {
+                record.warned = Some(Announced { at: told.deadline, stage: told.stage });
+            }
+            Some(told) => record.asked_for = Some(told.due_at),
+            None => {}
+        }
         let gate = gate(&situation, &due, &record, now);
         View { situation, due, record, gate, approved_for }
     }
@@ -180,6 +191,9 @@ pub struct Failing {
     pub gave_up: bool,
 }
 
+/// The schema takes no more; somebody's words why sleep is held may be longer.
+const HELD_LENGTH: usize = 1_000;
+
 /// Failures in a row before a status shows them: one hiccup is no news.
 const SHOWN_AFTER: u32 = 3;
 
@@ -202,7 +216,7 @@ pub fn written(facts: &Facts, view: &View, beyond: Beyond, now: Timestamp) -> Wr
     let next = match gate.wait {
         Some(Wait::Announced(at)) => Some(at),
         Some(Wait::Warning | Wait::Approval) => None,
-        None => due.next.map(|next| next.at.max(record.warned_for.unwrap_or(next.at))),
+        None => due.next.map(|next| next.at.max(record.warned.map_or(next.at, |warned| warned.at))),
     };
     let next = next.filter(|_| beyond.breaker.is_none() || stage == Stage::Active && due.stage == Stage::Active);
     let decision = Decision {
@@ -211,9 +225,11 @@ pub fn written(facts: &Facts, view: &View, beyond: Beyond, now: Timestamp) -> Wr
         decided_at: same.map_or(Some(whole_second(now)), |old| old.decided_at),
         reason: Some(reason(view, stage)),
         next_transition_time: next,
-        warned_for: record.warned_for,
+        warned_for: record.warned.map(|warned| warned.at),
+        warned_stage: record.warned.map(|warned| warned.stage),
+        asked_for: record.asked_for,
         approved_for: view.approved_for,
-        held: hold.as_ref().map(|verdict| verdict.message.clone()),
+        held: hold.as_ref().map(|verdict| verdict.message.chars().take(HELD_LENGTH).collect()),
     };
     let seen = Seen { generation: facts.generation, now };
     let verdicts = [
@@ -224,7 +240,19 @@ pub fn written(facts: &Facts, view: &View, beyond: Beyond, now: Timestamp) -> Wr
     let told = |(type_, verdict): (&str, Option<Verdict>)| {
         verdict.map(|verdict| condition(&facts.conditions, type_, &verdict, seen))
     };
-    Written { decision, conditions: verdicts.into_iter().filter_map(told).collect() }
+    let mut conditions: Vec<Condition> = verdicts.into_iter().filter_map(told).collect();
+    if beyond.failing.is_none() {
+        conditions.extend(given_up_before(facts, &decision).cloned());
+    }
+    Written { decision, conditions }
+}
+
+/// The condition that another process left when it gave a warning up, as long as that warning is the last one.
+fn given_up_before<'a>(facts: &'a Facts, decision: &Decision) -> Option<&'a Condition> {
+    let notices = |decision: &Decision| (decision.based_on, decision.warned_for, decision.asked_for);
+    let same = facts.decision.as_ref().is_some_and(|old| notices(old) == notices(decision));
+    let told = decision.warned_for.or(decision.asked_for).is_some();
+    facts.conditions.iter().find(|condition| condition.type_ == WARNING_FAILED).filter(|_| same && told)
 }
 
 /// Whether that says anything that the Tenant's status does not say yet.
@@ -257,6 +285,8 @@ pub fn worth_writing(facts: &Facts, new: &Written) -> bool {
         || old.held != new_decision.held
         || old.reason != new_decision.reason
         || old.warned_for != new_decision.warned_for
+        || old.warned_stage != new_decision.warned_stage
+        || old.asked_for != new_decision.asked_for
         || old.approved_for != new_decision.approved_for
         || words(&facts.conditions) != words(&new.conditions)
 }
@@ -338,10 +368,17 @@ fn invalid(facts: &Facts, now: Timestamp) -> Option<Verdict> {
     if !malformed.is_empty() {
         return Some(holds(reasons::MALFORMED, malformed.join("; ")));
     }
-    let newest = facts.activity.newest;
-    let future = newest != Timestamp::MAX && newest.duration_since(now) > SKEW;
-    let message = || format!("the newest activity, {newest}, lies in the future and counts as now");
-    future.then(|| holds(reasons::FUTURE, message()))
+    let mut future = Vec::new();
+    if let Some(newest) = facts.activity.ahead(now) {
+        future.push(format!("the newest activity, {newest}, lies in the future and counts as now"));
+    }
+    if let Some(asked) = facts.activity.sleep_request_ahead(now) {
+        future.push(format!(
+            "annotation {} names {asked}, which lies in the future, and is ignored until then",
+            annotation::SLEEP_REQUESTED_AT
+        ));
+    }
+    (!future.is_empty()).then(|| holds(reasons::FUTURE, future.join("; ")))
 }
 
 #[cfg(test)]

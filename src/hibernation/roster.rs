@@ -28,12 +28,14 @@ struct Member {
     timer: Option<Timestamp>,
     /// Its place among those that are ready.
     ready: Option<Timestamp>,
+    /// Its place among those with something to be told.
+    untold: Option<Timestamp>,
     /// A status write is under way.
     writing: bool,
     /// A notice that is being given, or is to be tried again.
     telling: Option<Telling>,
-    /// The deadline of a notice that was given, with the activity it was about.
-    told: Option<(Timestamp, Timestamp)>,
+    /// A notice that was given, with the activity it was about.
+    told: Option<(Timestamp, Notice)>,
     failing: Option<Failing>,
     /// The activity for whose idle period a deeper stage was permitted, and that stage.
     permitted: Option<(Timestamp, Stage)>,
@@ -48,6 +50,26 @@ struct Telling {
     attempts: u32,
     under_way: bool,
     again_at: Option<Timestamp>,
+    /// What its Event says, once that is stored.
+    recorded: Option<Notice>,
+    /// Since when its receiver has been tried without a pause of ours. Giving up counts from here.
+    refused_since: Option<Timestamp>,
+}
+
+/// Which half of a notice failed, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotTold {
+    /// Its Event was not stored. Without that nothing stands for the notice, so it is never given up.
+    Event(String),
+    /// Its Event is stored; the webhook's receiver did not take it.
+    Webhook(String),
+}
+
+impl std::fmt::Display for NotTold {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (NotTold::Event(error) | NotTold::Webhook(error)) = self;
+        f.write_str(error)
+    }
 }
 
 /// A notice to give.
@@ -65,6 +87,8 @@ pub struct Tell {
     pub idle_since: Timestamp,
     /// Tries before this one.
     pub attempts: u32,
+    /// Its Event is stored already.
+    pub recorded: bool,
 }
 
 impl Tell {
@@ -81,6 +105,8 @@ pub struct Write {
     pub name: Arc<str>,
     /// Its uid.
     pub uid: String,
+    /// Its resource version when that was decided.
+    pub version: u64,
     /// What to write.
     pub written: Written,
     /// The stage before.
@@ -98,8 +124,8 @@ pub struct Roster {
     due: BTreeMap<Arc<str>, Timestamp>,
     /// Those among them whose warning's moment has come, by their newest activity.
     ready: BTreeSet<(Timestamp, Arc<str>)>,
-    /// Those with something to be told.
-    untold: BTreeSet<Arc<str>>,
+    /// Those with something to be told, whoever has waited longest first.
+    untold: BTreeSet<(Timestamp, Arc<str>)>,
     dirty: BTreeSet<Arc<str>>,
     breaker: Breaker,
     give_up: SignedDuration,
@@ -177,6 +203,7 @@ impl Roster {
                     facts,
                     timer: None,
                     ready: None,
+                    untold: None,
                     writing: false,
                     telling: None,
                     told: None,
@@ -200,8 +227,10 @@ impl Roster {
             if let Some(place) = member.ready {
                 self.ready.remove(&(place, name.clone()));
             }
+            if let Some(place) = member.untold {
+                self.untold.remove(&(place, name.clone()));
+            }
             self.due.remove(name);
-            self.untold.remove(name);
             self.dirty.remove(name);
         }
     }
@@ -213,20 +242,23 @@ impl Roster {
         for name in &gone {
             self.gone(name);
         }
-        if !std::mem::replace(&mut self.listed, true) {
-            self.recall();
+        if self.listed {
+            self.look_at_all(now);
+            return;
         }
+        self.recall(now);
         self.look_at_all(now);
+        self.listed = true;
     }
 
-    /// Tells the breaker who fell asleep before this process began.
-    fn recall(&mut self) {
+    /// Tells the breaker who fell asleep before this process began. Who is suspended, or sleeps on request, did not.
+    fn recall(&mut self, now: Timestamp) {
         for (name, member) in &self.members {
-            let asleep = member.facts.decision.as_ref().filter(|decision| decision.stage > Stage::Active);
-            let Some((decision, policy)) = asleep.zip(member.facts.policy) else { continue };
-            let due_at = deadlines(&policy, decision.based_on).into_iter().find(|d| d.stage >= decision.stage);
-            if let Some((at, deadline)) = decision.decided_at.zip(due_at) {
-                self.breaker.fell_asleep(name.clone(), at, deadline.at);
+            let view = member.view(now);
+            let asleep = view.due.why == Why::Idle && view.record.stage > Stage::Active;
+            let decided = member.facts.decision.as_ref().and_then(|decision| decision.decided_at);
+            if let Some(at) = decided.filter(|_| asleep) {
+                self.breaker.fell_asleep(name.clone(), at, at);
             }
         }
     }
@@ -246,29 +278,32 @@ impl Roster {
             member.telling = None;
             member.failing = None;
         }
-        if member.told.is_some_and(|(about, _)| about != activity) {
+        if member.told.as_ref().is_some_and(|(about, _)| *about != activity) {
             member.told = None;
             member.failing = None;
         }
         let view = member.view(now);
-        let due = view.due.why == Why::Idle && view.due.stage > view.record.stage;
-        let due_at = deadlines_until(&view, now);
-        if due {
-            self.due.insert(name.clone(), due_at);
+        if view.due.why == Why::Idle && view.due.stage > view.record.stage {
+            // A policy that is shortened later reaches back before a release that knew nothing of it, so the moment at
+            // which this process saw the tenant become due counts. What was due before it began is told by the policy.
+            let since = if self.listed { now } else { due_since(&view, now) };
+            self.due.entry(name.clone()).or_insert(since);
         } else {
             self.due.remove(name);
+        }
+        // A permission belongs to one descent under a closed breaker.
+        if !view.gate.falls_asleep || self.breaker.open().is_some() {
+            member.permitted = None;
         }
         let waits = view.gate.falls_asleep && member.permitted != Some((activity, view.gate.stage));
         let ready = waits.then_some(activity);
         move_to(&mut self.ready, &mut member.ready, ready, name);
         let again = member.telling.and_then(|telling| telling.again_at);
         let idle = member.telling.is_none_or(|telling| !telling.under_way && again.is_none_or(|at| at <= now));
-        if view.gate.notice.is_some() && idle {
-            self.untold.insert(name.clone());
-        } else {
-            self.untold.remove(name);
-        }
-        let timer = view.gate.look_again.into_iter().chain(again).filter(|at| *at > now).min();
+        let untold = (view.gate.notice.is_some() && idle).then(|| again.or(member.untold).unwrap_or(now));
+        move_to(&mut self.untold, &mut member.untold, untold, name);
+        let timers = view.gate.look_again.into_iter().chain(again).chain(member.facts.comes_true_at(now));
+        let timer = timers.filter(|at| *at > now).min();
         move_to(&mut self.timers, &mut member.timer, timer, name);
         let breaker = self.breaker.open().map(|open| open.message.as_str());
         if worth_writing(&member.facts, &member.written(&view, breaker, now)) {
@@ -356,9 +391,11 @@ impl Roster {
         let breaker = self.breaker.open().map(|open| open.message.as_str());
         let written = member.written(&view, breaker, now);
         member.writing = true;
+        let old = member.facts.decision.as_ref().filter(|old| old.based_on == written.decision.based_on);
+        let before = old.map_or(Stage::Active, |old| old.stage);
         let held = |type_: &str| member.facts.conditions.iter().any(|condition| condition.type_ == type_);
         let raised = written.conditions.iter().map(|c| c.type_.clone()).filter(|type_| !held(type_)).collect();
-        Some(Write { uid: member.facts.uid.clone(), written, before: view.record.stage, raised, name })
+        Some(Write { uid: member.facts.uid.clone(), version: member.facts.version, written, before, raised, name })
     }
 
     /// A status was written; the Tenant has this version now.
@@ -377,7 +414,9 @@ impl Roster {
 
     /// A status was not written; it is tried again a little later.
     pub fn not_written(&mut self, write: &Write, now: Timestamp) {
-        let Some(member) = self.members.get_mut(&write.name) else { return };
+        let Some(member) = self.members.get_mut(&write.name).filter(|member| member.facts.uid == write.uid) else {
+            return;
+        };
         member.writing = false;
         let at = now.checked_add(WRITE_AGAIN).unwrap_or(now);
         let timer = member.timer.map_or(at, |timer| timer.min(at));
@@ -390,31 +429,14 @@ impl Roster {
         if self.breaker.open().is_some() {
             return None;
         }
-        let name = self.untold.pop_first()?;
-        let member = self.members.get_mut(&name)?;
-        let activity = member.facts.activity.newest;
-        // Computed anew for each try: one that comes late leaves its whole lead from when it is taken.
-        let notice = member.view(now).gate.notice?;
-        let known = member.telling.filter(|known| known.activity == activity && known.due_at == notice.due_at);
-        let mut telling = known.unwrap_or(Telling {
-            due_at: notice.due_at,
-            activity,
-            since: now,
-            attempts: 0,
-            under_way: false,
-            again_at: None,
-        });
-        telling.under_way = true;
-        telling.again_at = None;
-        member.telling = Some(telling);
-        Some(Tell {
-            uid: member.facts.uid.clone(),
-            tier: member.facts.tier,
-            notice,
-            idle_since: activity,
-            attempts: telling.attempts,
-            name,
-        })
+        while let Some((_, name)) = self.untold.pop_first() {
+            let Some(member) = self.members.get_mut(&name) else { continue };
+            member.untold = None;
+            // Computed anew for each try: one that comes late leaves its whole lead from when it is taken.
+            let Some(notice) = member.view(now).gate.notice else { continue };
+            return Some(member.tell(name, notice, now));
+        }
+        None
     }
 
     /// A notice was given.
@@ -424,12 +446,12 @@ impl Roster {
         };
         member.telling = None;
         member.failing = None;
-        member.told = Some((tell.idle_since, tell.notice.deadline));
+        member.told = Some((tell.idle_since, tell.notice));
         self.look(&tell.name, now);
     }
 
-    /// A notice was not taken by its receiver; it is tried again after `pause`, or given up.
-    pub fn not_told(&mut self, tell: &Tell, error: String, pause: SignedDuration, now: Timestamp) {
+    /// A notice was not given; it is tried again after `pause`, or given up.
+    pub fn not_told(&mut self, tell: &Tell, failed: NotTold, pause: SignedDuration, now: Timestamp) {
         let give_up = self.give_up;
         let Some(member) = self.members.get_mut(&tell.name).filter(|member| member.facts.uid == tell.uid) else {
             return;
@@ -441,10 +463,18 @@ impl Roster {
         }
         telling.attempts += 1;
         telling.again_at = now.checked_add(pause).ok();
-        let gave_up = now.duration_since(telling.since) >= give_up;
+        let (error, instead) = match failed {
+            NotTold::Event(error) => (error, None),
+            NotTold::Webhook(error) => {
+                let recorded = *telling.recorded.get_or_insert(tell.notice);
+                let since = *telling.refused_since.get_or_insert(now);
+                (error, Some(recorded).filter(|_| now.duration_since(since) >= give_up))
+            }
+        };
+        let gave_up = instead.is_some();
         member.failing = Some(Failing { since: telling.since, error, attempts: telling.attempts, gave_up });
-        if gave_up {
-            member.told = Some((tell.idle_since, tell.notice.deadline));
+        if let Some(recorded) = instead {
+            member.told = Some((tell.idle_since, recorded));
             member.telling = None;
         }
         self.look(&tell.name, now);
@@ -464,7 +494,7 @@ impl Roster {
     pub fn hold(&mut self, words: Option<&str>, now: Timestamp) -> bool {
         let news = self.breaker.hold(words, now);
         if news {
-            self.look_at_all(now);
+            self.closed_or_opened(now);
         }
         news
     }
@@ -473,16 +503,58 @@ impl Roster {
     pub fn release(&mut self, opening: &str, now: Timestamp) -> bool {
         let released = self.breaker.release(opening, now);
         if released {
-            self.look_at_all(now);
+            self.closed_or_opened(now);
         }
         released
+    }
+
+    /// What somebody's hold was written on has gone; the hold stays until it is released. `true` when there was one.
+    pub fn hold_lost(&mut self, now: Timestamp) -> bool {
+        self.breaker.hold_lost(now)
+    }
+
+    /// No receiver was tried while the breaker was open, so that time is none to give up after.
+    fn closed_or_opened(&mut self, now: Timestamp) {
+        for member in self.members.values_mut() {
+            if let Some(telling) = &mut member.telling {
+                telling.refused_since = None;
+            }
+        }
+        self.look_at_all(now);
     }
 }
 
 impl Member {
     fn view(&self, now: Timestamp) -> View {
-        let told = self.told.filter(|(about, _)| *about == self.facts.activity.newest).map(|(_, deadline)| deadline);
-        View::of(&self.facts, told, now)
+        let told = self.told.as_ref().filter(|(about, _)| *about == self.facts.activity.newest);
+        View::of(&self.facts, told.map(|(_, notice)| notice), now)
+    }
+
+    /// Begins the next try of a notice.
+    fn tell(&mut self, name: Arc<str>, notice: Notice, now: Timestamp) -> Tell {
+        let activity = self.facts.activity.newest;
+        let known = self.telling.filter(|known| known.activity == activity && known.due_at == notice.due_at);
+        let new = Telling {
+            due_at: notice.due_at,
+            activity,
+            since: now,
+            attempts: 0,
+            under_way: true,
+            again_at: None,
+            recorded: None,
+            refused_since: None,
+        };
+        let telling = Telling { under_way: true, again_at: None, ..known.unwrap_or(new) };
+        self.telling = Some(telling);
+        Tell {
+            name,
+            uid: self.facts.uid.clone(),
+            tier: self.facts.tier,
+            notice,
+            idle_since: activity,
+            attempts: telling.attempts,
+            recorded: telling.recorded.is_some(),
+        }
     }
 
     fn written(&self, view: &View, breaker: Option<&str>, now: Timestamp) -> Written {
@@ -492,7 +564,7 @@ impl Member {
 }
 
 /// When the stage that is due became due.
-fn deadlines_until(view: &View, now: Timestamp) -> Timestamp {
+fn due_since(view: &View, now: Timestamp) -> Timestamp {
     let all = deadlines(&view.situation.policy, view.situation.activity);
     let passed = all.iter().filter(|deadline| deadline.at <= now && deadline.stage > view.record.stage);
     passed.map(|deadline| deadline.at).min().unwrap_or(now)

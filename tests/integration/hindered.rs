@@ -30,7 +30,7 @@ pub fn late_bots_are_named() -> Result<(), String> {
     ctx.await_ready(name)?;
     let tenants = Watch::start(&ctx, &["tenants"])?;
     let start = mark(&ctx)?;
-    annotate(&ctx, name, "sleep-requested-at", "2101-01-01T00:00:00Z")?;
+    annotate(&ctx, name, "sleep-requested-at", &jiff::Timestamp::now().to_string())?;
     eventually(LIMIT, || {
         let pods = list(&ctx, "pods", namespace)?;
         let stopping = pods.iter().filter(|pod| !pod["metadata"]["deletionTimestamp"].is_null()).count();
@@ -91,7 +91,7 @@ pub fn full_nodes_stop_nobody() -> Result<(), String> {
     }
     ctx.await_ready("robbed")?;
     ctx.await_ready("stuck")?;
-    annotate(&ctx, "stuck", "sleep-requested-at", "2101-01-01T00:00:00Z")?;
+    annotate(&ctx, "stuck", "sleep-requested-at", &jiff::Timestamp::now().to_string())?;
     await_reason_within(&ctx, LIMIT, &["tenant", "stuck"], "Ready", "True", "Asleep")?;
     let bots = |ctx: &Ctx| -> Result<_, String> {
         Ok(uids(&list(ctx, "pods", "tenant-robbed")?.into_iter().filter(is_bot).collect::<Vec<_>>()))

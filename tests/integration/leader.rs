@@ -113,7 +113,7 @@ fn ended(process: &mut Process, why: &str) -> Result<(), String> {
     let log = process.log_text();
     let last = log.lines().last().unwrap_or_default();
     println!("leader: {why}, ended after {:.1} s with {code:?}: {last}", began.elapsed().as_secs_f64());
-    if code == Some(1) && last.contains("only one operator writes") && !log.contains("panicked") {
+    if code == Some(1) && last.contains("only one torpor-operator writes") && !log.contains("panicked") {
         Ok(())
     } else {
         Err(format!("{why}, ended with {code:?}: {log}"))

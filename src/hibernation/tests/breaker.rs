@@ -49,6 +49,40 @@ fn one_tenant_that_goes_deeper_twice_counts_once() {
 }
 
 #[test]
+fn a_release_excuses_nothing_under_other_policies_nor_for_ever() {
+    let released = |policies: &str, now: Timestamp| {
+        let saved = Saved { released_at: Some(at(20)), policies: "p".to_owned(), ..Saved::default() };
+        let mut breaker = Breaker::new(Limits::default(), Saved::from_data(&saved.to_data(), now), policies);
+        !breaker.count(10, &due(8, at(0)), now)
+    };
+    assert!(released("p", at(30)));
+    assert!(!released("other", at(30)), "nobody has looked at these policies");
+    assert!(!released("p", at(20 + 86_400)), "a day later");
+    assert!(!released("p", at(19)), "from the future");
+}
+
+#[test]
+fn letting_go_of_a_hold_excuses_what_became_due_meanwhile() {
+    let mut breaker = breaker(Limits::default());
+    assert!(breaker.hold(Some("words"), at(0)) && breaker.hold(None, at(100)));
+    assert!(!breaker.count(10, &due(8, at(50)), at(101)));
+    assert!(breaker.count(10, &due(8, at(102)), at(103)));
+}
+
+#[test]
+fn a_hold_that_is_lost_stays_until_it_is_released() {
+    let mut breaker = breaker(Limits::default());
+    assert!(!breaker.hold_lost(at(0)), "there was none");
+    breaker.hold(Some("words"), at(0));
+    assert!(breaker.hold_lost(at(5)));
+    assert!(!breaker.hold(None, at(6)), "that nobody holds it any more is no release");
+    let open = breaker.open().expect("open").clone();
+    assert_eq!((open.reason, open.message.as_str(), open.since), (Trip::ByHand, "held by hand: words", at(5)));
+    assert!(breaker.saved().to_data().values().any(|value| value == "held by hand: words"), "and it outlives us");
+    assert!(breaker.release(&open.since.to_string(), at(7)));
+}
+
+#[test]
 fn a_release_names_its_opening_and_lets_those_go_that_were_due() {
     let mut breaker = breaker(Limits::default());
     assert!(breaker.count(10, &due(8, at(0)), at(10)));

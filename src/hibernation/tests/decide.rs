@@ -91,10 +91,10 @@ fn expected(situation: &Situation, idle: i64) -> (Stage, Why) {
         _ => Stage::Active,
     };
     let slept = by_idle_time != Stage::Active;
-    match (situation.suspended, situation.sleep_requested_at > Some(start()), situation.doubtful) {
+    match (situation.suspended, situation.doubtful, situation.sleep_requested_at > Some(start())) {
         (true, _, _) => (Stage::DatabaseOnly, Why::Suspended),
-        (false, true, _) => (Stage::DatabaseOnly, Why::SleepRequested),
-        (false, false, true) => (Stage::Active, Why::Doubtful),
+        (false, true, _) => (Stage::Active, Why::Doubtful),
+        (false, false, true) => (Stage::DatabaseOnly, Why::SleepRequested),
         (false, false, false) => match situation.policy.mode {
             HibernationMode::Never => (Stage::Active, Why::NeverSleeps),
             HibernationMode::Prompt if slept && !situation.approved => (Stage::Active, Why::Unapproved),

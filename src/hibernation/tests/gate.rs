@@ -32,6 +32,10 @@ fn judged(situation: &Situation, record: Record, now: Timestamp) -> Gate {
     gate(situation, &decide(situation, now), &record, now)
 }
 
+fn warned(at: Timestamp, stage: Stage) -> Announced {
+    Announced { at, stage }
+}
+
 /// Lives through an idle period, looking every `step` seconds and telling at once; returns what happened when.
 fn live(situation: &Situation, from: i64, to: i64, step: i64) -> Vec<(i64, String)> {
     let mut record = Record::default();
@@ -42,7 +46,10 @@ fn live(situation: &Situation, from: i64, to: i64, step: i64) -> Vec<(i64, Strin
         if let Some(notice) = gate.notice {
             let deadline = notice.deadline.duration_since(start()).as_secs();
             story.push((at, format!("{:?} {} at {deadline}", notice.kind, notice.stage)));
-            record.warned_for = Some(notice.deadline);
+            match notice.kind {
+                NoticeKind::Warning => record.warned = Some(warned(notice.deadline, notice.stage)),
+                NoticeKind::Question => record.asked_for = Some(notice.due_at),
+            }
         } else {
             if gate.stage != record.stage {
                 story.push((at, gate.stage.to_string()));
@@ -99,7 +106,7 @@ fn without_its_warning_no_stage_is_ever_entered() {
             let situation = Situation { approved, ..tenant(tier) };
             for now in (0..60 * DAY).step_by(3_571) {
                 for stage in Stage::ALL {
-                    let record = Record { stage, warned_for: None };
+                    let record = Record { stage, ..Record::default() };
                     let gate = judged(&situation, record, after(now));
                     assert!(gate.stage <= stage, "{tier} {approved} after {now} s: {gate:?}");
                 }
@@ -113,7 +120,7 @@ fn pro_is_asked_and_waits_for_an_answer() {
     let pro = tenant(Tier::Pro);
     let story = live(&pro, 0, 90 * DAY, 3_600);
     assert_eq!(story, words(&[(30 * DAY, "Question DatabaseOnly at 2592000")]), "asked once, and nothing stops");
-    let asked = Record { stage: Stage::Active, warned_for: Some(after(30 * DAY)) };
+    let asked = Record { asked_for: Some(after(30 * DAY)), ..Record::default() };
     assert_eq!(judged(&pro, asked, after(50 * DAY)).wait, Some(Wait::Approval));
     let agreed = Situation { approved: true, ..pro };
     let gate = judged(&agreed, asked, after(50 * DAY));
@@ -125,7 +132,7 @@ fn pro_is_asked_and_waits_for_an_answer() {
 
 #[test]
 fn an_answer_taken_back_wakes() {
-    let asleep = Record { stage: Stage::DatabaseOnly, warned_for: Some(after(30 * DAY)) };
+    let asleep = Record { stage: Stage::DatabaseOnly, asked_for: Some(after(30 * DAY)), ..Record::default() };
     let gate = judged(&tenant(Tier::Pro), asleep, after(50 * DAY));
     assert_eq!((gate.stage, gate.falls_asleep), (Stage::Active, false));
 }
@@ -143,19 +150,23 @@ fn suspension_and_request_ask_nobody() {
     }
 }
 
+fn asleep(stage: Stage, since: i64) -> Record {
+    Record { stage, warned: Some(warned(after(since), stage)), ..Record::default() }
+}
+
 #[test]
 fn a_longer_policy_wakes_and_warns_anew() {
-    let asleep = Record { stage: Stage::BotsStopped, warned_for: Some(after(7 * DAY)) };
+    let asleep = asleep(Stage::BotsStopped, 7 * DAY);
     let mut longer = tenant(Tier::Free);
     longer.policy.stop_bots_after = 10 * DAY;
-    let gate = judged(&longer, asleep, after(8 * DAY));
+    let gate = judged(&longer, asleep, after(7 * DAY + 60));
     assert_eq!(gate.stage, Stage::Active);
     assert_eq!(gate.notice.map(|notice| notice.deadline), Some(after(10 * DAY)));
 }
 
 #[test]
 fn a_shorter_policy_keeps_what_was_announced() {
-    let warned = Record { stage: Stage::Active, warned_for: Some(after(7 * DAY)) };
+    let warned = Record { warned: Some(warned(after(7 * DAY), Stage::BotsStopped)), ..Record::default() };
     let mut shorter = tenant(Tier::Free);
     shorter.policy.stop_bots_after = DAY;
     let gate = judged(&shorter, warned, after(6 * DAY));
@@ -166,10 +177,63 @@ fn a_shorter_policy_keeps_what_was_announced() {
 #[test]
 fn a_decision_about_another_activity_says_nothing() {
     let decision: Decision = serde_json::from_value(serde_json::json!({
-        "stage": "DatabaseOnly", "basedOn": "2026-01-01T00:00:00Z", "warnedFor": "2026-01-30T00:00:00Z",
+        "stage": "DatabaseOnly", "basedOn": "2026-01-01T00:00:00Z",
+        "warnedFor": "2026-01-30T00:00:00Z", "warnedStage": "DatabaseOnly",
     }))
     .expect("a decision");
-    assert_eq!(Record::of(Some(&decision), decision.based_on).stage, Stage::DatabaseOnly);
-    assert_eq!(Record::of(Some(&decision), later(decision.based_on, 1)), Record::default());
-    assert_eq!(Record::of(None, decision.based_on), Record::default());
+    let since = |activity| Situation { activity, ..tenant(Tier::Free) };
+    assert_eq!(Record::of(Some(&decision), &since(decision.based_on)).stage, Stage::DatabaseOnly);
+    assert_eq!(Record::of(Some(&decision), &since(later(decision.based_on, 1))), Record::default());
+    assert_eq!(Record::of(None, &since(decision.based_on)), Record::default());
+}
+
+/// The end of a suspension or of a request must not leave a stage that nobody was warned of.
+#[test]
+fn a_stage_that_was_not_announced_is_no_stage_of_idleness() {
+    let decided = |more: serde_json::Value| {
+        let mut decision = serde_json::json!({"stage": "DatabaseOnly", "basedOn": start().to_string()});
+        decision.as_object_mut().expect("a map").extend(more.as_object().expect("a map").clone());
+        serde_json::from_value::<Decision>(decision).expect("a decision")
+    };
+    let stage = |situation: &Situation, more| Record::of(Some(&decided(more)), situation).stage;
+    let (free, pro) = (tenant(Tier::Free), tenant(Tier::Pro));
+    let warned = serde_json::json!({"warnedFor": after(7 * DAY).to_string(), "warnedStage": "BotsStopped"});
+    let asked = serde_json::json!({"askedFor": after(30 * DAY).to_string()});
+    assert_eq!(stage(&free, serde_json::json!({})), Stage::Active);
+    assert_eq!(stage(&free, warned), Stage::BotsStopped);
+    assert_eq!(stage(&pro, asked.clone()), Stage::Active, "asked, and not answered");
+    assert_eq!(stage(&Situation { approved: true, ..pro }, asked.clone()), Stage::DatabaseOnly);
+    assert_eq!(stage(&free, asked), Stage::Active, "a question in another mode is no warning");
+}
+
+#[test]
+fn a_question_is_no_warning_once_nobody_is_asked() {
+    let asked = Record { asked_for: Some(after(30 * DAY)), ..Record::default() };
+    let mut auto = tenant(Tier::Pro);
+    auto.policy.mode = HibernationMode::Auto;
+    let gate = judged(&auto, asked, after(50 * DAY));
+    assert_eq!((gate.stage, gate.falls_asleep, gate.wait), (Stage::Active, false, Some(Wait::Warning)));
+    assert_eq!(gate.notice.map(|notice| notice.kind), Some(NoticeKind::Warning));
+}
+
+#[test]
+fn a_stage_deeper_than_the_warned_one_is_not_entered() {
+    // The policy was shortened after bots had been announced for the seventh day.
+    let announced = Record { warned: Some(warned(after(7 * DAY), Stage::BotsStopped)), ..Record::default() };
+    let mut shorter = tenant(Tier::Free);
+    (shorter.policy.stop_services_after, shorter.policy.database_only_after) = (7 * DAY, 7 * DAY);
+    let gate = judged(&shorter, announced, after(7 * DAY));
+    assert_eq!((gate.stage, gate.falls_asleep), (Stage::BotsStopped, true));
+    let gate = judged(&shorter, asleep(Stage::BotsStopped, 7 * DAY), after(7 * DAY));
+    assert_eq!((gate.stage, gate.wait), (Stage::BotsStopped, Some(Wait::Warning)));
+    assert_eq!(gate.notice.map(|notice| notice.stage), Some(Stage::DatabaseOnly), "it needs a warning of its own");
+}
+
+#[test]
+fn a_warning_that_comes_late_but_before_its_deadline_leaves_its_whole_lead() {
+    let (free, lead) = (tenant(Tier::Free), 3 * DAY);
+    let deadline = |now: i64| judged(&free, Record::default(), after(now)).notice.map(|notice| notice.deadline);
+    assert_eq!(deadline(4 * DAY + lead / 10), Some(after(7 * DAY)), "a tenth late is not worth another day");
+    let late = 7 * DAY - 60;
+    assert_eq!(deadline(late), Some(after(late + lead + 1)));
 }

@@ -84,6 +84,67 @@ fn an_old_approval_is_told_from_a_missing_one() {
 }
 
 #[test]
+fn a_sleep_request_counts_from_its_time_on() {
+    let asked = facts(|tenant| {
+        tenant["metadata"]["annotations"]["torpor.dev/sleep-requested-at"] = "2026-01-03T00:00:00Z".into();
+    });
+    let stage = |now: &str| View::of(&asked, None, at(now)).due.stage;
+    assert_eq!(stage("2026-01-02T23:58:59Z"), Stage::Active);
+    assert_eq!(stage("2026-01-02T23:59:00Z"), Stage::DatabaseOnly, "clocks differ by a minute");
+    let early = at("2026-01-02T00:00:00Z");
+    assert_eq!(asked.comes_true_at(early), Some(at("2026-01-02T23:59:00Z")));
+    let told = invalid(&asked, early).expect("worth a word");
+    assert!(told.reason == reasons::FUTURE && told.message.contains("sleep-requested-at names 2026-01-03T00:00:00Z"));
+    assert_eq!(invalid(&asked, at("2026-01-02T23:59:00Z")), None);
+}
+
+#[test]
+fn activity_that_cannot_be_read_beats_a_sleep_request() {
+    let odd = facts(|tenant| {
+        tenant["metadata"]["annotations"] =
+            json!({"torpor.dev/last-activity": "now", "torpor.dev/sleep-requested-at": "2026-01-03T00:00:00Z"});
+    });
+    let view = View::of(&odd, None, at("2026-01-04T00:00:00Z"));
+    assert_eq!((view.due.stage, view.due.why), (Stage::Active, Why::Doubtful));
+}
+
+#[test]
+fn a_warning_that_was_given_up_is_remembered_by_the_next_process() {
+    let facts = facts(|tenant| {
+        tenant["spec"]["tier"] = "free".into();
+        tenant["status"]["hibernation"]["decision"] = json!({
+            "stage": "Active", "basedOn": "2026-01-01T00:00:00Z",
+            "warnedFor": "2026-01-08T00:00:00Z", "warnedStage": "BotsStopped",
+        });
+        tenant["status"]["conditions"] = json!([{
+            "type": "WarningFailed", "status": "True", "reason": "WebhookFailed", "message": "m",
+            "lastTransitionTime": "2026-01-05T00:00:00Z",
+        }]);
+    });
+    let failed = |written: Written| written.conditions.iter().any(|condition| condition.type_ == WARNING_FAILED);
+    assert!(failed(now_written(&facts, "2026-01-06T00:00:00Z")));
+    let notice = Notice {
+        kind: NoticeKind::Warning,
+        stage: Stage::ServicesStopped,
+        due_at: at("2026-01-15T00:00:00Z"),
+        deadline: at("2026-01-15T00:00:00Z"),
+    };
+    let now = at("2026-01-14T00:00:00Z");
+    let next = written(&facts, &View::of(&facts, Some(&notice), now), Beyond::default(), now);
+    assert!(!failed(next), "the next one was delivered");
+}
+
+#[test]
+fn somebodys_long_words_fit_into_a_status() {
+    let asleep = facts(|tenant| tenant["spec"]["tier"] = "free".into());
+    let now = at("2026-03-01T00:00:00Z");
+    let words = "ü".repeat(5_000);
+    let beyond = Beyond { breaker: Some(&words), ..Beyond::default() };
+    let held = written(&asleep, &View::of(&asleep, None, now), beyond, now).decision.held.expect("held");
+    assert_eq!(held.chars().count(), 1_000);
+}
+
+#[test]
 fn nothing_is_written_twice() {
     for (now, auto) in
         [("2026-01-02T00:00:00Z", false), ("2026-06-01T00:00:00Z", false), ("2026-06-01T00:00:00Z", true)]
@@ -106,10 +167,12 @@ fn each_part_of_a_decision_is_worth_a_write() {
     let facts = facts(|_| ());
     let first = now_written(&facts, "2026-01-02T00:00:00Z");
     let facts = after(facts, first.clone());
-    let changes: [fn(&mut Written); 6] = [
+    let changes: [fn(&mut Written); 8] = [
         |new| new.decision.stage = Stage::BotsStopped,
         |new| new.decision.held = Some("held".to_owned()),
         |new| new.decision.warned_for = Some(Timestamp::MAX),
+        |new| new.decision.warned_stage = Some(Stage::BotsStopped),
+        |new| new.decision.asked_for = Some(Timestamp::MAX),
         |new| new.decision.approved_for = Some(Timestamp::MAX),
         |new| new.decision.next_transition_time = None,
         |new| new.decision.reason = None,

@@ -116,7 +116,7 @@ impl World {
             }
             if let Some(tell) = self.roster.take_notice(now) {
                 if self.deaf {
-                    self.roster.not_told(&tell, "deaf".to_owned(), SignedDuration::from_mins(5), now);
+                    self.roster.not_told(&tell, NotTold::Webhook("deaf".to_owned()), SignedDuration::from_mins(5), now);
                 } else {
                     self.told.push((tell.name.to_string(), tell.id()));
                     self.roster.told(&tell, now);
@@ -433,6 +433,77 @@ fn nobody_sleeps_unwarned_until_the_receiver_is_given_up() {
     world.pass(DAY);
     assert_eq!(world.stage("free"), "DatabaseOnly");
     assert_eq!(world.reason("free", "WarningFailed"), None);
+}
+
+#[test]
+fn without_its_event_no_warning_is_given_up() {
+    let mut world = four_tiers();
+    world.clock.advance(Duration::from_secs(4 * DAY));
+    for day in 0..60_u32 {
+        let now = world.clock.now();
+        world.roster.tick(now, world.clock.monotonic());
+        while let Some(tell) = world.roster.take_notice(now) {
+            assert!(!tell.recorded);
+            world.roster.not_told(&tell, NotTold::Event("no".to_owned()), SignedDuration::from_mins(5), now);
+        }
+        while let Some(write) = world.roster.take_write(now) {
+            assert_eq!(write.written.decision.stage, Stage::Active, "after {day} days");
+            world.roster.wrote(&write, u64::MAX, now);
+        }
+        world.clock.advance(Duration::from_secs(DAY));
+    }
+}
+
+#[test]
+fn the_event_of_a_warning_is_made_once() {
+    let mut world = four_tiers();
+    world.deaf = true;
+    world.pass(4 * DAY + 60);
+    world.clock.advance(Duration::from_secs(600));
+    let now = world.clock.now();
+    world.roster.tick(now, world.clock.monotonic());
+    assert!(world.roster.take_notice(now).expect("tried again").recorded);
+}
+
+#[test]
+fn time_under_a_hold_is_none_to_give_up_after() {
+    let mut world = four_tiers();
+    world.deaf = true;
+    world.pass(4 * DAY + 3_600);
+    world.roster.hold(Some("migration"), world.clock.now());
+    world.pass(2 * DAY);
+    world.roster.hold(None, world.clock.now());
+    world.pass(23 * 3_600);
+    let failed = |world: &World| {
+        let conditions = world.tenants["free"]["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        conditions
+            .iter()
+            .any(|condition| condition["message"].as_str().is_some_and(|m| m.contains("not tried any more")))
+    };
+    assert!(!failed(&world), "the receiver had an hour before, and 23 after");
+    world.pass(2 * 3_600);
+    assert!(failed(&world));
+}
+
+#[test]
+fn a_release_excuses_nobody_who_becomes_due_later() {
+    let mut world = crowd(200, "basic");
+    world.pass(3 * DAY);
+    let jumped = world.clock.now().checked_add(Duration::from_secs(600)).expect("a time");
+    world.clock.set(jumped);
+    world.settle();
+    assert_eq!(world.trip(), Some(Trip::ClockJump));
+    world.release();
+    world.clock.advance(Duration::from_secs(1));
+    // Now somebody shortens the policy of every tenant; by it they were due before that release.
+    let names: Vec<String> = world.tenants.keys().cloned().collect();
+    for name in names {
+        let shorter = json!({"stopBotsAfter": "1h", "stopServicesAfter": "14d", "databaseOnlyAfter": "30d"});
+        world.tenants.get_mut(&name).expect("known")["spec"]["hibernation"] = shorter;
+        world.show(&name);
+    }
+    world.settle();
+    assert_eq!((world.trip(), world.asleep()), (Some(Trip::TooMany), 0));
 }
 
 #[test]

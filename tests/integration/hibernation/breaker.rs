@@ -79,7 +79,8 @@ pub fn a_crowd_is_held_until_somebody_has_looked() -> Result<(), String> {
     let days = objects.hibernator(&[])?;
     objects.await_decisions(CROWD)?;
     drop(days);
-
+    // With these times a tenant younger than its first deadline would be warned in good time, and only then be held.
+    std::thread::sleep(Duration::from_secs(3));
     let seconds = catalog(&objects.cluster, "seconds", &[("free", "Auto", ["2s", "600s", "1200s"])])?;
     let seconds = ["--catalog", seconds.as_str(), "--sleeps-per-minute", "100000"];
     let mut hibernator = objects.hibernator(&seconds)?;
@@ -179,6 +180,7 @@ async fn run(
         catalog: Catalog::default(),
         limits: Limits::default(),
         saved: Saved::default(),
+        hold: None,
         webhook: None,
         give_up: jiff::SignedDuration::from_hours(24),
         store: cluster.breaker("default"),

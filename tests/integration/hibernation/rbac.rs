@@ -19,7 +19,7 @@ const EVERYWHERE: [&str; 4] = [
     "patch torpor.dev/tenants/status",
 ];
 const IN_DEFAULT: [&str; 2] = ["create events.k8s.io/events", "patch events.k8s.io/events"];
-const AT_HOME: [&str; 10] = [
+const AT_HOME: [&str; 12] = [
     "create coordination.k8s.io/leases",
     "get coordination.k8s.io/leases torpor-hibernator",
     "update coordination.k8s.io/leases torpor-hibernator",
@@ -30,6 +30,8 @@ const AT_HOME: [&str; 10] = [
     "watch /configmaps torpor-breaker",
     "update /configmaps torpor-breaker",
     "patch /configmaps torpor-breaker",
+    "create events.k8s.io/events",
+    "patch events.k8s.io/events",
 ];
 
 /// The worst that a program with more rights could do: verb, group, resource, name.

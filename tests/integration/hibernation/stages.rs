@@ -192,6 +192,8 @@ pub fn an_operator_that_was_away_catches_up() -> Result<(), String> {
     log_in(&rig, "sleeps")?;
     await_stage(&rig, "sleeps", "Active")?;
     rig.operator.kill();
+    // How its Lease is waited for is shown elsewhere.
+    rig.kubectl(&["delete", "lease", "torpor-operator", "-n", "default"])?;
     rig.kubectl(&["patch", "tenant", "stays", "--type=merge", "-p", r#"{"spec":{"suspended":true}}"#])?;
     eventually(LIMIT, || {
         let decided = super::stage_of(&rig.get(&["tenant", "sleeps"])?);

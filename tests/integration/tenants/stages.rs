@@ -246,15 +246,11 @@ pub fn sleep_requests_hold_until_activity(ctx: &Ctx) -> Result<(), String> {
     let annotate = |key: &str, time: &str| {
         ctx.kubectl(&["annotate", "--overwrite", "tenant", "light-sleeper", &format!("torpor.dev/{key}={time}")])
     };
-    // Times in the future, so that they are newer than the object itself.
-    for (wake, sleep_at, wake_at) in [
-        ("last-activity", "2101-01-01T00:00:00Z", "2102-01-01T00:00:00Z"),
-        ("wake-requested-at", "2103-01-01T00:00:00Z", "2104-01-01T00:00:00Z"),
-    ] {
-        annotate("sleep-requested-at", sleep_at)?;
-        asleep(ctx, &sleeper).map_err(|error| format!("{sleep_at}: {error}"))?;
+    for wake in ["last-activity", "wake-requested-at"] {
+        annotate("sleep-requested-at", &jiff::Timestamp::now().to_string())?;
+        asleep(ctx, &sleeper)?;
         // Activity as old as the request, or unreadable, changes nothing a user would notice for good.
-        annotate(wake, wake_at)?;
+        annotate(wake, &jiff::Timestamp::now().to_string())?;
         await_reason_within(ctx, LIMIT, &["tenant", "light-sleeper"], "Ready", "True", "Ready")
             .map_err(|error| format!("{wake}: {error}"))?;
         same("volumes", &uids(&list(ctx, "pvc", "tenant-light-sleeper")?), &volumes)?;
@@ -274,14 +270,14 @@ pub fn activity_wins_half_way(ctx: &Ctx) -> Result<(), String> {
     let annotate = |key: &str, time: &str| {
         ctx.kubectl(&["annotate", "--overwrite", "tenant", "restless", &format!("torpor.dev/{key}={time}")])
     };
-    annotate("sleep-requested-at", "2101-01-01T00:00:00Z")?;
+    annotate("sleep-requested-at", &jiff::Timestamp::now().to_string())?;
     // Bots take a second to stop; the first sign of it is early enough.
     eventually(Duration::from_secs(25), || {
         let pods = list(ctx, "pods", "tenant-restless")?;
         let stopping = pods.iter().any(|pod| !pod["metadata"]["deletionTimestamp"].is_null());
         ensure(stopping, || "no bot stops".to_owned())
     })?;
-    annotate("wake-requested-at", "2102-01-01T00:00:00Z")?;
+    annotate("wake-requested-at", &jiff::Timestamp::now().to_string())?;
     await_reason(ctx, &["tenant", "restless"], "Hibernated", "False", "WakingUp")?;
     await_reason_within(ctx, LIMIT, &["tenant", "restless"], "Ready", "True", "Ready")?;
     await_reason(ctx, &["tenant", "restless"], "Hibernated", "False", "Awake")?;
