@@ -104,12 +104,15 @@ impl StatusWriter {
         let name = metadata.name.as_deref().unwrap_or_default();
         let resource = kind.resource();
         // The uid keeps the status from landing on a new object of the same name.
-        let body = json!({
+        let mut body = json!({
             "apiVersion": resource.api_version,
             "kind": resource.kind,
-            "metadata": {"name": name, "uid": metadata.uid, "resourceVersion": metadata.resource_version},
+            "metadata": {"name": name, "uid": metadata.uid},
             "status": status,
         });
+        if let Some(version) = &metadata.resource_version {
+            body["metadata"]["resourceVersion"] = version.as_str().into();
+        }
         let api = self.api(kind, metadata.namespace.as_deref())?;
         let answer = api.patch_status(name, &PatchParams::apply(self.manager).force(), &Patch::Apply(&body)).await;
         self.metrics.api_write("status", kind.as_str());
