@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use torpor_cluster::Options;
+use torpor_cluster::{AuditMark, Options};
 
 use crate::Ctx;
 use crate::harness::{condition, eventually};
@@ -65,7 +65,25 @@ pub fn late_bots_are_named() -> Result<(), String> {
         .filter(|event| event.resource == "pods" && event.name.starts_with("bots-"))
         .map(|event| event.request_uri.clone())
         .collect();
-    ensure(deleted.is_empty(), || format!("the operator deleted bots: {deleted:?}"))
+    ensure(deleted.is_empty(), || format!("the operator deleted bots: {deleted:?}"))?;
+    services_went_last(&ctx, start, namespace)
+}
+
+/// By the audit log, nothing of dashboard and Redis was written before the last bot had gone.
+fn services_went_last(ctx: &Ctx, start: AuditMark, namespace: &str) -> Result<(), String> {
+    let log = ctx.cluster.audit().ok_or("this test reads the audit log of a cluster of its own")?;
+    let events = log.since(start).map_err(|error| format!("{error:#}"))?;
+    let here = || events.iter().filter(|event| event.namespace == namespace && event.code < 300);
+    let bots = here().filter(|event| event.user == "kwok" && event.verb == "delete" && event.name.starts_with("bots-"));
+    let gone: Vec<_> = bots.map(|event| event.stage_timestamp.clone()).collect();
+    same("bots that went", &gone.len(), &2)?;
+    let touched = writes(ctx, start)?
+        .into_iter()
+        .filter(|event| event.namespace == namespace && ["dashboard", "redis"].contains(&event.name.as_str()));
+    let touched: Vec<_> = touched.map(|event| event.stage_timestamp).collect();
+    ensure(touched.len() >= 2 && touched.iter().min() > gone.iter().max(), || {
+        format!("dashboard or Redis written at {touched:?}, bots gone at {gone:?}")
+    })
 }
 
 /// Whole seconds of a time.

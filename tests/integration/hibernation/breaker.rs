@@ -128,7 +128,27 @@ pub fn a_silent_feed_and_a_hand_hold() -> Result<(), String> {
     same("tenants asleep", &sleepers(&objects)?, &0)?;
     let (code, said) = command(&objects.cluster, &["--release"])?;
     ensure(code == Some(0) && said.contains("database migration"), || format!("{code:?} {said}"))?;
-    eventually(SOON, || same("tenants asleep", &sleepers(&objects)?, &3))
+    eventually(SOON, || same("tenants asleep", &sleepers(&objects)?, &3))?;
+
+    // Who sleeps already wakes during a hold, and a hold outlives its process and its object.
+    let (code, said) = command(&objects.cluster, &["--hold", "second migration"])?;
+    ensure(code == Some(0), || format!("{code:?} {said}"))?;
+    eventually(SOON, || metric(&hibernator, "torpor_breaker_open{reason=\"ByHand\"} 1"))?;
+    drop(hibernator);
+    let hibernator = objects.hibernator(&["--catalog", &seconds])?;
+    objects.kubectl(&["delete", "configmap", "torpor-breaker"])?;
+    eventually(SOON, || {
+        let data = objects.get(&["configmap", "torpor-breaker"])?["data"].clone();
+        let kept = data["state"] == "open" && data["message"].as_str().is_some_and(|m| m.contains("second migration"));
+        ensure(kept, || format!("the hold was lost with its object: {data}"))
+    })?;
+    let now = Timestamp::now().to_string();
+    objects.kubectl(&["annotate", "tenant", "t-1", &format!("torpor.dev/last-activity={now}")])?;
+    eventually(SOON, || same("tenants asleep after a login", &sleepers(&objects)?, &2))?;
+    // Past its first deadline again, it stays awake.
+    std::thread::sleep(Duration::from_secs(6));
+    same("tenants asleep during the hold", &sleepers(&objects)?, &2)?;
+    metric(&hibernator, "torpor_breaker_open{reason=\"ByHand\"} 1")
 }
 
 /// The hibernator's own loop in this process, with a clock that the test sets: 31 days ahead with 200 tenants.
