@@ -23,6 +23,7 @@ mod receiver;
 mod scale;
 mod silence;
 mod tenants;
+mod turning;
 mod undecodable;
 
 use std::sync::Arc;
@@ -77,6 +78,7 @@ const ALONE: &[(&str, OwnTest)] = &[
     ("faults::deletions_lose_no_data", faults::deletions_lose_no_data),
     ("hindered::late_bots_are_named", hindered::late_bots_are_named),
     ("hindered::full_nodes_stop_nobody", hindered::full_nodes_stop_nobody),
+    ("turning::tenants_turn_round_at_each_write", turning::tenants_turn_round_at_each_write),
     ("scale::hundred_tenants_at_once", scale::hundred_tenants_at_once),
     ("probes::readiness_names_what_is_missing", probes::readiness_names_what_is_missing),
     ("probes::api_server_restart_changes_nothing", probes::api_server_restart_changes_nothing),

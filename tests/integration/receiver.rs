@@ -23,6 +23,8 @@ pub enum Behaviour {
     Ok200,
     /// 200, after so long.
     Slow(Duration),
+    /// 200, after so long to a body that holds this text, and at once to others.
+    SlowFor(&'static str, Duration),
     /// The connection is closed without an answer.
     Close,
     /// This status code.
@@ -168,12 +170,19 @@ fn listen(listener: TcpListener, shared: Arc<Shared>) -> JoinHandle<()> {
 fn answer(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     let request = read(&mut stream)?;
+    let body = request.body.clone();
     locked(&shared.requests).push(request);
     let behaviour = locked(&shared.behaviour).clone();
     let (code, more) = match behaviour {
         Behaviour::Ok200 => (200, String::new()),
         Behaviour::Slow(pause) => {
             std::thread::sleep(pause);
+            (200, String::new())
+        }
+        Behaviour::SlowFor(text, pause) => {
+            if body.contains(text) {
+                std::thread::sleep(pause);
+            }
             (200, String::new())
         }
         Behaviour::Close => return Ok(()),

@@ -1,6 +1,6 @@
 //! Operator and hibernator together: tenants fall asleep in stages, wake, and end alike whatever was killed meanwhile.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -11,6 +11,7 @@ use super::catalog;
 use crate::alone::{Rig, is_write, items};
 use crate::harness::{condition, events, eventually};
 use crate::process::Process;
+use crate::receiver::Receiver;
 use crate::tenants::{ensure, fleet, same, tenant};
 
 const START: Duration = Duration::from_secs(60);
@@ -215,11 +216,27 @@ pub fn an_operator_that_was_away_catches_up() -> Result<(), String> {
     all("wakes", 5)
 }
 
+/// Ids of what a receiver was sent about a tenant's last idle period.
+fn delivered(receiver: &Receiver, name: &str) -> BTreeSet<String> {
+    let bodies =
+        receiver.requests().into_iter().filter_map(|request| serde_json::from_str::<Value>(&request.body).ok());
+    let about = bodies.filter(|body| body["subject"] == name);
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let sent: Vec<_> = about.map(|body| (text(&body["data"]["idleSince"]), text(&body["id"]))).collect();
+    let last = sent.iter().map(|(since, _)| since.clone()).max();
+    sent.into_iter().filter(|(since, _)| Some(since) == last.as_ref()).map(|(_, id)| id).collect()
+}
+
 /// Operator and hibernator are killed again and again on the way down and up. The end is the same, and each deadline had
-/// one warning.
+/// one warning: one Event, and one id at the receiver, however often it was sent.
 pub fn kills_end_alike() -> Result<(), String> {
     let (mut rig, arguments) = start(&TIERS)?;
-    let mut running = hibernator(&rig, &arguments)?;
+    let receiver = Receiver::start()?;
+    let key = rig.cluster.data_dir().join("webhook.key");
+    std::fs::write(&key, "a key of more than sixteen bytes").map_err(|error| error.to_string())?;
+    let hook = ["--webhook-url".to_owned(), receiver.url(), "--webhook-key-file".to_owned(), key.display().to_string()];
+    let telling = [&arguments[..], &hook].concat();
+    let mut running = hibernator(&rig, &telling)?;
     apply(&rig, "free", "free")?;
     apply(&rig, "basic", "basic")?;
     rig.await_tenants(2, LIMIT)?;
@@ -237,7 +254,7 @@ pub fn kills_end_alike() -> Result<(), String> {
             rig.replace(crate::process::TORPOR.as_ref(), &refs(&arguments))?;
         } else {
             running.kill();
-            running = hibernator(&rig, &arguments)?;
+            running = hibernator(&rig, &telling)?;
         }
         kills += 1;
     }
@@ -249,6 +266,8 @@ pub fn kills_end_alike() -> Result<(), String> {
         same(&format!("volumes of {name}"), &volumes(&rig, name)?, claims)?;
         let notes = notices(&rig, name, "SleepWarning")?;
         same(&format!("warnings of {name}: {notes:?}"), &notes.len(), &3)?;
+        let ids = delivered(&receiver, name);
+        same(&format!("ids at the receiver: {ids:?}"), &ids.len(), &3)?;
     }
     println!("kills: {kills} of operator and hibernator in turn");
     log_in(&rig, "free")?;

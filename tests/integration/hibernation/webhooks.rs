@@ -58,7 +58,7 @@ pub fn nobody_sleeps_unwarned() -> Result<(), String> {
     create_tenants(&objects.cluster, [tenant("other", json!({"tier": "basic"}))])?;
     eventually(SOON, || ensure(warned("other", &receiver.requests()), || "the other tenant is not warned".to_owned()))?;
     let bad: [(&str, Option<Behaviour>); 5] = [
-        ("slow", Some(Behaviour::Slow(Duration::from_secs(30)))),
+        ("slow", Some(Behaviour::SlowFor("\"subject\":\"slow\"", Duration::from_secs(30)))),
         ("refuses", None),
         ("closes", Some(Behaviour::Close)),
         ("fails", Some(Behaviour::Status(500))),
@@ -71,12 +71,17 @@ pub fn nobody_sleeps_unwarned() -> Result<(), String> {
         }
         let began = Timestamp::now();
         create_tenants(&objects.cluster, [tenant(name, json!({"tier": "free"}))])?;
+        if name == "slow" {
+            create_tenants(&objects.cluster, [tenant("beside", json!({"tier": "free"}))])?;
+        }
         std::thread::sleep(WINDOW);
         let seen = objects.get(&["tenant", name])?;
         same(&format!("stage of {name} while its receiver is bad"), &stage_of(&seen), &"Active".to_owned())?;
         let held = condition(&seen, "SleepHeld");
         ensure(held["reason"] == "AwaitingWarning", || format!("{name}: {held}; {}", hibernator.log_text()))?;
         if name == "slow" {
+            let beside = stage_of(&objects.get(&["tenant", "beside"])?);
+            same("warned beside the slow one", &beside, &"BotsStopped".to_owned())?;
             // Meanwhile the other one falls asleep in its time, and wakes.
             eventually(SOON, || {
                 same("other", &stage_of(&objects.get(&["tenant", "other"])?), &"BotsStopped".to_owned())

@@ -32,7 +32,7 @@ fn asleep_at(ctx: &Ctx, tenant: &Value, stage: &str) -> Result<(), String> {
 }
 
 /// Asleep at DatabaseOnly: one small pod is left.
-fn asleep(ctx: &Ctx, tenant: &Value) -> Result<(), String> {
+pub fn asleep(ctx: &Ctx, tenant: &Value) -> Result<(), String> {
     asleep_at(ctx, tenant, "DatabaseOnly")?;
     let pods = list(ctx, "pods", &format!("tenant-{}", text(&tenant["metadata"]["name"])))?;
     let names: Vec<String> = pods.iter().map(|pod| text(&pod["metadata"]["name"])).collect();
