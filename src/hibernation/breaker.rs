@@ -9,8 +9,9 @@ use jiff::{SignedDuration, Timestamp};
 
 /// Time over which tenants that fall asleep are counted.
 const WINDOW: SignedDuration = SignedDuration::from_hours(1);
-/// A release excuses nothing after this time: a day of leads is over by then.
-const RELEASE_COUNTS: SignedDuration = SignedDuration::from_hours(24);
+/// A release excuses nothing after this time. Whoever was due then, and whose warning begins its lead of three days only
+/// now, has fallen asleep by then.
+const RELEASE_COUNTS: SignedDuration = SignedDuration::from_hours(7 * 24);
 /// Time over which the pace is kept.
 const PACE: SignedDuration = SignedDuration::from_mins(1);
 
@@ -134,7 +135,7 @@ impl Saved {
             since: time("since").unwrap_or(now),
         });
         // A release excuses what was due when somebody looked. One from the future would excuse everything to come.
-        let released_at = time("releasedAt").filter(|at| *at <= now && now.duration_since(*at) < RELEASE_COUNTS);
+        let released_at = time("releasedAt").filter(|at| *at <= now);
         Saved { open, released_at, policies: text("policies").to_owned() }
     }
 }
@@ -234,7 +235,8 @@ impl Breaker {
     /// Counts who is due against what is allowed. `true` when that opens it.
     pub fn count(&mut self, tenants: usize, due: &[DueTenant], now: Timestamp) -> bool {
         self.slept.retain(|_, (at, _)| now.duration_since(*at) < WINDOW);
-        let news = |due_at: Timestamp| self.saved.released_at.is_none_or(|released| due_at > released);
+        let released = self.saved.released_at.filter(|at| now.duration_since(*at) < RELEASE_COUNTS);
+        let news = |due_at: Timestamp| released.is_none_or(|released| due_at > released);
         let waiting = due.iter().filter(|tenant| news(tenant.due_at));
         let slept = self.slept.iter().filter(|(_, (_, due_at))| news(*due_at));
         let names: std::collections::HashSet<&str> =

@@ -258,7 +258,11 @@ impl Roster {
             let asleep = view.due.why == Why::Idle && view.record.stage > Stage::Active;
             let decided = member.facts.decision.as_ref().and_then(|decision| decision.decided_at);
             if let Some(at) = decided.filter(|_| asleep) {
-                self.breaker.fell_asleep(name.clone(), at, at);
+                // A release may have excused it, which only the moment at which it became due tells.
+                let all = deadlines(&view.situation.policy, view.situation.activity);
+                let due_at =
+                    all.iter().find(|deadline| deadline.stage >= view.record.stage).map_or(at, |found| found.at);
+                self.breaker.fell_asleep(name.clone(), at, due_at.min(at));
             }
         }
     }

@@ -57,7 +57,8 @@ fn a_release_excuses_nothing_under_other_policies_nor_for_ever() {
     };
     assert!(released("p", at(30)));
     assert!(!released("other", at(30)), "nobody has looked at these policies");
-    assert!(!released("p", at(20 + 86_400)), "a day later");
+    assert!(released("p", at(20 + 7 * 86_400 - 1)));
+    assert!(!released("p", at(20 + 7 * 86_400)), "a week later");
     assert!(!released("p", at(19)), "from the future");
 }
 

@@ -365,6 +365,26 @@ fn a_catalogue_in_minutes_is_held_until_somebody_has_looked() {
 }
 
 #[test]
+fn who_was_released_is_no_news_to_the_next_process() {
+    let mut world = World::new(Limits { per_minute: 10, ..Limits::default() });
+    for n in 0..30 {
+        world.tenant(&format!("t{n}"), "free");
+    }
+    world.clock.advance(Duration::from_secs(600));
+    world.tenant("later", "free");
+    world.list();
+    world.pass(7 * DAY - 600);
+    assert_eq!((world.trip(), world.asleep()), (Some(Trip::TooMany), 0));
+    world.release();
+    world.pass(300);
+    assert_eq!(world.asleep(), 30);
+    let catalog = world.catalog.clone();
+    let mut world = world.restarted(&catalog);
+    world.pass(700);
+    assert_eq!((world.trip(), world.asleep()), (None, 31));
+}
+
+#[test]
 fn the_pace_is_kept_and_the_longest_idle_go_first() {
     let mut world = World::new(Limits { percent: 100, per_minute: 10, ..Limits::default() });
     for n in 0..40 {
@@ -441,6 +461,7 @@ fn without_its_event_no_warning_is_given_up() {
     world.clock.advance(Duration::from_secs(4 * DAY));
     for day in 0..60_u32 {
         let now = world.clock.now();
+        world.roster.clock_checked(SignedDuration::ZERO, now, world.clock.monotonic());
         world.roster.tick(now, world.clock.monotonic());
         while let Some(tell) = world.roster.take_notice(now) {
             assert!(!tell.recorded);
