@@ -106,8 +106,10 @@ pub fn wakes_among_500() -> Result<(), String> {
         runtime.block_on(futures::future::try_join_all(calls)).map(drop)
     };
 
+    let began = Instant::now();
     together("torpor.dev/sleep-requested-at")?;
     await_all(&rig, sleepers, "Hibernated", LONG)?;
+    println!("bench: a hundred of them are asleep after {:.0} s", began.elapsed().as_secs_f64());
     eventually(LONG, || rig.await_silence())?;
     let start = rig.mark()?;
     for name in sleepers {

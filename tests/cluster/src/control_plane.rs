@@ -56,6 +56,17 @@ fn free_ports<const N: usize>() -> Result<[u16; N]> {
     ports.try_into().ok().context("no free loopback ports")
 }
 
+/// By default kwok plays four pods at a time, and it deletes by name. Behind by some seconds, it deletes the pod that a StatefulSet has made
+/// anew meanwhile, and so stays behind for minutes.
+const KWOK_OPTIONS: &str = "\
+apiVersion: config.kwok.x-k8s.io/v1alpha1
+kind: KwokConfiguration
+options:
+  nodeLeaseParallelism: 4
+  nodePlayStageParallelism: 4
+  podPlayStageParallelism: 64
+";
+
 /// Writes keys, certificates and configuration into the data folder.
 pub(crate) fn write_files(data: &Path, authority: &Authority, server: &str, stages: &str) -> Result<()> {
     let serving =
@@ -75,7 +86,7 @@ pub(crate) fn write_files(data: &Path, authority: &Authority, server: &str, stag
         ("service-accounts.crt", &service_accounts.cert),
         ("service-accounts.key", &service_accounts.key),
         ("audit-policy.yaml", &policy.to_string()),
-        ("stages.yaml", stages),
+        ("stages.yaml", &format!("{KWOK_OPTIONS}---\n{stages}")),
     ];
     for (name, content) in files {
         fs::write(data.join(name), content)?;
