@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use torpor::api::Tenant;
 use torpor_cluster::{AuditEvent, Options};
 
-use crate::alone::{Rig, items};
+use crate::alone::{Rig, is_write, items};
 use crate::harness::{condition, eventually};
 use crate::hibernation::Objects;
 use crate::many::{client, create_tenants};
@@ -162,6 +162,8 @@ fn await_all(rig: &Rig, names: &[String], type_: &str, limit: Duration) -> Resul
 
 /// One wake by the audit log, in milliseconds.
 struct Wake {
+    /// From the activity's write to the first write of the operator about this tenant.
+    begun: f64,
     /// From the activity's write to the first write of the operator to a workload, which waits for no pod.
     first: f64,
     /// The operator's share of the whole: from each thing that it waited for to the write that followed.
@@ -194,7 +196,10 @@ fn wake(name: &str, events: &[AuditEvent]) -> Option<Wake> {
         }
     }
     let since = |at: Timestamp| at.duration_since(time(login).unwrap_or(at)).as_millis_f64();
-    Some(Wake { first: since(first?), own, last: since(last) })
+    let about = |event: &&AuditEvent| event.namespace == space || event.resource == "tenants" && event.name == name;
+    let mut writes = events.iter().filter(done).filter(about).filter(|event| ours(event) && is_write(event));
+    let begun = writes.find_map(|event| time(event).filter(|at| Some(*at) > time(login)))?;
+    Some(Wake { begun: since(begun), first: since(first?), own, last: since(last) })
 }
 
 fn report(what: &str, events: &[AuditEvent], names: &[String]) {
@@ -208,6 +213,7 @@ fn report(what: &str, events: &[AuditEvent], names: &[String]) {
         println!("bench: {what}: {title}: p50 {}, p90 {}, p99 {}", text(50), text(90), text(99));
     };
     println!("bench: {what}: {} of {} wakes found in the audit log", wakes.len(), names.len());
+    column("login to the operator's first write about the tenant", |wake| wake.begun);
     column("login to the first scale-up write", |wake| wake.first);
     column("the operator's share, waiting for pods apart", |wake| wake.own);
     column("login to the last scale-up write", |wake| wake.last);
