@@ -281,6 +281,9 @@ pub struct TenantStatus {
     /// When the tenant's user was last seen. It only moves forward. Missing counts from creation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_activity_time: Option<Timestamp>,
+    /// What the tenant's user asked for through the gateway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests: Option<UserRequests>,
     /// Sleep: what is and what should be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hibernation: Option<HibernationStatus>,
@@ -307,6 +310,21 @@ pub struct BotCount {
     pub desired: i32,
     /// Bots that are ready.
     pub ready: i32,
+}
+
+/// What a user asked for, as the gateway wrote it. The annotations of the same meaning count, too; the newer one wins.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct UserRequests {
+    /// When waking was asked for. It counts as activity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wake_requested_at: Option<Timestamp>,
+    /// When sleep was asked for. It holds until newer activity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sleep_requested_at: Option<Timestamp>,
+    /// When the user agreed to sleep, in mode Prompt. It counts for the idle period in which it was given: from the newest activity before it to the next one after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hibernation_approved_at: Option<Timestamp>,
 }
 
 /// Sleep of a tenant: the hibernator writes `decision`, the operator writes the rest.
@@ -379,6 +397,38 @@ pub struct WakeStatus {
     /// Seconds between the two.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<i64>,
+    /// How far each part is, in the order in which they come up; only while the wake-up is under way.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub parts: Vec<WakePart>,
+}
+
+/// One part of a stack that is being woken.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
+pub struct WakePart {
+    /// The part: postgres, redis, monitoring, dashboard or bots.
+    #[schemars(length(max = 63))]
+    pub name: String,
+    /// How far it is.
+    pub state: PartState,
+    /// What it waits for, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub message: Option<String>,
+}
+
+/// How far a part of a stack is on its way up.
+#[derive(Serialize, Deserialize, schemars::JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PartState {
+    /// Its turn has not come.
+    Waiting,
+    /// It still stops, from the way down.
+    Stopping,
+    /// It was started and is not ready.
+    Starting,
+    /// It works.
+    Ready,
 }
 
 /// Where a tenant's pods may run.

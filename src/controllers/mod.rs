@@ -19,5 +19,6 @@ pub mod tenant;
 pub mod tenant_status;
 pub mod undecodable;
 pub mod volumes;
+pub mod wake_parts;
 pub mod worker_pool;
 pub mod workloads;

@@ -11,9 +11,9 @@ use super::outcome::Outcome;
 use super::report::Turn;
 use super::tenant_status::{self, View};
 use super::workloads::{self, Wanted};
-use super::{children, recheck, removal, report, sight, steps, stops, undecodable};
+use super::{children, recheck, removal, report, sight, steps, stops, undecodable, wake_parts};
 use crate::api::conditions::reasons;
-use crate::api::tenant::{Cost, Placement};
+use crate::api::tenant::{Cost, Placement, WakePart};
 use crate::api::{BotFleet, Tenant, TenantStatus};
 use crate::cluster::index::Entry;
 use crate::cluster::status::{Own, has_finalizer};
@@ -82,6 +82,7 @@ async fn pass(context: &Context, tenant: &Tenant, old: &TenantStatus) -> (Outcom
     if let Err(outcome) = enacted {
         return (outcome, view);
     }
+    view.parts.clone_from(&observed.parts);
     view.bots = Some(fleet_views::count(&observed.fleets));
     view.retained_volumes = Some(fleet_views::retained(&observed.entries, &observed.fleets));
     let reason = view.way.as_ref().map_or(reasons::AWAKE, |(_, verdict)| verdict.reason);
@@ -164,7 +165,10 @@ impl Step {
             message.push(format!("still to go down: {}", left.join(", ")));
         }
         message.extend(unready);
-        Observed { entries, fleets, views, way, done, message: message.join("; ") }
+        let why =
+            |name: &str| self.full.iter().find(|part| part.name == name).and_then(|w| workloads::unready(&entries, w));
+        let parts = wake_parts::of(seen, &views, why);
+        Observed { entries, fleets, views, parts, way, done, message: message.join("; ") }
     }
 }
 
@@ -173,6 +177,7 @@ struct Observed {
     entries: Vec<Entry>,
     fleets: Vec<BotFleet>,
     views: Vec<FleetView>,
+    parts: Vec<WakePart>,
     way: Way,
     done: bool,
     message: String,

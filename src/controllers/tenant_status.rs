@@ -5,7 +5,7 @@ use kube::ResourceExt;
 
 use super::outcome::{Outcome, Verdict};
 use crate::api::conditions::HIBERNATED;
-use crate::api::tenant::{BotCount, Cost, HibernationStatus, Placement};
+use crate::api::tenant::{BotCount, Cost, HibernationStatus, Placement, WakePart};
 use crate::api::{Tenant, TenantStatus};
 use crate::domain::{activity, names};
 use crate::status::sleep::{self, Way};
@@ -16,6 +16,8 @@ use crate::status::{self, Seen, find, whole_second};
 pub struct View {
     /// Where the tenant is between stages, and the condition that says so.
     pub way: Option<(Way, Verdict)>,
+    /// How far each part is; told only during a wake-up.
+    pub parts: Vec<WakePart>,
     /// Bots of all fleets.
     pub bots: Option<BotCount>,
     /// Pools that serve its tier.
@@ -38,6 +40,11 @@ pub fn compute(tenant: &Tenant, old: &TenantStatus, outcome: &Outcome, view: Vie
         }
         let reasons = (sleep::reason(&old.conditions), verdict.reason);
         wake = sleep::wake(old.wake.as_ref(), *way, reasons, (asked_at(tenant, before.since, seen.now), seen.now));
+        if let Some(under_way) = wake.as_mut().filter(|wake| wake.ready_at.is_none()) {
+            // A pass that failed half-way has not looked; what was told before stands.
+            let known = old.wake.as_ref().map(|wake| wake.parts.clone()).unwrap_or_default();
+            under_way.parts = if view.parts.is_empty() { known } else { view.parts.clone() };
+        }
     }
     let hibernation = sleep::suspension(hibernation, tenant.spec.suspended, seen.now);
     let verdict = view.way.map(|(_, verdict)| verdict);
@@ -53,6 +60,7 @@ pub fn compute(tenant: &Tenant, old: &TenantStatus, outcome: &Outcome, view: Vie
         namespace: Some(names::namespace(&tenant.name_any())),
         bots: view.bots.or_else(|| old.bots.clone()),
         last_activity_time: None,
+        requests: None,
         hibernation: (hibernation != HibernationStatus::default()).then_some(hibernation),
         wake,
         placement: view.placement.or_else(|| old.placement.clone()),

@@ -15,7 +15,7 @@ pub struct Activity {
     pub newest: Timestamp,
     /// The newest time that somebody reported, which creation and suspension are not.
     pub reported: Option<Timestamp>,
-    /// When manual sleep was asked for.
+    /// When manual sleep was last asked for.
     pub sleep_requested_at: Option<Timestamp>,
     /// Annotations that hold no time.
     pub malformed: Vec<&'static str>,
@@ -68,13 +68,16 @@ pub fn read(tenant: &Tenant) -> Activity {
         }
         time
     };
+    let requests = status.and_then(|status| status.requests.as_ref());
     let reported = [
         status.and_then(|status| status.last_activity_time),
+        requests.and_then(|requests| requests.wake_requested_at),
         annotated(annotation::LAST_ACTIVITY),
         annotated(annotation::WAKE_REQUESTED_AT),
     ];
     let reported = reported.into_iter().flatten().max();
-    let sleep_requested_at = annotated(annotation::SLEEP_REQUESTED_AT);
+    let by_gateway = requests.and_then(|requests| requests.sleep_requested_at);
+    let sleep_requested_at = annotated(annotation::SLEEP_REQUESTED_AT).max(by_gateway);
     let created = tenant.metadata.creation_timestamp.as_ref().map(|time| time.0);
     let resumed = sleep.and_then(|sleep| sleep.resumed_at);
     let resumes = !tenant.spec.suspended && sleep.is_some_and(|sleep| sleep.suspended_since.is_some());
@@ -136,6 +139,24 @@ mod tests {
         assert_eq!(stage(false, annotations("2026-06-01T00:01:00Z"), json!({})), Stage::DatabaseOnly, "clocks differ");
         assert_eq!(stage(false, annotations("2026-06-01T00:01:01Z"), json!({})), Stage::Active, "not before its time");
         assert_eq!(stage(true, annotations("soon"), json!({})), Stage::DatabaseOnly, "suspension asks nobody");
+    }
+
+    #[test]
+    fn requests_through_the_gateway_count_like_annotations() {
+        let status = |requests: serde_json::Value| {
+            json!({
+                "requests": requests,
+                "hibernation": {"decision": {"stage": "BotsStopped", "basedOn": "2026-01-01T00:00:00Z"}},
+            })
+        };
+        assert_eq!(stage(false, json!({}), status(json!({}))), Stage::BotsStopped);
+        let wake = json!({"wakeRequestedAt": "2026-01-02T00:00:00Z"});
+        assert_eq!(stage(false, json!({}), status(wake)), Stage::Active);
+        let sleep = |at: &str| status(json!({"wakeRequestedAt": "2026-01-02T00:00:00Z", "sleepRequestedAt": at}));
+        assert_eq!(stage(false, json!({}), sleep("2026-01-03T00:00:00Z")), Stage::DatabaseOnly);
+        assert_eq!(stage(false, json!({}), sleep("2026-01-02T00:00:00Z")), Stage::Active, "a tie means awake");
+        let newer = json!({"torpor.dev/sleep-requested-at": "2026-01-04T00:00:00Z"});
+        assert_eq!(stage(false, newer, sleep("2026-01-02T00:00:00Z")), Stage::DatabaseOnly, "the newer of the two");
     }
 
     #[test]

@@ -41,8 +41,10 @@ pub struct Facts {
     pub suspended: bool,
     /// What it tells of its user's activity.
     pub activity: Activity,
-    /// The user's answer.
+    /// The user's answer by annotation.
     pub approval: Approval,
+    /// When the user agreed through the gateway.
+    pub approved_at: Option<Timestamp>,
     /// The last decision.
     pub decision: Option<Decision>,
     /// Conditions that the hibernator wrote.
@@ -83,14 +85,19 @@ impl Facts {
             suspended: tenant.spec.suspended,
             activity: activity::read(tenant),
             approval,
+            approved_at: status.and_then(|s| s.requests.as_ref()).and_then(|asked| asked.hibernation_approved_at),
             decision: status.and_then(|s| s.hibernation.as_ref()).and_then(|sleep| sleep.decision.clone()),
             conditions: status.map(|s| s.conditions.iter().filter(own).cloned().collect()).unwrap_or_default(),
         })
     }
 
-    /// The activity for whose idle period the user agreed. An approval counts for the period in which it is first
-    /// seen, unless it was given before that period's activity; it must be taken away before it can be given again.
+    /// The activity for whose idle period the user agreed. The gateway notes the moment of an approval, which tells
+    /// its period. An annotation counts for the period in which it is first seen, unless it was given before that
+    /// period's activity; it must be taken away before it can be given again.
     fn approved_for(&self) -> Option<Timestamp> {
+        if self.approved_at.is_some_and(|at| at >= self.activity.newest) {
+            return Some(self.activity.newest);
+        }
         let Approval::Given(at) = self.approval else { return None };
         let recorded = self.decision.as_ref().and_then(|decision| decision.approved_for);
         // Kubernetes notes whole seconds.

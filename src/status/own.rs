@@ -54,6 +54,7 @@ impl Status for TenantStatus {
         let mut own = self.clone();
         own.conditions = own_conditions(&self.conditions);
         own.last_activity_time = None;
+        own.requests = None;
         if let Some(hibernation) = &mut own.hibernation {
             hibernation.decision = None;
         }
@@ -63,6 +64,9 @@ impl Status for TenantStatus {
     fn urgent(&self) -> Self {
         let mut urgent = TenantStatus { bots: None, cost: None, ..self.own() };
         without_wording(&mut urgent.conditions);
+        for part in urgent.wake.iter_mut().flat_map(|wake| &mut wake.parts) {
+            part.message = None;
+        }
         urgent
     }
 
@@ -70,6 +74,7 @@ impl Status for TenantStatus {
         let mut all = self.clone();
         all.conditions = all_conditions(&self.conditions, &old.conditions);
         all.last_activity_time = old.last_activity_time;
+        all.requests.clone_from(&old.requests);
         if let Some(decision) = old.hibernation.as_ref().and_then(|hibernation| hibernation.decision.clone()) {
             all.hibernation.get_or_insert_default().decision = Some(decision);
         }
@@ -134,11 +139,13 @@ mod tests {
         let both = status(json!({
             "conditions": [condition("Warned"), condition("Ready")],
             "lastActivityTime": "2026-01-01T00:00:00Z",
+            "requests": {"sleepRequestedAt": "2026-01-01T00:00:00Z"},
             "hibernation": {"stage": "Active", "decision": {"stage": "BotsStopped", "basedOn": "2026-01-01T00:00:00Z"}},
         }));
         assert_eq!(mine.own(), both.own());
         let merged = mine.over(&both);
         assert_eq!(merged.last_activity_time, both.last_activity_time);
+        assert_eq!(merged.requests, both.requests);
         assert_eq!(merged.hibernation, both.hibernation);
         assert_eq!(merged.conditions.len(), 2);
         let without_volumes = status(json!({}));

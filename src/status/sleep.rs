@@ -84,14 +84,15 @@ pub fn wake(
     let begun = old.filter(|wake| wake.ready_at.is_none()).and_then(|wake| wake.requested_at);
     let requested_at = begun.unwrap_or_else(|| whole_second(newest_activity.min(now)));
     if reason == reasons::WAKING_UP {
-        return Some(WakeStatus { requested_at: Some(requested_at), ready_at: None, seconds: None });
+        return Some(WakeStatus { requested_at: Some(requested_at), ..WakeStatus::default() });
     }
     if before.is_none() || before == Some(reasons::AWAKE) {
         return old.cloned();
     }
     let ready_at = whole_second(now).max(requested_at);
     let seconds = ready_at.as_second() - requested_at.as_second();
-    Some(WakeStatus { requested_at: Some(requested_at), ready_at: Some(ready_at), seconds: Some(seconds) })
+    let (requested_at, ready_at) = (Some(requested_at), Some(ready_at));
+    Some(WakeStatus { requested_at, ready_at, seconds: Some(seconds), parts: Vec::new() })
 }
 
 /// Notes a suspension while there is one, and its end, which counts as activity.
@@ -146,12 +147,13 @@ mod tests {
         let done = way(Stage::Active, Stage::Active, false, true);
         let down = way(Stage::DatabaseOnly, Stage::Active, true, false);
         let begun = wake(None, up, (ASLEEP, reasons::WAKING_UP), (at(90), at(100)));
-        let expected = WakeStatus { requested_at: Some(at(90)), ready_at: None, seconds: None };
+        let expected = WakeStatus { requested_at: Some(at(90)), ..WakeStatus::default() };
         assert_eq!(begun.as_ref(), Some(&expected));
         let later = wake(begun.as_ref(), up, (WAKING, reasons::WAKING_UP), (at(95), at(110)));
         assert_eq!(later, begun, "a further login does not begin it anew");
         let ended = wake(begun.as_ref(), done, (WAKING, reasons::AWAKE), (at(90), at(130)));
-        let expected = WakeStatus { requested_at: Some(at(90)), ready_at: Some(at(130)), seconds: Some(40) };
+        let expected =
+            WakeStatus { requested_at: Some(at(90)), ready_at: Some(at(130)), seconds: Some(40), parts: Vec::new() };
         assert_eq!(ended.as_ref(), Some(&expected));
         assert_eq!(wake(ended.as_ref(), done, (AWAKE, reasons::AWAKE), (at(140), at(150))), ended);
         assert_eq!(wake(ended.as_ref(), down, (AWAKE, reasons::GOING_TO_SLEEP), (at(90), at(200))), ended);

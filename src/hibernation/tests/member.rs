@@ -198,3 +198,18 @@ fn each_part_of_a_decision_is_worth_a_write() {
     moved.decision.based_on = at("2026-01-01T12:00:00Z");
     assert!(!worth_writing(&facts, &moved), "a login alone is not");
 }
+
+#[test]
+fn an_approval_through_the_gateway_names_its_own_period() {
+    let approved = |when: &str, activity: &str| {
+        facts(|tenant| {
+            tenant["status"]["requests"] = json!({"hibernationApprovedAt": when});
+            tenant["status"]["lastActivityTime"] = activity.into();
+        })
+        .approved_for()
+    };
+    let activity = "2026-02-01T00:00:00Z";
+    assert_eq!(approved("2026-02-02T00:00:00Z", activity), Some(at(activity)));
+    assert_eq!(approved(activity, activity), Some(at(activity)), "agreed in the moment of the login");
+    assert_eq!(approved("2026-01-31T23:59:59Z", activity), None, "for an earlier period");
+}
