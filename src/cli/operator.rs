@@ -36,6 +36,9 @@ pub struct OperatorArgs {
     /// Value of the label kubernetes.io/metadata.name of the namespace whose pods may scrape tenants' metrics. Default: none may.
     #[arg(long, env = "TORPOR_SCRAPER_NAMESPACE")]
     pub scraper_namespace: Option<String>,
+    /// IngressClass by which dashboards with a host are reached from outside. Default: they get no Ingress.
+    #[arg(long, env = "TORPOR_INGRESS_CLASS")]
+    pub ingress_class: Option<String>,
 }
 
 /// On or off.
@@ -89,6 +92,7 @@ fn settings(args: &OperatorArgs) -> Settings {
             .iter()
             .map(|name| [("kubernetes.io/metadata.name".to_owned(), name.clone())].into())
             .next(),
+        ingress_class: args.ingress_class.clone(),
         ..Settings::default()
     }
 }

@@ -120,6 +120,7 @@ impl Applier {
             | ChildKind::Secret
             | ChildKind::ConfigMap
             | ChildKind::Service
+            | ChildKind::Ingress
             | ChildKind::PodDisruptionBudget
             | ChildKind::BotFleet => None,
         };

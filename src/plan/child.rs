@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, LimitRange, Namespace, ResourceQuota, Secret, Service, ServiceAccount};
-use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::ApiResource;
@@ -30,6 +30,8 @@ pub enum ChildKind {
     ConfigMap,
     /// Stable addresses.
     Service,
+    /// The way in from outside of the cluster.
+    Ingress,
     /// How many pods a node drain may take at a time.
     PodDisruptionBudget,
     /// Database, Redis, bots.
@@ -42,7 +44,7 @@ pub enum ChildKind {
 
 impl ChildKind {
     /// Every kind, in apply order.
-    pub const ALL: [ChildKind; 12] = [
+    pub const ALL: [ChildKind; 13] = [
         ChildKind::Namespace,
         ChildKind::ServiceAccount,
         ChildKind::NetworkPolicy,
@@ -51,6 +53,7 @@ impl ChildKind {
         ChildKind::Secret,
         ChildKind::ConfigMap,
         ChildKind::Service,
+        ChildKind::Ingress,
         ChildKind::PodDisruptionBudget,
         ChildKind::StatefulSet,
         ChildKind::Deployment,
@@ -68,6 +71,7 @@ impl ChildKind {
             ChildKind::Secret => "Secret",
             ChildKind::ConfigMap => "ConfigMap",
             ChildKind::Service => "Service",
+            ChildKind::Ingress => "Ingress",
             ChildKind::PodDisruptionBudget => "PodDisruptionBudget",
             ChildKind::StatefulSet => "StatefulSet",
             ChildKind::Deployment => "Deployment",
@@ -86,6 +90,7 @@ impl ChildKind {
             ChildKind::Secret => ApiResource::erase::<Secret>(&()),
             ChildKind::ConfigMap => ApiResource::erase::<ConfigMap>(&()),
             ChildKind::Service => ApiResource::erase::<Service>(&()),
+            ChildKind::Ingress => ApiResource::erase::<Ingress>(&()),
             ChildKind::PodDisruptionBudget => ApiResource::erase::<PodDisruptionBudget>(&()),
             ChildKind::StatefulSet => ApiResource::erase::<StatefulSet>(&()),
             ChildKind::Deployment => ApiResource::erase::<Deployment>(&()),
@@ -113,6 +118,8 @@ pub enum Child {
     ConfigMap(ConfigMap),
     /// See [`ChildKind::Service`].
     Service(Service),
+    /// See [`ChildKind::Ingress`].
+    Ingress(Ingress),
     /// See [`ChildKind::PodDisruptionBudget`].
     PodDisruptionBudget(PodDisruptionBudget),
     /// See [`ChildKind::StatefulSet`]. Boxed: it is by far the largest.
@@ -135,6 +142,7 @@ impl Child {
             Child::Secret(_) => ChildKind::Secret,
             Child::ConfigMap(_) => ChildKind::ConfigMap,
             Child::Service(_) => ChildKind::Service,
+            Child::Ingress(_) => ChildKind::Ingress,
             Child::PodDisruptionBudget(_) => ChildKind::PodDisruptionBudget,
             Child::StatefulSet(_) => ChildKind::StatefulSet,
             Child::Deployment(_) => ChildKind::Deployment,
@@ -153,6 +161,7 @@ impl Child {
             Child::Secret(object) => &object.metadata,
             Child::ConfigMap(object) => &object.metadata,
             Child::Service(object) => &object.metadata,
+            Child::Ingress(object) => &object.metadata,
             Child::PodDisruptionBudget(object) => &object.metadata,
             Child::StatefulSet(object) => &object.metadata,
             Child::Deployment(object) => &object.metadata,
@@ -176,6 +185,7 @@ impl Child {
             Child::Secret(object) => value(object),
             Child::ConfigMap(object) => value(object),
             Child::Service(object) => value(object),
+            Child::Ingress(object) => value(object),
             Child::PodDisruptionBudget(object) => value(object),
             Child::StatefulSet(object) => value(object),
             Child::Deployment(object) => value(object),

@@ -27,6 +27,7 @@ pub fn pods(child: &Child) -> Option<(i32, &PodSpec)> {
         | Child::Secret(_)
         | Child::ConfigMap(_)
         | Child::Service(_)
+        | Child::Ingress(_)
         | Child::PodDisruptionBudget(_)
         | Child::BotFleet(_) => return None,
     };

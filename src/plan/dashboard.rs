@@ -1,6 +1,10 @@
 //! The dashboard: Service and Deployment.
 
 use k8s_openapi::api::core::v1::{Container, HTTPGetAction, Probe, Service};
+use k8s_openapi::api::networking::v1::{
+    HTTPIngressPath, HTTPIngressRuleValue, Ingress, IngressBackend, IngressRule, IngressServiceBackend, IngressSpec,
+    ServiceBackendPort,
+};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::pod::{self, Pod, SECRETS, container, mount, read_only_mount, service_requests, text_env};
@@ -29,10 +33,35 @@ pub(super) fn plan(scope: &Scope, dashboard: &Dashboard, replicas: i32) -> Vec<C
         volumes: vec![pod::generated_secret(&[DATABASE_PASSWORD, REDIS_PASSWORD]), pod::scratch("tmp", Bytes::mi(128))],
         annotations: [].into(),
     };
-    vec![
+    let mut children = vec![
         Child::Service(service(scope, dashboard)),
         Child::Deployment(Box::new(deployment(scope, names::DASHBOARD, replicas, pod))),
-    ]
+    ];
+    children.extend(ingress(scope, dashboard).map(Child::Ingress));
+    children
+}
+
+/// The same at every stage: while no pod is ready the proxy drops the route, and whatever it has for all other hosts
+/// answers, which is the gateway.
+fn ingress(scope: &Scope, dashboard: &Dashboard) -> Option<Ingress> {
+    let (class, host) = (scope.settings.ingress_class.clone()?, dashboard.host.clone()?);
+    let port = ServiceBackendPort { name: Some("http".to_owned()), number: None };
+    let service = IngressServiceBackend { name: names::DASHBOARD.to_owned(), port: Some(port) };
+    let path = HTTPIngressPath {
+        path: Some("/".to_owned()),
+        path_type: "Prefix".to_owned(),
+        backend: IngressBackend { service: Some(service), resource: None },
+    };
+    let http = HTTPIngressRuleValue { paths: vec![path] };
+    Some(Ingress {
+        metadata: scope.owned(names::DASHBOARD, Component::Dashboard),
+        spec: Some(IngressSpec {
+            ingress_class_name: Some(class),
+            rules: Some(vec![IngressRule { host: Some(host), http: Some(http) }]),
+            ..IngressSpec::default()
+        }),
+        status: None,
+    })
 }
 
 fn service(scope: &Scope, dashboard: &Dashboard) -> Service {

@@ -22,6 +22,8 @@ pub struct Settings {
     pub gateway_namespace: String,
     /// Labels of the namespaces whose pods may scrape metrics; none means that nobody may.
     pub scraper_namespaces: Option<BTreeMap<String, String>>,
+    /// `IngressClass` by which dashboards with a host are reached from outside. Default: they get no Ingress.
+    pub ingress_class: Option<String>,
 }
 
 impl Default for Settings {
@@ -35,6 +37,7 @@ impl Default for Settings {
             dns: Dns::default(),
             gateway_namespace: "torpor-system".to_owned(),
             scraper_namespaces: None,
+            ingress_class: None,
         }
     }
 }

@@ -268,6 +268,7 @@ fn only_what_warrants_a_restart_changes_the_hash() {
         dns: Dns { namespace_labels: BTreeMap::new(), addresses: vec![] },
         gateway_namespace: "other".to_owned(),
         scraper_namespaces: Some(BTreeMap::new()),
+        ingress_class: Some("other".to_owned()),
     };
     let pools = [PoolFacts { name: "mine".to_owned(), tiers: vec![Tier::Premium] }];
     let other = everything(&validated(&labelled, &pools), Stage::BotsStopped, &settings);
@@ -298,6 +299,25 @@ fn only_what_warrants_a_restart_changes_the_hash() {
     assert!(pro.len() == 3 && pro.iter().all(|(name, hash)| premium[name] != *hash), "a new tier moves all of it");
     let asleep = restart_hashes(&everything(&validated(&plain, &[]), Stage::DatabaseOnly, &Settings::default()));
     assert_ne!(asleep["postgres"], before["postgres"], "the least size takes effect");
+}
+
+#[test]
+fn a_host_gets_an_ingress_where_there_is_a_class() {
+    let mut hosted = manifest("alice", Tier::Basic);
+    hosted.spec.dashboard =
+        Some(crate::api::tenant::Dashboard { host: Some("alice.example.com".to_owned()), ..Default::default() });
+    let ingresses = |manifest: &Tenant, stage: Stage, class: Option<&str>| -> Vec<serde_json::Value> {
+        let settings = Settings { ingress_class: class.map(str::to_owned), ..Settings::default() };
+        let children = everything(&validated(manifest, &[]), stage, &settings);
+        children.iter().filter(|child| child.kind() == ChildKind::Ingress).map(Child::to_value).collect()
+    };
+    let [awake] = &ingresses(&hosted, Stage::Active, Some("traefik"))[..] else { panic!("one Ingress") };
+    assert_eq!(awake["spec"]["rules"][0]["host"], "alice.example.com");
+    assert_eq!(awake["spec"]["ingressClassName"], "traefik");
+    let asleep = ingresses(&hosted, Stage::DatabaseOnly, Some("traefik"));
+    assert_eq!(asleep[0]["spec"], awake["spec"], "sleep changes no route");
+    assert!(ingresses(&hosted, Stage::Active, None).is_empty());
+    assert!(ingresses(&manifest("alice", Tier::Basic), Stage::Active, Some("traefik")).is_empty());
 }
 
 #[test]
