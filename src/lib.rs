@@ -14,7 +14,8 @@
 //! | [`status`] | old status, observations, outcome → new status | the time, passed in |
 //! | [`cluster`] | watches, index, apply, delete, status writes, events | the kube client |
 //! | [`controllers`] | one pass for each resource, and the loop that runs them | the context |
-//! | [`http`] | probes and metrics | the context |
+//! | [`gateway`] | portals' requests → Tenant status; the page on which users wait | the cluster room |
+//! | [`http`] | servers with their limits; probes and metrics | the context |
 //! | [`webhook`] | one signed warning, sent to a receiver outside of the cluster | an HTTP client |
 //! | [`cli`] | flags, files, start | environment, files |
 //!
@@ -29,6 +30,7 @@ pub mod clock;
 pub mod cluster;
 pub mod controllers;
 pub mod domain;
+pub mod gateway;
 pub mod hibernation;
 pub mod http;
 pub mod leader;

@@ -126,6 +126,25 @@ const WARNINGS: Description = described(
     "Attempts to warn or ask a user, by result: delivered or failed; the hibernator's",
 );
 
+const REQUESTS: Description = described(
+    "torpor_http_requests_total",
+    "counter",
+    &["route", "status"],
+    "Answered requests, by kind of address and status code; the gateway's",
+);
+const REQUEST_DURATION: Description = described(
+    "torpor_http_request_duration_seconds",
+    "histogram",
+    &["route"],
+    "Time from a request to the beginning of its answer; the gateway's",
+);
+const ACTIVITY: Description = described(
+    "torpor_activity_total",
+    "counter",
+    &["result"],
+    "Reports of activity, by result: written or coalesced; the gateway's",
+);
+
 /// Every metric there is, in the order of the documentation.
 pub fn describe() -> Vec<Description> {
     vec![
@@ -141,6 +160,9 @@ pub fn describe() -> Vec<Description> {
         DUE,
         DECISIONS,
         WARNINGS,
+        REQUESTS,
+        REQUEST_DURATION,
+        ACTIVITY,
         WAKES,
         LEADER,
         BUILD_INFO,
@@ -181,6 +203,13 @@ labels! {
     StageLabels { stage }
     ResultLabels { result }
     BuildLabels { version }
+    RouteLabels { route }
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct RequestLabels {
+    route: &'static str,
+    status: u16,
 }
 
 /// The metrics of this process; clones count into the same ones.
@@ -200,6 +229,9 @@ pub struct Metrics {
     due: Gauge,
     decisions: Family<StageLabels, Counter>,
     warnings: Family<ResultLabels, Counter>,
+    requests: Family<RequestLabels, Counter>,
+    request_durations: Family<RouteLabels, Histogram, fn() -> Histogram>,
+    activity: Family<ResultLabels, Counter>,
     wakes: Histogram,
 }
 
@@ -224,6 +256,9 @@ impl Metrics {
             due: register(&mut registry, DUE, Gauge::default()),
             decisions: register(&mut registry, DECISIONS, Family::default()),
             warnings: register(&mut registry, WARNINGS, Family::default()),
+            requests: register(&mut registry, REQUESTS, Family::default()),
+            request_durations: register(&mut registry, REQUEST_DURATION, Family::new_with_constructor(durations)),
+            activity: register(&mut registry, ACTIVITY, Family::default()),
             wakes: register(&mut registry, WAKES, Histogram::new(WAKE_BUCKETS)),
             registry: Arc::new(registry),
         }
@@ -295,6 +330,18 @@ impl Metrics {
     /// Counts an attempt to tell a user something: `delivered` or `failed`.
     pub fn warned(&self, result: &'static str) {
         self.warnings.get_or_create(&ResultLabels { result }).inc();
+    }
+
+    /// Counts an answer, and the time until it began.
+    pub fn answered(&self, route: &'static str, status: u16, took: Duration) {
+        self.requests.get_or_create(&RequestLabels { route, status }).inc();
+        self.request_durations.get_or_create(&RouteLabels { route }).observe(took.as_secs_f64());
+    }
+
+    /// Counts a report of activity, which was written or was no news.
+    pub fn activity(&self, written: bool) {
+        let result = if written { "written" } else { "coalesced" };
+        self.activity.get_or_create(&ResultLabels { result }).inc();
     }
 
     /// All metrics in the `OpenMetrics` text format; see [`CONTENT_TYPE`].

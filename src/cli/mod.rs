@@ -1,6 +1,7 @@
 //! The subcommands of `torpor`, one file each. The only room that reads environment and files.
 
 pub mod crds;
+pub mod gateway;
 pub mod hibernator;
 pub mod operator;
 pub mod process;
@@ -24,6 +25,8 @@ enum Command {
     Operator(operator::OperatorArgs),
     /// Run the hibernator: decide when idle tenants sleep, and warn their users.
     Hibernator(hibernator::HibernatorArgs),
+    /// Run the gateway: take logins, wake tenants, show users how far it is.
+    Gateway(gateway::GatewayArgs),
     /// Print the CustomResourceDefinitions, or write them into a folder.
     Crds(crds::CrdsArgs),
     /// Check Tenant files and print the objects they become, without a cluster.
@@ -60,6 +63,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Operator(args) => operator::run(args),
         Command::Hibernator(args) => hibernator::run(args),
+        Command::Gateway(args) => gateway::run(args),
         Command::Crds(args) => crds::run(&args),
         Command::Render(args) => {
             let text = args.run(&Settings::default()).map_err(Failure::input)?;

@@ -6,30 +6,39 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
+
 use super::Failure;
 use crate::clock::{Clock, SystemClock};
 use crate::cluster::Cluster;
 use crate::cluster::client::connect;
 use crate::controllers::run::{self, Ended};
 use crate::domain::catalog::Catalog;
-use crate::http::Server;
 use crate::http::probes::{Health, routes};
+use crate::http::{HttpError, Server};
 use crate::leader::{self, LeaderGuard, LeaderParams};
 use crate::metrics::Metrics;
 use crate::telemetry::{self, LogFormat};
 
 /// Options of every long-running subcommand. Each is a flag and an environment variable.
 #[derive(Debug, clap::Args)]
-pub struct ProcessArgs {
-    /// Tier catalogue to use instead of the built-in one; it is checked before anything starts.
-    #[arg(long, env = "TORPOR_CATALOG", value_name = "FILE")]
-    pub catalog: Option<PathBuf>,
+pub struct ObserveArgs {
     /// Address of /livez, /readyz and /metrics.
     #[arg(long, env = "TORPOR_PROBE_ADDRESS", default_value = "0.0.0.0:8080")]
     pub probe_address: SocketAddr,
     /// Log lines for people (text) or programs (json). `RUST_LOG` sets the level, default info.
     #[arg(long, env = "TORPOR_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
+}
+
+/// Options of every subcommand of which one process at a time works.
+#[derive(Debug, clap::Args)]
+pub struct ProcessArgs {
+    #[command(flatten)]
+    observe: ObserveArgs,
+    /// Tier catalogue to use instead of the built-in one; it is checked before anything starts.
+    #[arg(long, env = "TORPOR_CATALOG", value_name = "FILE")]
+    pub catalog: Option<PathBuf>,
     /// Namespace of the Lease by which one of several processes leads; it must exist.
     #[arg(long, env = "TORPOR_LEASE_NAMESPACE", default_value = "default")]
     pub lease_namespace: String,
@@ -73,9 +82,48 @@ where
     W: FnOnce(Leading) -> F,
     F: Future<Output = Result<Result<(), Ended>, Failure>>,
 {
-    telemetry::init(args.log_format, LOGGED).map_err(Failure::input)?;
+    logs(&args.observe)?;
     let catalog = read_catalog(args.catalog.as_deref())?;
     block_on(leading(component, args, catalog, watches, work))
+}
+
+/// Starts the log.
+///
+/// # Errors
+/// [`Failure`] where the filter cannot be read.
+pub fn logs(args: &ObserveArgs) -> Result<(), Failure> {
+    telemetry::init(args.log_format, LOGGED).map_err(Failure::input)
+}
+
+/// What every long-running process has.
+pub struct Started {
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// Liveness and readiness.
+    pub health: Health,
+    /// Counts.
+    pub metrics: Metrics,
+    /// The API server.
+    pub client: kube::Client,
+    /// Ends never, or the probe server has.
+    pub probes: JoinHandle<Result<(), HttpError>>,
+}
+
+/// Starts probes and connects; `ready` says what the process is before it does anything.
+///
+/// # Errors
+/// [`Failure`], one line.
+pub async fn start(component: &str, args: &ObserveArgs, ready: impl FnOnce(&Health)) -> Result<Started, Failure> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
+    let health = Health::new(clock.clone());
+    ready(&health);
+    let server = Server::bind(args.probe_address).await.map_err(Failure::input)?;
+    let address = server.address();
+    let probes = tokio::spawn(server.serve(routes(health.clone(), metrics.clone()), std::future::pending()));
+    let client = connect(component).await.map_err(Failure::input)?;
+    tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "probes and metrics");
+    Ok(Started { clock, health, metrics, client, probes })
 }
 
 /// Runs a future of a subcommand.
@@ -109,16 +157,7 @@ where
     W: FnOnce(Leading) -> F,
     F: Future<Output = Result<Result<(), Ended>, Failure>>,
 {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
-    let health = Health::new(clock.clone());
-    health.stand_by();
-    let server = Server::bind(args.probe_address).await.map_err(Failure::input)?;
-    let address = server.address();
-    let probes = tokio::spawn(server.serve(routes(health.clone(), metrics.clone()), std::future::pending()));
-
-    let client = connect(component).await.map_err(Failure::input)?;
-    tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "probes and metrics");
+    let Started { clock, health, metrics, client, probes } = start(component, &args.observe, Health::stand_by).await?;
     let duration = Duration::from_secs(args.lease_seconds);
     let params = LeaderParams {
         namespace: args.lease_namespace.clone(),
@@ -154,7 +193,10 @@ where
 }
 
 /// Resolves on SIGTERM or SIGINT.
-async fn stop_signal() -> Result<(), Failure> {
+///
+/// # Errors
+/// [`Failure`] where signals cannot be had.
+pub async fn stop_signal() -> Result<(), Failure> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).map_err(Failure::run)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::run)?;

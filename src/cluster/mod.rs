@@ -9,6 +9,7 @@ pub mod index;
 pub mod nodes;
 pub mod ownership;
 pub mod read;
+pub mod reviews;
 pub mod status;
 pub mod watch;
 
@@ -53,6 +54,11 @@ impl Cluster {
             index,
             client,
         }
+    }
+
+    /// Asks who callers are and what they may do.
+    pub fn reviewer(&self) -> reviews::Reviewer {
+        reviews::Reviewer::new(self.client.clone())
     }
 
     /// Watches over this cluster.

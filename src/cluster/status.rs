@@ -1,10 +1,12 @@
 //! The one way by which Torpor's own resources are written: status, and the finalizer. Never a spec.
 
+use std::time::Duration;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
 use kube::{Api, Client};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::error::ClusterError;
 use crate::api::{BotFleet, Tenant, WorkerPool};
@@ -40,6 +42,20 @@ impl Own {
             Own::WorkerPool => ApiResource::erase::<WorkerPool>(&()),
         }
     }
+}
+
+/// Somebody waits for a merge.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What became of a merge.
+#[derive(Debug)]
+pub enum Merged {
+    /// The Tenant as it is now.
+    Written(Box<Tenant>),
+    /// It has changed since it was read; nothing was written.
+    Changed,
+    /// It is not there any more.
+    Gone,
 }
 
 /// Writes status and finalizers of Torpor's own resources.
@@ -93,6 +109,34 @@ impl StatusWriter {
         status: &impl Serialize,
     ) -> Result<Option<String>, ClusterError> {
         self.apply(kind, metadata, status).await
+    }
+
+    /// Merges single fields into a Tenant's status, but only if it is still at the resource version that was read: who
+    /// else writes them may have written something newer meanwhile.
+    ///
+    /// # Errors
+    /// [`ClusterError`], classified; silence for longer than 3 s is transient, and may have written all the same.
+    pub async fn merge_unchanged(&self, metadata: &ObjectMeta, status: &Value) -> Result<Merged, ClusterError> {
+        if !self.leader.is_valid() {
+            return Err(ClusterError::NotLeading);
+        }
+        let name = metadata.name.as_deref().unwrap_or_default();
+        let what = format!("status of Tenant {name}");
+        let body = json!({
+            "metadata": {"uid": metadata.uid, "resourceVersion": metadata.resource_version},
+            "status": status,
+        });
+        let params = PatchParams { field_manager: Some(self.manager.to_owned()), ..PatchParams::default() };
+        let api: Api<Tenant> = Api::all(self.client.clone());
+        let answer = tokio::time::timeout(PATIENCE, api.patch_status(name, &params, &Patch::Merge(&body))).await;
+        self.metrics.api_write("status", Own::Tenant.as_str());
+        match answer {
+            Ok(Ok(tenant)) => Ok(Merged::Written(Box::new(tenant))),
+            Ok(Err(error)) if ClusterError::is_not_found(&error) => Ok(Merged::Gone),
+            Ok(Err(error)) if ClusterError::is_conflict(&error) => Ok(Merged::Changed),
+            Ok(Err(error)) => Err(ClusterError::of(&what, &error)),
+            Err(_) => Err(ClusterError::Transient { what, reason: format!("no answer in {PATIENCE:?}") }),
+        }
     }
 
     async fn apply(

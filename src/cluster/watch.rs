@@ -13,7 +13,7 @@ use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus, StatefulSet, Stat
 use k8s_openapi::api::core::v1::{
     ConfigMap, LimitRange, Namespace, PersistentVolumeClaim, Pod, ResourceQuota, Service, ServiceAccount,
 };
-use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{ApiResource, NotUsed, Object};
 use kube::core::PartialObjectMeta;
@@ -33,7 +33,7 @@ use crate::plan::ChildKind;
 const WATCH_SECONDS: u32 = 540;
 
 /// Every watch of the operator, by the name that readiness and metrics show.
-pub const NAMES: [&str; 18] = [
+pub const NAMES: [&str; 19] = [
     "Tenant",
     "BotFleet",
     "WorkerPool",
@@ -47,6 +47,7 @@ pub const NAMES: [&str; 18] = [
     "LimitRange",
     "ConfigMap",
     "Service",
+    "Ingress",
     "PodDisruptionBudget",
     "PersistentVolumeClaim",
     "StatefulSet",
@@ -56,6 +57,9 @@ pub const NAMES: [&str; 18] = [
 
 /// Every watch of the hibernator, likewise.
 pub const HIBERNATOR_NAMES: [&str; 2] = ["Tenant", "breaker"];
+
+/// Every watch of the gateway, likewise.
+pub const GATEWAY_NAMES: [&str; 1] = ["Tenant"];
 
 /// The part of a workload's spec that tells how many pods it wants. The API server fills it in where it is left out.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -144,6 +148,7 @@ impl Watches {
             self.metadata::<LimitRange, F>(ChildKind::LimitRange, &index, &notify),
             self.metadata::<ConfigMap, F>(ChildKind::ConfigMap, &index, &notify),
             self.metadata::<Service, F>(ChildKind::Service, &index, &notify),
+            self.metadata::<Ingress, F>(ChildKind::Ingress, &index, &notify),
             self.metadata::<PodDisruptionBudget, F>(ChildKind::PodDisruptionBudget, &index, &notify),
             self.volumes(&index, &notify),
             self.status::<StatefulSet, Scale, StatefulSetStatus, F>(

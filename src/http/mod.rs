@@ -5,10 +5,17 @@ pub mod probes;
 use std::{future::Future, io, net::SocketAddr, time::Duration};
 
 use axum::Router;
-use tokio::{net::TcpListener, sync::oneshot};
+use axum_server::{Handle, tls_rustls::RustlsConfig};
+use tokio::net::TcpListener;
 
 /// How long requests that are under way may take to finish once the server is told to end.
 const DRAIN: Duration = Duration::from_secs(5);
+/// A request's head must be complete so soon; for as long a connection may be silent between two requests.
+const HEAD: Duration = Duration::from_secs(20);
+/// No program sends more headers, and no proxy adds so many.
+const HEADERS: usize = 64;
+/// All headers of a request together; a token of Kubernetes has a few KiB.
+const HEADER_BYTES: usize = 32 * 1024;
 
 /// Why a server could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -64,26 +71,49 @@ impl Server {
         routes: Router,
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), HttpError> {
+        self.serve_with(routes, None, shutdown).await
+    }
+
+    /// The same by TLS, where a certificate is given. It can be exchanged while the server runs.
+    ///
+    /// # Errors
+    /// [`HttpError::Serve`] where the listening socket is lost.
+    pub async fn serve_with(
+        self,
+        routes: Router,
+        tls: Option<RustlsConfig>,
+        shutdown: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<(), HttpError> {
         let Self { listener, address } = self;
-        let (told, ending) = oneshot::channel();
-        let serving = axum::serve(listener, routes)
-            .with_graceful_shutdown(async move {
-                shutdown.await;
-                // The receiver is gone only when the server has ended already.
-                let _ = told.send(());
-            })
-            .into_future();
-        let out_of_patience = async {
-            match ending.await {
-                Ok(()) => tokio::time::sleep(DRAIN).await,
-                Err(_) => std::future::pending().await,
+        let failed = |source| HttpError::Serve { address, source };
+        let listener = listener.into_std().map_err(failed)?;
+        let handle = Handle::new();
+        let ending = handle.clone();
+        let ender = tokio::spawn(async move {
+            shutdown.await;
+            ending.graceful_shutdown(Some(DRAIN));
+        });
+        let routes = routes.into_make_service();
+        let ended = match tls {
+            None => {
+                let mut server = axum_server::from_tcp(listener).map_err(failed)?.handle(handle).http1_only();
+                bound(server.http_builder());
+                server.serve(routes).await
+            }
+            Some(tls) => {
+                let mut server =
+                    axum_server::from_tcp_rustls(listener, tls).map_err(failed)?.handle(handle).http1_only();
+                bound(server.http_builder());
+                server.serve(routes).await
             }
         };
-        tokio::select! {
-            ended = serving => ended.map_err(|source| HttpError::Serve { address, source }),
-            () = out_of_patience => Ok(()),
-        }
+        ender.abort();
+        ended.map_err(failed)
     }
+}
+
+fn bound(builder: &mut hyper_util::server::conn::auto::Builder<hyper_util::rt::TokioExecutor>) {
+    builder.http1().header_read_timeout(HEAD).max_headers(HEADERS).max_buf_size(HEADER_BYTES);
 }
 
 #[cfg(test)]

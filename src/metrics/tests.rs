@@ -13,6 +13,8 @@ fn all_touched() -> Metrics {
     metrics.set_due(3);
     metrics.decided("BotsStopped");
     metrics.warned("delivered");
+    metrics.answered("wake", 202, Duration::from_millis(3));
+    metrics.activity(true);
     metrics.woke(Duration::from_secs(17));
     metrics.clone().became_leader();
     metrics

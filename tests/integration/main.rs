@@ -11,6 +11,7 @@ mod drift;
 mod examples;
 mod faults;
 mod fleets;
+mod gateway;
 mod harness;
 mod hibernation;
 mod hindered;
@@ -51,6 +52,9 @@ const SHARED: &[(&str, Test)] = &[
     ("fleets::surplus_bots_are_not_started", fleets::surplus_bots_are_not_started),
     ("fleets::broken_fleets_are_mended", fleets::broken_fleets_are_mended),
     ("fleets::volumes_grow_without_restart", fleets::volumes_grow_without_restart),
+    ("gateway::wakes::a_login_wakes_and_is_told", gateway::wakes::a_login_wakes_and_is_told),
+    ("gateway::strangers::strangers_learn_nothing", gateway::strangers::strangers_learn_nothing),
+    ("gateway::page::a_link_opens_the_page", gateway::page::a_link_opens_the_page),
     ("hibernation::rbac::the_hibernator_may_only_decide", hibernation::rbac::the_hibernator_may_only_decide),
     ("tenants::foreign::foreign_namespaces_stay_untouched", tenants::foreign::foreign_namespaces_stay_untouched),
     ("tenants::foreign::missing_references_are_awaited", tenants::foreign::missing_references_are_awaited),

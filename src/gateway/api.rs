@@ -1,0 +1,255 @@
+//! The JSON interface for portals and other programs.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use axum::http::header::{LOCATION, RETRY_AFTER};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::sse::Sse;
+use axum::response::{IntoResponse, Response};
+use axum::{Json, Router};
+use serde::Serialize;
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::{Modify, OpenApi, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::ask::Ask;
+use super::problem::{Problem, ProblemBody};
+use super::progress::Progress;
+use super::{Gateway, access, events};
+
+/// What a wake-up was answered with.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Woken {
+    /// Where the tenant is.
+    progress: Progress,
+    /// Ask here how far it is.
+    progress_url: String,
+    /// Listen here to how far it is: server-sent events.
+    events_url: String,
+    /// Send the tenant's user here to wait: a path of the gateway with a signed link in it, valid for a short time.
+    /// Absent where the gateway has no key to sign with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    page_url: Option<String>,
+}
+
+/// Report that the tenant's user was seen.
+///
+/// Wakes a tenant that sleeps. Of reports about a tenant that is awake one in five minutes is written, so call it as
+/// often as you like.
+#[utoipa::path(post, path = "/v1/tenants/{name}/activity", tag = "tenants", security(("token" = [])),
+    params(("name" = String, Path, description = "Name of the Tenant")),
+    responses(
+        (status = 204, description = "Noted"),
+        (status = 401, description = "No valid token", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 403, description = "Not allowed, whether or not the tenant exists", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "No such tenant", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 413, description = "The body is larger than 4 KiB; none is needed", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 429, description = "Too many requests; see Retry-After", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 503, description = "The Kubernetes API does not answer, or too much is under way; see Retry-After", body = ProblemBody, content_type = "application/problem+json"),
+    ))]
+async fn activity(
+    State(gateway): State<Arc<Gateway>>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Result<StatusCode, Problem> {
+    gateway.access.check(&headers, access::ACTIVITY, &name).await?;
+    let (_, written) = gateway.ask(&name, Ask::Activity).await?;
+    gateway.metrics.activity(written);
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Wake the tenant.
+///
+/// Idempotent: a wake-up that is under way is answered with its progress.
+#[utoipa::path(post, path = "/v1/tenants/{name}/wake", tag = "tenants", security(("token" = [])),
+    params(("name" = String, Path, description = "Name of the Tenant")),
+    responses(
+        (status = 200, description = "It is awake", body = Woken),
+        (status = 202, description = "It is on its way up", body = Woken, headers(
+            ("Retry-After" = u32, description = "Seconds after which to ask again"),
+            ("Location" = String, description = "Where to ask how far it is"))),
+        (status = 401, description = "No valid token", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 403, description = "Not allowed, whether or not the tenant exists", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "No such tenant", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "It is suspended and cannot wake", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 413, description = "The body is larger than 4 KiB; none is needed", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 429, description = "Too many requests; see Retry-After", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 503, description = "The Kubernetes API does not answer, or too much is under way; see Retry-After", body = ProblemBody, content_type = "application/problem+json"),
+    ))]
+async fn wake(
+    State(gateway): State<Arc<Gateway>>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    gateway.access.check(&headers, access::WAKE, &name).await?;
+    let (tenant, _) = gateway.ask(&name, Ask::Wake).await?;
+    let progress = gateway.progress(&tenant);
+    let awake = progress.is_awake();
+    let pause = retry_after(&progress).to_string();
+    let progress_url = format!("/v1/tenants/{name}");
+    let events_url = format!("{progress_url}/events");
+    let body =
+        Json(Woken { progress, progress_url: progress_url.clone(), events_url, page_url: gateway.link(&tenant) });
+    if awake {
+        return Ok(body.into_response());
+    }
+    Ok((StatusCode::ACCEPTED, [(RETRY_AFTER, pause), (LOCATION, progress_url)], body).into_response())
+}
+
+/// Put the tenant to sleep until its user is seen again.
+///
+/// For any tier; its bots stop gracefully first.
+#[utoipa::path(post, path = "/v1/tenants/{name}/sleep", tag = "tenants", security(("token" = [])),
+    params(("name" = String, Path, description = "Name of the Tenant")),
+    responses(
+        (status = 202, description = "It is on its way down, or sleeps", body = Progress),
+        (status = 401, description = "No valid token", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 403, description = "Not allowed, whether or not the tenant exists", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "No such tenant", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "Its newest activity lies in the future", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 413, description = "The body is larger than 4 KiB; none is needed", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 429, description = "Too many requests; see Retry-After", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 503, description = "The Kubernetes API does not answer, or too much is under way; see Retry-After", body = ProblemBody, content_type = "application/problem+json"),
+    ))]
+async fn sleep(
+    State(gateway): State<Arc<Gateway>>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Result<(StatusCode, Json<Progress>), Problem> {
+    gateway.access.check(&headers, access::SLEEP, &name).await?;
+    let (tenant, _) = gateway.ask(&name, Ask::Sleep).await?;
+    Ok((StatusCode::ACCEPTED, Json(gateway.progress(&tenant))))
+}
+
+/// Agree, for the tenant's user, that it sleeps when it is due.
+///
+/// For tenants that are asked first (mode Prompt). It counts for the present idle period and is not activity.
+#[utoipa::path(post, path = "/v1/tenants/{name}/hibernation/approve", tag = "tenants", security(("token" = [])),
+    params(("name" = String, Path, description = "Name of the Tenant")),
+    responses(
+        (status = 204, description = "Noted"),
+        (status = 401, description = "No valid token", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 403, description = "Not allowed, whether or not the tenant exists", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "No such tenant", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 413, description = "The body is larger than 4 KiB; none is needed", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 429, description = "Too many requests; see Retry-After", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 503, description = "The Kubernetes API does not answer, or too much is under way; see Retry-After", body = ProblemBody, content_type = "application/problem+json"),
+    ))]
+async fn approve(
+    State(gateway): State<Arc<Gateway>>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Result<StatusCode, Problem> {
+    gateway.access.check(&headers, access::APPROVE, &name).await?;
+    gateway.ask(&name, Ask::Approve).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Ask where the tenant is.
+#[utoipa::path(get, path = "/v1/tenants/{name}", tag = "tenants", security(("token" = [])),
+    params(("name" = String, Path, description = "Name of the Tenant")),
+    responses(
+        (status = 200, description = "Where it is", body = Progress),
+        (status = 401, description = "No valid token", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 403, description = "Not allowed, whether or not the tenant exists", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "No such tenant", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 429, description = "Too many requests; see Retry-After", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 503, description = "The Kubernetes API does not answer, or too much is under way; see Retry-After", body = ProblemBody, content_type = "application/problem+json"),
+    ))]
+async fn progress(
+    State(gateway): State<Arc<Gateway>>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Result<Json<Progress>, Problem> {
+    gateway.access.check(&headers, access::PROGRESS, &name).await?;
+    Ok(Json(gateway.progress(&*gateway.tenant(&name)?)))
+}
+
+/// Listen to where the tenant is, until it is awake.
+///
+/// Server-sent events: `progress` with the document that `GET /v1/tenants/{name}` gives, each time it changes; the last
+/// one is `awake`, with the same document, after which the stream ends. `gone` ends it when the tenant was removed.
+#[utoipa::path(get, path = "/v1/tenants/{name}/events", tag = "tenants", security(("token" = [])),
+    params(("name" = String, Path, description = "Name of the Tenant")),
+    responses(
+        (status = 200, description = "A stream of events", body = String, content_type = "text/event-stream"),
+        (status = 401, description = "No valid token", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 403, description = "Not allowed, whether or not the tenant exists", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "No such tenant", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 429, description = "Too many requests; see Retry-After", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 503, description = "The Kubernetes API does not answer, or too many streams are open; see Retry-After", body = ProblemBody, content_type = "application/problem+json"),
+    ))]
+async fn listen(
+    State(gateway): State<Arc<Gateway>>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    gateway.access.check(&headers, access::PROGRESS, &name).await?;
+    gateway.tenant(&name)?;
+    stream(&gateway, &name)
+}
+
+/// The stream of one tenant, for whoever was let in.
+pub(super) fn stream(gateway: &Arc<Gateway>, name: &str) -> Result<Response, Problem> {
+    let events = events::of(gateway, name)?;
+    Ok(Sse::new(events).keep_alive(events::keep_alive()).into_response())
+}
+
+/// Whether the gateway takes requests.
+#[utoipa::path(get, path = "/healthz", tag = "gateway", responses((status = 200, description = "It does", body = String, content_type = "text/plain")))]
+async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// This document.
+#[utoipa::path(get, path = "/openapi.json", tag = "gateway", responses((status = 200, description = "OpenAPI 3.1", body = Object)))]
+async fn document() -> Json<utoipa::openapi::OpenApi> {
+    Json(openapi())
+}
+
+/// Seconds after which it is worth asking again.
+pub(super) fn retry_after(progress: &Progress) -> i64 {
+    progress.estimated_seconds.unwrap_or(2).clamp(1, 10)
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Torpor gateway", description = "Wakes tenants when their users log in, and tells how far they are."),
+    modifiers(&Token),
+    tags((name = "tenants", description = "For portals, with a token of Kubernetes"), (name = "gateway", description = "About the gateway itself"))
+)]
+struct Document;
+
+struct Token;
+
+impl Modify for Token {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+        openapi.components.get_or_insert_default().add_security_scheme("token", scheme);
+    }
+}
+
+fn documented() -> OpenApiRouter<Arc<Gateway>> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(activity))
+        .routes(routes!(wake))
+        .routes(routes!(sleep))
+        .routes(routes!(approve))
+        .routes(routes!(progress))
+        .routes(routes!(listen))
+        .routes(routes!(healthz))
+        .routes(routes!(document))
+}
+
+/// The addresses of this interface.
+pub(super) fn routes() -> Router<Arc<Gateway>> {
+    documented().split_for_parts().0
+}
+
+/// The document about them.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    documented().split_for_parts().1
+}

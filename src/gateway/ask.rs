@@ -1,0 +1,213 @@
+//! What a request of a user changes in a Tenant's status: pure functions of the Tenant as it is and the time.
+//!
+//! Every time that is written is newer than what it has to beat, whatever the clocks of three replicas say: a wake is
+//! always newer than the newest activity and than the sleep request, or it would not wake.
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+
+use crate::api::Tenant;
+use crate::domain::activity;
+use crate::domain::stage::{Stage, effective_stage};
+
+/// Activity of a tenant that is awake is written at most this often.
+pub const COALESCE: SignedDuration = SignedDuration::from_mins(5);
+
+/// What somebody asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// The user was seen.
+    Activity,
+    /// The tenant is to wake.
+    Wake,
+    /// A link, made at this moment, was followed by the tenant's user.
+    Follow(Timestamp),
+    /// The tenant is to sleep.
+    Sleep,
+    /// The user agrees that the tenant sleeps when it is due.
+    Approve,
+}
+
+/// Why a request cannot have its effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Hindered {
+    /// Only whoever suspended the tenant can wake it.
+    #[error("the tenant is suspended; it wakes when the suspension is lifted")]
+    Suspended,
+    /// No sleep request could be newer than that activity.
+    #[error("the tenant's newest activity lies in the future, so a request to sleep now would have no effect")]
+    ActivityAhead,
+}
+
+/// The fields of `status` to write, as a merge patch; `None` where the Tenant says it already.
+///
+/// # Errors
+/// [`Hindered`] where writing would not do what was asked for.
+pub fn change(ask: Ask, tenant: &Tenant, now: Timestamp) -> Result<Option<Value>, Hindered> {
+    let now = whole_millisecond(now);
+    let known = activity::read(tenant);
+    let asleep = effective_stage(&activity::facts(tenant, now)) > Stage::Active;
+    let suspended = tenant.spec.suspended;
+    let beaten = known.newest.max(known.sleep_request(now).unwrap_or(Timestamp::MIN));
+    Ok(match ask {
+        Ask::Wake if suspended => return Err(Hindered::Suspended),
+        Ask::Wake if asleep => Some(wake(newer(now, beaten))),
+        Ask::Activity if asleep && !suspended => Some(json!({"lastActivityTime": newer(now, beaten)})),
+        Ask::Activity | Ask::Wake => {
+            let stale = now.duration_since(known.newest) >= COALESCE;
+            stale.then(|| json!({"lastActivityTime": now}))
+        }
+        // A link wakes by the moment it was made at, so it does so once: later it is no news any more.
+        Ask::Follow(made_at) => (asleep && !suspended && made_at > beaten).then(|| wake(made_at)),
+        Ask::Sleep if asleep && known.sleep_request(now).is_some_and(|at| at > known.newest) => None,
+        Ask::Sleep if known.ahead(now).is_some() => return Err(Hindered::ActivityAhead),
+        Ask::Sleep => Some(json!({"requests": {"sleepRequestedAt": newer(now, known.newest)}})),
+        Ask::Approve => {
+            let requests = tenant.status.as_ref().and_then(|status| status.requests.as_ref());
+            let given = requests.and_then(|requests| requests.hibernation_approved_at);
+            let stands = given.is_some_and(|at| at >= known.newest);
+            (!stands).then(|| json!({"requests": {"hibernationApprovedAt": now.max(known.newest)}}))
+        }
+    })
+}
+
+/// A wake is activity, too, so that the time until the next sleep begins anew.
+fn wake(at: Timestamp) -> Value {
+    json!({"lastActivityTime": at, "requests": {"wakeRequestedAt": at}})
+}
+
+fn newer(now: Timestamp, beaten: Timestamp) -> Timestamp {
+    if now > beaten { now } else { beaten.saturating_add(SignedDuration::from_millis(1)).unwrap_or(Timestamp::MAX) }
+}
+
+fn whole_millisecond(at: Timestamp) -> Timestamp {
+    Timestamp::from_millisecond(at.as_millisecond()).unwrap_or(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: &str = "2026-06-01T00:00:00Z";
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().expect("a time")
+    }
+
+    fn tenant(status: Value) -> Tenant {
+        serde_json::from_value(json!({
+            "apiVersion": "torpor.dev/v1alpha1", "kind": "Tenant",
+            "metadata": {"name": "a", "creationTimestamp": "2026-01-01T00:00:00Z"},
+            "spec": {"tier": "basic"}, "status": status,
+        }))
+        .expect("a Tenant")
+    }
+
+    fn suspended() -> Tenant {
+        let mut tenant = tenant(json!({}));
+        tenant.spec.suspended = true;
+        tenant
+    }
+
+    fn asleep() -> Tenant {
+        tenant(json!({
+            "lastActivityTime": "2026-02-01T00:00:00Z",
+            "hibernation": {"decision": {"stage": "DatabaseOnly", "basedOn": "2026-02-01T00:00:00Z"}},
+        }))
+    }
+
+    fn changed(ask: Ask, tenant: &Tenant) -> Option<Value> {
+        change(ask, tenant, at(NOW)).expect("an effect")
+    }
+
+    /// The Tenant after that was written.
+    fn after(tenant: &Tenant, change: &Value) -> Tenant {
+        let mut value = serde_json::to_value(tenant).expect("JSON");
+        for (key, field) in change.as_object().expect("an object") {
+            match field {
+                Value::Object(inner) => inner.iter().for_each(|(k, v)| value["status"][key][k] = v.clone()),
+                other => value["status"][key] = other.clone(),
+            }
+        }
+        serde_json::from_value(value).expect("a Tenant")
+    }
+
+    #[test]
+    fn activity_is_written_when_it_is_news() {
+        let active = |last: &str| tenant(json!({"lastActivityTime": last}));
+        assert_eq!(changed(Ask::Activity, &active("2026-05-31T23:55:01Z")), None, "less than five minutes ago");
+        assert_eq!(changed(Ask::Activity, &active("2026-05-31T23:55:00Z")), Some(json!({"lastActivityTime": NOW})));
+        assert_eq!(changed(Ask::Activity, &active("2026-06-01T09:00:00Z")), None, "it never moves back");
+        let woken = after(&asleep(), &changed(Ask::Activity, &asleep()).expect("news"));
+        assert_eq!(effective_stage(&activity::facts(&woken, at(NOW))), Stage::Active);
+        assert_eq!(changed(Ask::Activity, &woken), None, "once is enough, also while it still wakes");
+        let idle = suspended();
+        assert_eq!(
+            changed(Ask::Activity, &idle),
+            Some(json!({"lastActivityTime": NOW})),
+            "noted, though it cannot wake"
+        );
+        assert_eq!(changed(Ask::Activity, &after(&idle, &json!({"lastActivityTime": NOW}))), None);
+    }
+
+    #[test]
+    fn a_wake_wakes_whatever_clocks_say() {
+        let awake = |last: &str| tenant(json!({"lastActivityTime": last}));
+        assert_eq!(changed(Ask::Wake, &awake("2026-05-31T23:58:00Z")), None, "awake already");
+        let seen = changed(Ask::Wake, &awake("2026-05-31T23:50:00Z"));
+        assert_eq!(seen, Some(json!({"lastActivityTime": NOW})), "whoever wakes it was seen");
+        let woken = changed(Ask::Wake, &asleep()).expect("a change");
+        assert_eq!(woken, wake(at(NOW)));
+        assert_eq!(changed(Ask::Wake, &after(&asleep(), &woken)), None, "idempotent");
+        for ahead in ["2026-06-01T00:00:00Z", "2026-06-01T00:00:40Z", "2026-06-01T00:30:00Z"] {
+            let sleeping = [
+                json!({"requests": {"sleepRequestedAt": ahead}}),
+                json!({"lastActivityTime": ahead, "hibernation": {"decision": {"stage": "BotsStopped", "basedOn": ahead}}}),
+            ];
+            for status in sleeping {
+                let sleeping = tenant(status);
+                let Some(change) = changed(Ask::Wake, &sleeping) else { continue };
+                let stage = effective_stage(&activity::facts(&after(&sleeping, &change), at(NOW)));
+                assert_eq!(stage, Stage::Active, "{ahead}: {change}");
+            }
+        }
+        assert_eq!(change(Ask::Wake, &suspended(), at(NOW)), Err(Hindered::Suspended));
+    }
+
+    #[test]
+    fn a_link_wakes_once() {
+        let made = at("2026-05-31T23:59:00Z");
+        let woken = changed(Ask::Follow(made), &asleep()).expect("a change");
+        assert_eq!(woken, wake(made));
+        let woken = after(&asleep(), &woken);
+        assert_eq!(changed(Ask::Follow(made), &woken), None);
+        let slept = after(&woken, &json!({"requests": {"sleepRequestedAt": "2026-05-31T23:59:30Z"}}));
+        assert_eq!(changed(Ask::Follow(made), &slept), None, "it was put to sleep after the link was made");
+        assert!(changed(Ask::Follow(at("2026-05-31T23:59:31Z")), &slept).is_some());
+        assert_eq!(changed(Ask::Follow(made), &suspended()), None);
+    }
+
+    #[test]
+    fn sleep_beats_the_newest_activity_and_nothing_in_the_future() {
+        let active = tenant(json!({"lastActivityTime": "2026-06-01T00:00:30Z"}));
+        let slept = changed(Ask::Sleep, &active).expect("a change");
+        assert_eq!(slept, json!({"requests": {"sleepRequestedAt": "2026-06-01T00:00:30.001Z"}}));
+        let slept = after(&active, &slept);
+        assert_eq!(effective_stage(&activity::facts(&slept, at(NOW))), Stage::DatabaseOnly);
+        assert_eq!(changed(Ask::Sleep, &slept), None, "idempotent");
+        let ahead = tenant(json!({"lastActivityTime": "2026-07-01T00:00:00Z"}));
+        assert_eq!(change(Ask::Sleep, &ahead, at(NOW)), Err(Hindered::ActivityAhead));
+        assert!(changed(Ask::Sleep, &asleep()).is_some(), "deeper than it sleeps, perhaps");
+    }
+
+    #[test]
+    fn an_approval_is_given_once_for_a_period() {
+        let given = changed(Ask::Approve, &asleep()).expect("a change");
+        assert_eq!(given, json!({"requests": {"hibernationApprovedAt": NOW}}));
+        let approved = after(&asleep(), &given);
+        assert_eq!(changed(Ask::Approve, &approved), None);
+        let next = after(&approved, &json!({"lastActivityTime": "2026-06-01T00:00:10Z"}));
+        let again = changed(Ask::Approve, &next).expect("another period");
+        assert_eq!(again["requests"]["hibernationApprovedAt"], "2026-06-01T00:00:10Z");
+    }
+}

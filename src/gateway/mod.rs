@@ -1,0 +1,184 @@
+//! The gateway: the door through which portals report logins and wake tenants, and the page on which users wait.
+//!
+//! Stateless: what it knows it watches, what it is told it writes into the Tenant's status at once, and the operator
+//! acts on that. [`ask`], [`links`] and [`progress`] decide and are pure; the rest is HTTP.
+
+pub mod access;
+mod api;
+pub mod ask;
+mod events;
+mod limits;
+pub mod links;
+mod page;
+pub mod problem;
+pub mod progress;
+pub mod store;
+
+use std::hash::{BuildHasher, RandomState};
+use std::num::NonZeroU32;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use axum::Router;
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use jiff::SignedDuration;
+use kube::ResourceExt;
+use tokio::sync::{Mutex, Semaphore};
+
+use self::access::Access;
+use self::ask::{Ask, change};
+use self::links::{Link, LinkKeys};
+use self::problem::Problem;
+use self::progress::Progress;
+use self::store::Tenants;
+use crate::api::Tenant;
+use crate::clock::Clock;
+use crate::cluster::Cluster;
+use crate::cluster::status::Merged;
+use crate::metrics::Metrics;
+
+pub use self::api::openapi;
+
+/// Writers for different tenants seldom meet, and few locks are enough for all.
+const LOCKS: usize = 256;
+/// A Tenant that changes so often between a look and a write is left to the next request.
+const TRIES: u32 = 5;
+/// Page loads of one tenant per second; a person with several tabs that refresh needs a few.
+const PAGES_PER_SECOND: u32 = 10;
+/// How often what limiters remember of silent callers is dropped.
+const TIDY: Duration = Duration::from_secs(60);
+
+/// How the gateway is set up.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `https` or `http`: how users reach pages and dashboards.
+    pub public_scheme: String,
+    /// Where users log in.
+    pub portal_url: Option<String>,
+    /// How long a link made here is valid.
+    pub link_life: SignedDuration,
+    /// Audiences of tokens; none means the API server's own.
+    pub audiences: Vec<String>,
+    /// Requests of one caller per second.
+    pub per_second: NonZeroU32,
+    /// Requests under way at a time.
+    pub concurrency: usize,
+    /// Event streams open at a time.
+    pub streams: usize,
+}
+
+/// What every request works with.
+pub struct Gateway {
+    options: Options,
+    clock: Arc<dyn Clock>,
+    cluster: Cluster,
+    tenants: Tenants,
+    access: Access,
+    keys: RwLock<Option<LinkKeys>>,
+    pages: DefaultKeyedRateLimiter<String>,
+    streams: Arc<Semaphore>,
+    locks: Vec<Mutex<()>>,
+    hasher: RandomState,
+    metrics: Metrics,
+}
+
+impl Gateway {
+    /// A gateway over this cluster.
+    pub fn new(options: Options, cluster: Cluster, clock: Arc<dyn Clock>, metrics: Metrics) -> Self {
+        let pages = NonZeroU32::new(PAGES_PER_SECOND).unwrap_or(NonZeroU32::MIN);
+        Gateway {
+            access: Access::new(cluster.reviewer(), options.audiences.clone(), options.per_second),
+            tenants: Tenants::default(),
+            keys: RwLock::default(),
+            pages: RateLimiter::keyed(Quota::per_second(pages)),
+            streams: Arc::new(Semaphore::new(options.streams)),
+            locks: (0..LOCKS).map(|_| Mutex::default()).collect(),
+            hasher: RandomState::new(),
+            options,
+            clock,
+            cluster,
+            metrics,
+        }
+    }
+
+    /// The keys that links are signed with from now on.
+    pub fn set_keys(&self, keys: Option<LinkKeys>) {
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+    }
+
+    /// All Tenants.
+    pub fn tenants(&self) -> &Tenants {
+        &self.tenants
+    }
+
+    /// Forgets silent callers now and then. Ends never.
+    pub async fn tidy(&self) {
+        loop {
+            tokio::time::sleep(TIDY).await;
+            self.access.tidy();
+            self.pages.retain_recent();
+            self.pages.shrink_to_fit();
+        }
+    }
+
+    fn keys(&self) -> Option<LinkKeys> {
+        self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn tenant(&self, name: &str) -> Result<Arc<Tenant>, Problem> {
+        self.tenants.get(name).ok_or(Problem::NotFound)
+    }
+
+    fn progress(&self, tenant: &Tenant) -> Progress {
+        let usual = self.tenants.usual_seconds(tenant.spec.tier);
+        progress::of(tenant, usual, &self.options.public_scheme, self.clock.now())
+    }
+
+    /// A link to the waiting page of a tenant that somebody else has woken already: it never wakes by itself.
+    fn link(&self, tenant: &Tenant) -> Option<String> {
+        let now = self.clock.now();
+        let made_at = crate::domain::activity::read(tenant).newest.min(now);
+        let expires_at = now.checked_add(self.options.link_life).ok()?;
+        let name = tenant.name_any();
+        let text = self.keys()?.sign(&name, Link { made_at, expires_at });
+        Some(format!("/wake/{name}?link={text}"))
+    }
+
+    /// Does what somebody asks for, once. Returns the Tenant as it is then, and whether it had to be written.
+    ///
+    /// # Errors
+    /// 404, 409 or 503.
+    async fn ask(&self, name: &str, ask: Ask) -> Result<(Arc<Tenant>, bool), Problem> {
+        let tenant = self.tenant(name)?;
+        if change(ask, &tenant, self.clock.now())?.is_none() {
+            return Ok((tenant, false));
+        }
+        // Of many who report the same login, one writes and the others find it written.
+        let lock = usize::try_from(self.hasher.hash_one(name)).unwrap_or_default() % LOCKS;
+        let _alone = self.locks[lock].lock().await;
+        for _ in 0..TRIES {
+            let tenant = self.tenant(name)?;
+            let Some(fields) = change(ask, &tenant, self.clock.now())? else { return Ok((tenant, false)) };
+            match self.cluster.status.merge_unchanged(&tenant.metadata, &fields).await? {
+                Merged::Written(written) => {
+                    self.tenants.put(*written);
+                    return Ok((self.tenant(name)?, true));
+                }
+                Merged::Gone => self.tenants.remove(name),
+                Merged::Changed => match self.cluster.reader.tenant(name).await? {
+                    Some(fresh) => self.tenants.put(fresh),
+                    None => self.tenants.remove(name),
+                },
+            }
+        }
+        tracing::warn!(tenant = name, "its status changes faster than it can be written");
+        Err(Problem::Unavailable)
+    }
+}
+
+/// Every address of the gateway, with its limits.
+pub fn routes(gateway: Arc<Gateway>) -> Router {
+    let concurrency = gateway.options.concurrency;
+    let routes = api::routes().merge(page::routes()).fallback(page::anywhere);
+    limits::around(routes.with_state(gateway.clone()), gateway.metrics.clone(), gateway.clock.clone(), concurrency)
+}

@@ -1,0 +1,253 @@
+//! All Tenants as the watch shows them, cut down to what the gateway tells, and who waits for news of them.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+use kube::runtime::watcher::Event;
+use tokio::sync::broadcast;
+
+use super::progress;
+use crate::api::{Tenant, Tier};
+use crate::controllers::context::Guarded;
+use crate::domain::names::annotation;
+
+/// News that a slow listener may be behind by before it is told to look again.
+const BACKLOG: usize = 1_024;
+/// The usual time of a wake-up changes slowly, and telling it takes a look at every tenant.
+const USUAL_FOR: Duration = Duration::from_secs(10);
+
+/// The Tenants; clones share them.
+#[derive(Clone)]
+pub struct Tenants {
+    inner: Arc<RwLock<Known>>,
+    news: broadcast::Sender<Arc<str>>,
+    usual: moka::sync::Cache<Tier, Option<i64>>,
+}
+
+#[derive(Default)]
+struct Known {
+    tenants: HashMap<Arc<str>, Arc<Tenant>>,
+    /// Who claims a host, the oldest first; every replica agrees on whose it is.
+    hosts: HashMap<String, BTreeSet<(Timestamp, Arc<str>)>>,
+    /// Names of a listing that is under way.
+    listed: HashSet<Arc<str>>,
+}
+
+impl Known {
+    fn unclaim(&mut self, name: &Arc<str>, tenant: &Tenant) {
+        let Some(host) = progress::host(tenant) else { return };
+        if let Some(claims) = self.hosts.get_mut(host) {
+            claims.remove(&(created(tenant), name.clone()));
+            if claims.is_empty() {
+                self.hosts.remove(host);
+            }
+        }
+    }
+}
+
+impl Default for Tenants {
+    fn default() -> Self {
+        let usual = moka::sync::Cache::builder().time_to_live(USUAL_FOR).build();
+        Tenants { inner: Arc::default(), news: broadcast::channel(BACKLOG).0, usual }
+    }
+}
+
+impl Tenants {
+    /// The Tenant of this name, unless it does not exist or is being deleted.
+    pub fn get(&self, name: &str) -> Option<Arc<Tenant>> {
+        self.read(|known| known.tenants.get(name).cloned())
+    }
+
+    /// The Tenant whose dashboard has this host.
+    pub fn by_host(&self, host: &str) -> Option<Arc<Tenant>> {
+        self.read(|known| {
+            let (_, name) = known.hosts.get(host)?.first()?;
+            known.tenants.get(name).cloned()
+        })
+    }
+
+    /// Names of Tenants that changed, from now on.
+    pub fn news(&self) -> broadcast::Receiver<Arc<str>> {
+        self.news.subscribe()
+    }
+
+    /// How many seconds a wake-up of this tier usually takes.
+    pub fn usual_seconds(&self, tier: Tier) -> Option<i64> {
+        self.usual.get_with(tier, || {
+            self.read(|known| progress::usual_seconds(known.tenants.values().map(Arc::as_ref), tier))
+        })
+    }
+
+    /// What the watch shows.
+    pub fn take(&self, event: Event<Guarded<Tenant>>) {
+        match event {
+            Event::Init => self.write(|known| known.listed.clear()),
+            Event::InitDone => {
+                let gone = self.write(|known| {
+                    let listed = std::mem::take(&mut known.listed);
+                    known.tenants.keys().filter(|name| !listed.contains(*name)).cloned().collect::<Vec<_>>()
+                });
+                for name in gone {
+                    self.remove(&name);
+                }
+            }
+            Event::Delete(object) => self.remove(&object.name_any()),
+            Event::Apply(object) => self.seen(object, false),
+            Event::InitApply(object) => self.seen(object, true),
+        }
+    }
+
+    fn seen(&self, object: Guarded<Tenant>, listing: bool) {
+        let name: Arc<str> = object.name_any().into();
+        match object.0 {
+            Ok(tenant) => {
+                if listing {
+                    self.write(|known| known.listed.insert(name));
+                }
+                self.put(tenant);
+            }
+            // One that cannot be read is the operator's to tell of; here it is as if it were not there.
+            Err(_) => self.remove(&name),
+        }
+    }
+
+    /// A Tenant as the API server answered it. An older one than is known changes nothing.
+    pub fn put(&self, tenant: Tenant) {
+        let name: Arc<str> = tenant.name_any().into();
+        if tenant.metadata.deletion_timestamp.is_some() {
+            return self.remove(&name);
+        }
+        let put = self.write(|known| {
+            let old = known.tenants.get(&name);
+            if old.is_some_and(|old| old.metadata.uid == tenant.metadata.uid && version(old) >= version(&tenant)) {
+                return false;
+            }
+            if let Some(old) = old.cloned() {
+                known.unclaim(&name, &old);
+            }
+            if let Some(host) = progress::host(&tenant) {
+                known.hosts.entry(host.to_owned()).or_default().insert((created(&tenant), name.clone()));
+            }
+            known.tenants.insert(name.clone(), Arc::new(trimmed(tenant)));
+            true
+        });
+        if put {
+            self.tell(name);
+        }
+    }
+
+    /// A Tenant that is not there any more.
+    pub fn remove(&self, name: &str) {
+        let removed = self.write(|known| {
+            let (name, tenant) = known.tenants.remove_entry(name)?;
+            known.unclaim(&name, &tenant);
+            Some(name)
+        });
+        if let Some(name) = removed {
+            self.tell(name);
+        }
+    }
+
+    fn tell(&self, name: Arc<str>) {
+        // Nobody listens: nobody is told.
+        let _ = self.news.send(name);
+    }
+
+    fn read<T>(&self, look: impl FnOnce(&Known) -> T) -> T {
+        look(&self.inner.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn write<T>(&self, change: impl FnOnce(&mut Known) -> T) -> T {
+        change(&mut self.inner.write().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn version(tenant: &Tenant) -> u64 {
+    tenant.metadata.resource_version.as_ref().and_then(|version| version.parse().ok()).unwrap_or_default()
+}
+
+/// What is told of a Tenant, without what is long: fleets with their configurations, and who manages which field.
+fn trimmed(mut tenant: Tenant) -> Tenant {
+    const READ: [&str; 3] = [annotation::LAST_ACTIVITY, annotation::WAKE_REQUESTED_AT, annotation::SLEEP_REQUESTED_AT];
+    tenant.metadata.managed_fields = None;
+    tenant.metadata.labels = None;
+    let annotations = tenant.metadata.annotations.take().unwrap_or_default();
+    let kept: BTreeMap<String, String> =
+        annotations.into_iter().filter(|(key, _)| READ.contains(&key.as_str())).collect();
+    tenant.metadata.annotations = Some(kept);
+    tenant.spec.fleets = Vec::new();
+    if let Some(status) = &mut tenant.status {
+        status.retained_volumes = Vec::new();
+    }
+    tenant
+}
+
+/// Since when a tenant's activity counts; a link from before is another tenant's of the same name.
+pub fn created(tenant: &Tenant) -> Timestamp {
+    tenant.metadata.creation_timestamp.as_ref().map_or(Timestamp::MAX, |time| time.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn tenant(name: &str, version: u64, host: Option<&str>) -> Tenant {
+        let mut tenant: Tenant = serde_json::from_value(json!({
+            "apiVersion": "torpor.dev/v1alpha1", "kind": "Tenant", "spec": {"tier": "basic"},
+            "metadata": {"name": name, "uid": name, "resourceVersion": version.to_string()},
+        }))
+        .expect("a Tenant");
+        tenant.spec.dashboard =
+            host.map(|host| crate::api::tenant::Dashboard { host: Some(host.to_owned()), ..Default::default() });
+        tenant
+    }
+
+    #[test]
+    fn the_newest_is_known_and_told() {
+        let tenants = Tenants::default();
+        let mut news = tenants.news();
+        tenants.put(tenant("a", 5, Some("a.example.com")));
+        assert_eq!(news.try_recv().ok().as_deref(), Some("a"));
+        tenants.put(tenant("a", 4, None));
+        assert!(news.try_recv().is_err(), "an older one is no news");
+        assert!(tenants.by_host("a.example.com").is_some());
+        tenants.put(tenant("a", 6, Some("b.example.com")));
+        assert!(tenants.by_host("a.example.com").is_none() && tenants.by_host("b.example.com").is_some());
+        tenants.remove("a");
+        assert!(tenants.get("a").is_none() && tenants.by_host("b.example.com").is_none());
+    }
+
+    #[test]
+    fn a_host_belongs_to_the_oldest_who_claims_it() {
+        let tenants = Tenants::default();
+        let claims = |name: &str, second: i64| {
+            let mut tenant = tenant(name, 1, Some("x.example.com"));
+            let created = Timestamp::from_second(second).expect("a time");
+            tenant.metadata.creation_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(created));
+            tenant
+        };
+        tenants.put(claims("b", 20));
+        tenants.put(claims("a", 10));
+        let owner = |tenants: &Tenants| tenants.by_host("x.example.com").map(|tenant| tenant.name_any());
+        assert_eq!(owner(&tenants).as_deref(), Some("a"), "whoever was seen first");
+        tenants.remove("a");
+        assert_eq!(owner(&tenants).as_deref(), Some("b"));
+    }
+
+    #[test]
+    fn a_listing_forgets_who_is_not_in_it() {
+        let tenants = Tenants::default();
+        tenants.put(tenant("a", 1, None));
+        tenants.put(tenant("b", 1, None));
+        tenants.take(Event::Init);
+        tenants.take(Event::InitApply(kube::core::DeserializeGuard(Ok(tenant("b", 1, None)))));
+        assert!(tenants.get("a").is_some(), "not before the listing has ended");
+        tenants.take(Event::InitDone);
+        assert!(tenants.get("a").is_none() && tenants.get("b").is_some());
+    }
+}
