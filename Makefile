@@ -7,13 +7,15 @@ SHELL := bash
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/torpor
 DENY_VERSION := 0.20.2
 DENY_ROOT := $(CACHE)/cargo-deny-$(DENY_VERSION)
+SCHEMATHESIS_VERSION := 4.32.5
+SCHEMATHESIS := $(CACHE)/schemathesis-$(SCHEMATHESIS_VERSION)/bin/schemathesis
 
 # `cargo run` finds the binaries wherever CARGO_TARGET_DIR or cargo's configuration puts them.
 TORPOR := cargo run --quiet --package torpor --bin torpor --
 CLUSTER := cargo run --quiet --package torpor-cluster --bin torpor-cluster --
 DEMO := cargo run --quiet --package torpor-cluster --bin torpor-demo --
 
-.PHONY: help demo demo-stop test bench lint fresh crds generate cluster-up cluster-down deps-check need-cargo need-go
+.PHONY: help demo demo-stop test bench page-test api-test lint fresh crds generate cluster-up cluster-down deps-check need-cargo need-go need-chromium
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +32,17 @@ test: lint fresh ## All checks: lint, fresh generated files, then every test
 
 bench: need-cargo need-go ## Measure sleep and wake: 10,000 tenants, wakes among 500; minutes, prints figures
 	cargo bench --locked --test integration -- $(BENCH)
+
+page-test: need-cargo need-go need-chromium ## Show the waiting page in a real Chromium; screenshots go to target/page
+	TORPOR_OUTSIDE=1 cargo test --locked --test integration -- browser
+
+api-test: need-cargo need-go $(SCHEMATHESIS) ## Compare the gateway's answers with its OpenAPI document, by schemathesis
+	TORPOR_OUTSIDE=1 TORPOR_SCHEMATHESIS=$(SCHEMATHESIS) cargo test --locked --test integration -- gateway::document
+
+$(SCHEMATHESIS):
+	@echo "installing schemathesis $(SCHEMATHESIS_VERSION) into $(CACHE)" >&2
+	python3 -m venv $(CACHE)/schemathesis-$(SCHEMATHESIS_VERSION)
+	$(CACHE)/schemathesis-$(SCHEMATHESIS_VERSION)/bin/pip install --quiet schemathesis==$(SCHEMATHESIS_VERSION)
 
 lint: need-cargo ## Formatting, clippy and missing documentation; any finding is an error
 	cargo fmt --all --check
@@ -65,6 +78,13 @@ $(DENY_ROOT)/bin/cargo-deny: | need-cargo
 need-go:
 	@command -v go >/dev/null || ls -d $(or $(TORPOR_CACHE),$(XDG_CACHE_HOME),$(HOME)/.cache)/torpor/bin-* >/dev/null 2>&1 || { \
 	echo "go is not installed: the local cluster is built from Go modules and needs Go 1.26 or newer, see https://go.dev/dl" >&2; exit 1; }
+
+# Debian's and Ubuntu's package; elsewhere install chromium and chromedriver by hand.
+need-chromium:
+	@command -v chromedriver >/dev/null && command -v chromium >/dev/null || { \
+	command -v apt-get >/dev/null || { echo "chromium and chromedriver are not installed" >&2; exit 1; }; \
+	sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+	$$sudo apt-get update -qq; $$sudo apt-get install -y -qq --no-install-recommends chromium chromium-driver; }
 
 need-cargo:
 	@command -v cargo >/dev/null || { echo "cargo is not installed: Torpor needs Rust 1.89 or newer, see https://rustup.rs" >&2; exit 1; }

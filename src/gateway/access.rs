@@ -29,6 +29,8 @@ pub const APPROVE: Action = Action { verb: "create", subresource: "approval" };
 
 /// A right that is taken away works on for so long.
 pub const REMEMBERED: Duration = Duration::from_secs(10);
+/// A caller that was known is not taken for a stranger for so long.
+const FAMILIAR: Duration = Duration::from_secs(3_600);
 /// Answers that are remembered at most, of each kind; a few hundred bytes each.
 const REMEMBERED_ANSWERS: u64 = 10_000;
 /// Tokens that nobody has asked about lately, per second: so many strangers cannot keep the API server busy.
@@ -45,6 +47,8 @@ pub struct Access {
     reviewer: Reviewer,
     audiences: Vec<String>,
     identities: Cache<Fingerprint, Option<Arc<Identity>>>,
+    /// Tokens that were valid lately. Strangers who use up the questions about unknown ones must not keep these out.
+    familiar: Cache<Fingerprint, ()>,
     permissions: Cache<Question, bool>,
     unknown: DefaultDirectRateLimiter,
     callers: DefaultKeyedRateLimiter<String>,
@@ -59,6 +63,7 @@ impl Access {
         Access {
             reviewer,
             audiences,
+            familiar: Cache::builder().max_capacity(REMEMBERED_ANSWERS).time_to_idle(FAMILIAR).build(),
             identities: Cache::builder().max_capacity(REMEMBERED_ANSWERS).time_to_live(REMEMBERED).build(),
             permissions: Cache::builder().max_capacity(REMEMBERED_ANSWERS).time_to_live(REMEMBERED).build(),
             unknown: RateLimiter::direct(Quota::per_second(unknown)),
@@ -89,9 +94,14 @@ impl Access {
         let token = bearer(headers).ok_or(Problem::Unauthenticated)?;
         let fingerprint: Fingerprint = Sha256::digest(token.as_bytes()).into();
         let asked = self.identities.try_get_with(fingerprint, async {
-            self.unknown.check().map_err(|_| Problem::TooMany)?;
-            let identity = self.reviewer.identify(token, &self.audiences).await?;
-            Ok::<_, Problem>(identity.map(Arc::new))
+            if self.familiar.get(&fingerprint).await.is_none() {
+                self.unknown.check().map_err(|_| Problem::TooMany)?;
+            }
+            let identity = self.reviewer.identify(token, &self.audiences).await?.map(Arc::new);
+            if identity.is_some() {
+                self.familiar.insert(fingerprint, ()).await;
+            }
+            Ok::<_, Problem>(identity)
         });
         asked.await.map_err(|problem| (*problem).clone())?.ok_or(Problem::Unauthenticated)
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::header::{LOCATION, RETRY_AFTER};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::Sse;
@@ -17,7 +17,7 @@ use utoipa_axum::routes;
 use super::ask::Ask;
 use super::problem::{Problem, ProblemBody};
 use super::progress::Progress;
-use super::{Gateway, access, events};
+use super::{Gateway, Name, access, events};
 
 /// What a wake-up was answered with.
 #[derive(Serialize, ToSchema)]
@@ -40,7 +40,7 @@ struct Woken {
 /// Wakes a tenant that sleeps. Of reports about a tenant that is awake one in five minutes is written, so call it as
 /// often as you like.
 #[utoipa::path(post, path = "/v1/tenants/{name}/activity", tag = "tenants", security(("token" = [])),
-    params(("name" = String, Path, description = "Name of the Tenant")),
+    params(("name" = String, Path, description = "Name of the Tenant", example = "alice")),
     responses(
         (status = 204, description = "Noted"),
         (status = 401, description = "No valid token", body = ProblemBody, content_type = "application/problem+json"),
@@ -52,7 +52,7 @@ struct Woken {
     ))]
 async fn activity(
     State(gateway): State<Arc<Gateway>>,
-    Path(name): Path<String>,
+    Name(name): Name,
     headers: HeaderMap,
 ) -> Result<StatusCode, Problem> {
     gateway.access.check(&headers, access::ACTIVITY, &name).await?;
@@ -65,7 +65,7 @@ async fn activity(
 ///
 /// Idempotent: a wake-up that is under way is answered with its progress.
 #[utoipa::path(post, path = "/v1/tenants/{name}/wake", tag = "tenants", security(("token" = [])),
-    params(("name" = String, Path, description = "Name of the Tenant")),
+    params(("name" = String, Path, description = "Name of the Tenant", example = "alice")),
     responses(
         (status = 200, description = "It is awake", body = Woken),
         (status = 202, description = "It is on its way up", body = Woken, headers(
@@ -79,11 +79,7 @@ async fn activity(
         (status = 429, description = "Too many requests; see Retry-After", body = ProblemBody, content_type = "application/problem+json"),
         (status = 503, description = "The Kubernetes API does not answer, or too much is under way; see Retry-After", body = ProblemBody, content_type = "application/problem+json"),
     ))]
-async fn wake(
-    State(gateway): State<Arc<Gateway>>,
-    Path(name): Path<String>,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
+async fn wake(State(gateway): State<Arc<Gateway>>, Name(name): Name, headers: HeaderMap) -> Result<Response, Problem> {
     gateway.access.check(&headers, access::WAKE, &name).await?;
     let (tenant, _) = gateway.ask(&name, Ask::Wake).await?;
     let progress = gateway.progress(&tenant);
@@ -103,7 +99,7 @@ async fn wake(
 ///
 /// For any tier; its bots stop gracefully first.
 #[utoipa::path(post, path = "/v1/tenants/{name}/sleep", tag = "tenants", security(("token" = [])),
-    params(("name" = String, Path, description = "Name of the Tenant")),
+    params(("name" = String, Path, description = "Name of the Tenant", example = "alice")),
     responses(
         (status = 202, description = "It is on its way down, or sleeps", body = Progress),
         (status = 401, description = "No valid token", body = ProblemBody, content_type = "application/problem+json"),
@@ -116,7 +112,7 @@ async fn wake(
     ))]
 async fn sleep(
     State(gateway): State<Arc<Gateway>>,
-    Path(name): Path<String>,
+    Name(name): Name,
     headers: HeaderMap,
 ) -> Result<(StatusCode, Json<Progress>), Problem> {
     gateway.access.check(&headers, access::SLEEP, &name).await?;
@@ -128,7 +124,7 @@ async fn sleep(
 ///
 /// For tenants that are asked first (mode Prompt). It counts for the present idle period and is not activity.
 #[utoipa::path(post, path = "/v1/tenants/{name}/hibernation/approve", tag = "tenants", security(("token" = [])),
-    params(("name" = String, Path, description = "Name of the Tenant")),
+    params(("name" = String, Path, description = "Name of the Tenant", example = "alice")),
     responses(
         (status = 204, description = "Noted"),
         (status = 401, description = "No valid token", body = ProblemBody, content_type = "application/problem+json"),
@@ -140,7 +136,7 @@ async fn sleep(
     ))]
 async fn approve(
     State(gateway): State<Arc<Gateway>>,
-    Path(name): Path<String>,
+    Name(name): Name,
     headers: HeaderMap,
 ) -> Result<StatusCode, Problem> {
     gateway.access.check(&headers, access::APPROVE, &name).await?;
@@ -150,7 +146,7 @@ async fn approve(
 
 /// Ask where the tenant is.
 #[utoipa::path(get, path = "/v1/tenants/{name}", tag = "tenants", security(("token" = [])),
-    params(("name" = String, Path, description = "Name of the Tenant")),
+    params(("name" = String, Path, description = "Name of the Tenant", example = "alice")),
     responses(
         (status = 200, description = "Where it is", body = Progress),
         (status = 401, description = "No valid token", body = ProblemBody, content_type = "application/problem+json"),
@@ -161,7 +157,7 @@ async fn approve(
     ))]
 async fn progress(
     State(gateway): State<Arc<Gateway>>,
-    Path(name): Path<String>,
+    Name(name): Name,
     headers: HeaderMap,
 ) -> Result<Json<Progress>, Problem> {
     gateway.access.check(&headers, access::PROGRESS, &name).await?;
@@ -173,7 +169,7 @@ async fn progress(
 /// Server-sent events: `progress` with the document that `GET /v1/tenants/{name}` gives, each time it changes; the last
 /// one is `awake`, with the same document, after which the stream ends. `gone` ends it when the tenant was removed.
 #[utoipa::path(get, path = "/v1/tenants/{name}/events", tag = "tenants", security(("token" = [])),
-    params(("name" = String, Path, description = "Name of the Tenant")),
+    params(("name" = String, Path, description = "Name of the Tenant", example = "alice")),
     responses(
         (status = 200, description = "A stream of events", body = String, content_type = "text/event-stream"),
         (status = 401, description = "No valid token", body = ProblemBody, content_type = "application/problem+json"),
@@ -184,7 +180,7 @@ async fn progress(
     ))]
 async fn listen(
     State(gateway): State<Arc<Gateway>>,
-    Path(name): Path<String>,
+    Name(name): Name,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     gateway.access.check(&headers, access::PROGRESS, &name).await?;

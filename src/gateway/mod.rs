@@ -20,6 +20,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::{FromRequestParts, Path};
+use axum::http::request::Parts;
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use jiff::SignedDuration;
 use kube::ResourceExt;
@@ -43,6 +45,8 @@ pub use self::api::openapi;
 const LOCKS: usize = 256;
 /// A Tenant that changes so often between a look and a write is left to the next request.
 const TRIES: u32 = 5;
+/// Somebody waits for what is read.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// Page loads of one tenant per second; a person with several tabs that refresh needs a few.
 const PAGES_PER_SECOND: u32 = 10;
 /// How often what limiters remember of silent callers is dropped.
@@ -151,7 +155,11 @@ impl Gateway {
     async fn ask(&self, name: &str, ask: Ask) -> Result<(Arc<Tenant>, bool), Problem> {
         let tenant = self.tenant(name)?;
         if change(ask, &tenant, self.clock.now())?.is_none() {
-            return Ok((tenant, false));
+            if !matches!(ask, Ask::Wake | Ask::Sleep) {
+                return Ok((tenant, false));
+            }
+            // The watch may be behind another replica's write, and nobody would come to mend it.
+            self.look_again(name).await?;
         }
         // Of many who report the same login, one writes and the others find it written.
         let lock = usize::try_from(self.hasher.hash_one(name)).unwrap_or_default() % LOCKS;
@@ -165,14 +173,32 @@ impl Gateway {
                     return Ok((self.tenant(name)?, true));
                 }
                 Merged::Gone => self.tenants.remove(name),
-                Merged::Changed => match self.cluster.reader.tenant(name).await? {
-                    Some(fresh) => self.tenants.put(fresh),
-                    None => self.tenants.remove(name),
-                },
+                Merged::Changed => self.look_again(name).await?,
             }
         }
         tracing::warn!(tenant = name, "its status changes faster than it can be written");
         Err(Problem::Unavailable)
+    }
+
+    async fn look_again(&self, name: &str) -> Result<(), Problem> {
+        let read = tokio::time::timeout(PATIENCE, self.cluster.reader.tenant(name)).await;
+        match read.map_err(|_| Problem::Unavailable)?? {
+            Some(fresh) => self.tenants.put(fresh),
+            None => self.tenants.remove(name),
+        }
+        Ok(())
+    }
+}
+
+/// The name in an address. What cannot be read is nobody's.
+struct Name(String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Name {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Path(name) = Path::from_request_parts(parts, state).await.map_err(|_| Problem::NotFound)?;
+        Ok(Name(name))
     }
 }
 

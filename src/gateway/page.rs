@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 use askama::Template;
 use axum::Router;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Query, Request, State};
 use axum::http::header::{
     ACCEPT, CONTENT_SECURITY_POLICY, CONTENT_TYPE, COOKIE, HOST, LOCATION, RETRY_AFTER, SET_COOKIE, VARY,
 };
@@ -25,7 +25,7 @@ use super::ask::Ask;
 use super::links::Link;
 use super::problem::Problem;
 use super::progress::{PartState, Progress, SUSPENDED, State as Tenancy, Trouble};
-use super::{Gateway, api, store};
+use super::{Gateway, Name, api, store};
 use crate::api::Tenant;
 use crate::api::conditions::reasons;
 use crate::domain::names;
@@ -88,7 +88,7 @@ pub(super) fn routes() -> Router<Arc<Gateway>> {
 
 async fn wake(
     State(gateway): State<Arc<Gateway>>,
-    Path(name): Path<String>,
+    Name(name): Name,
     query: Result<Query<LinkQuery>, QueryRejection>,
     headers: HeaderMap,
 ) -> Response {
@@ -98,7 +98,7 @@ async fn wake(
 
 async fn listen(
     State(gateway): State<Arc<Gateway>>,
-    Path(name): Path<String>,
+    Name(name): Name,
     query: Result<Query<LinkQuery>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
@@ -119,8 +119,7 @@ pub(super) async fn anywhere(
     if request.method() != Method::GET || !wants_page(headers, false) && !wants_json(headers) {
         return Problem::NotFound.into_response();
     }
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let host = host.rsplit_once(':').map_or(host, |(host, _)| host).to_ascii_lowercase();
+    let host = host_of(headers);
     let query = Query::<LinkQuery>::try_from_uri(&uri).ok().and_then(|query| query.0.link);
     match gateway.tenants.by_host(&host) {
         Some(tenant) => visit(&gateway, &tenant.name_any(), query.as_deref(), headers).await,
@@ -162,6 +161,12 @@ fn admitted(gateway: &Gateway, name: &str, given: Option<&str>, headers: &Header
     // A link from before the tenant was made is for another one of its name.
     let (link, tenant) = (link?, tenant?);
     (link.made_at >= store::created(&tenant)).then_some((tenant, link))
+}
+
+/// The host that was asked for, without its port.
+fn host_of(headers: &HeaderMap) -> String {
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    host.rsplit_once(':').map_or(host, |(host, _)| host).to_ascii_lowercase()
 }
 
 fn within_pace(gateway: &Gateway, tenant: &Tenant) -> Result<(), Problem> {
@@ -221,7 +226,7 @@ fn document(progress: &Progress) -> Response {
 
 fn waiting(gateway: &Gateway, progress: &Progress, headers: &HeaderMap) -> Response {
     let open = progress.dashboard_ready && matches!(progress.state, Tenancy::Awake | Tenancy::Waking);
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let host = host_of(headers);
     let here = progress.dashboard.as_ref().is_some_and(|url| url.contains(&format!("://{host}/")));
     // On the dashboard's own host the way to it opens a moment after it is ready; going there at once would go in circles.
     if let Some(dashboard) = progress.dashboard.as_ref().filter(|_| open && !here) {

@@ -2,20 +2,17 @@
 //!
 //! Nothing here fails because of a time; what is printed belongs to the machine that it was measured on.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
-use kube::{Api, Client};
 use serde_json::{Value, json};
-use torpor::api::Tenant;
 use torpor_cluster::{AuditEvent, Options};
 
 use crate::alone::{Rig, is_write, items};
+use crate::gateway::{self, Door};
 use crate::harness::{condition, eventually};
 use crate::hibernation::Objects;
-use crate::many::{client, create_tenants};
+use crate::many::create_tenants;
 use crate::process::Process;
 use crate::tenants::{ensure, fleet, same, tenant};
 
@@ -86,9 +83,11 @@ pub fn ten_thousand_tenants() -> Result<(), String> {
     Ok(())
 }
 
-/// Single wakes and a burst among 500 settled tenants, 100 of which sleep.
+/// Single logins and a burst among 500 settled tenants, 100 of which sleep; each is a request to a gateway.
 pub fn wakes_among_500() -> Result<(), String> {
     let mut rig = Rig::start(Options { nodes_per_pool: 8, ..Options::default() })?;
+    let door = Door::open(&rig.cluster, &[])?;
+    let portal = gateway::token(&rig.cluster, "portal", "backend")?;
     let names: Vec<String> = (0..500).map(|number| format!("t-{number}")).collect();
     let spec = json!({"tier": "free", "fleets": [fleet("makers", 1)]});
     let began = Instant::now();
@@ -98,42 +97,41 @@ pub fn wakes_among_500() -> Result<(), String> {
     }
     println!("bench: 500 tenants are Ready after {:.0} s", began.elapsed().as_secs_f64());
     let sleepers = &names[..100];
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| error.to_string())?;
-    let admin = runtime.block_on(client(&rig.cluster))?;
-    let together = |key: &'static str| {
-        let calls = sleepers.iter().map(|name| annotate(admin.clone(), name, key));
-        runtime.block_on(futures::future::try_join_all(calls)).map(drop)
+    let ask = |name: &String, what: &str, status: u16| -> Result<Timestamp, String> {
+        let at = Timestamp::now();
+        door.call(&portal, "POST", &format!("/v1/tenants/{name}/{what}"))?.is(status)?;
+        Ok(at)
+    };
+    let together = |what: &str, status: u16| -> Result<Vec<Timestamp>, String> {
+        std::thread::scope(|scope| {
+            let calls: Vec<_> = sleepers.iter().map(|name| scope.spawn(move || ask(name, what, status))).collect();
+            calls.into_iter().map(|call| call.join().map_err(|_| "a request panicked".to_owned())?).collect()
+        })
     };
 
     let began = Instant::now();
-    together("torpor.dev/sleep-requested-at")?;
+    together("sleep", 202)?;
     await_all(&rig, sleepers, "Hibernated", LONG)?;
     println!("bench: a hundred of them are asleep after {:.0} s", began.elapsed().as_secs_f64());
     eventually(LONG, || rig.await_silence())?;
     let start = rig.mark()?;
+    let mut asked = Vec::new();
     for name in sleepers {
-        runtime.block_on(annotate(admin.clone(), name, "torpor.dev/last-activity"))?;
+        asked.push(ask(name, "activity", 204)?);
         eventually(LONG, || is_awake(&rig, name))?;
     }
-    report("single wakes", &rig.audit(start)?, sleepers);
+    report("single wakes", &rig.audit(start)?, sleepers.iter().zip(asked));
 
-    together("torpor.dev/sleep-requested-at")?;
+    together("sleep", 202)?;
     await_all(&rig, sleepers, "Hibernated", LONG)?;
     eventually(LONG, || rig.await_silence())?;
     let start = rig.mark()?;
-    together("torpor.dev/last-activity")?;
+    let asked = together("activity", 204)?;
     await_awake(&rig, sleepers)?;
-    report("a burst of 100", &rig.audit(start)?, sleepers);
+    report("a burst of 100", &rig.audit(start)?, sleepers.iter().zip(asked));
     println!("bench: the operator's peak: {:.1} MiB", mebibytes(rig.operator.peak_kib()?));
+    println!("bench: the gateway's peak: {:.1} MiB", mebibytes(door.process.peak_kib()?));
     rig.operator.terminate().map(drop)
-}
-
-async fn annotate(admin: Client, name: &str, key: &str) -> Result<(), String> {
-    let api: Api<DynamicObject> = Api::all_with(admin, &ApiResource::erase::<Tenant>(&()));
-    let change = json!({"metadata": {"annotations": {key: Timestamp::now().to_string()}}});
-    let changed = api.patch(name, &PatchParams::default(), &Patch::Merge(&change)).await;
-    changed.map(drop).map_err(|error| format!("{name}: {error}"))
 }
 
 fn is_awake(rig: &Rig, name: &str) -> Result<(), String> {
@@ -162,26 +160,30 @@ fn await_all(rig: &Rig, names: &[String], type_: &str, limit: Duration) -> Resul
 
 /// One wake by the audit log, in milliseconds.
 struct Wake {
-    /// From the activity's write to the first write of the operator about this tenant.
+    /// From the portal's request to the gateway's write of it.
+    written: f64,
+    /// From there to the first write of the operator about this tenant.
     begun: f64,
-    /// From the activity's write to the first write of the operator to a workload, which waits for no pod.
+    /// From there to the first write of the operator to a workload, which waits for no pod.
     first: f64,
     /// The operator's share of the whole: from each thing that it waited for to the write that followed.
     own: f64,
-    /// To the last write that scales something up.
+    /// From there to the last write that scales something up.
     last: f64,
+    /// From the portal's request to the status that says that all is ready.
+    ready: f64,
 }
 
-fn wake(name: &str, events: &[AuditEvent]) -> Option<Wake> {
+fn wake(name: &str, asked: Timestamp, events: &[AuditEvent]) -> Option<Wake> {
     let time = |event: &AuditEvent| event.stage_timestamp.parse::<Timestamp>().ok();
     let space = format!("tenant-{name}");
     let done = |event: &&AuditEvent| event.stage == "ResponseComplete" && event.code < 400;
-    let login = events.iter().filter(done).find(|event| {
-        event.resource == "tenants" && event.name == name && event.verb == "patch" && event.subresource.is_empty()
-    })?;
+    let of_tenant = |event: &&AuditEvent| event.resource == "tenants" && event.name == name && event.verb == "patch";
+    let by_gateway = |event: &&AuditEvent| event.user_agent.starts_with("torpor-gateway/");
+    let login = time(events.iter().filter(done).filter(of_tenant).find(by_gateway)?)?;
     let workload = |event: &AuditEvent| matches!(event.resource.as_str(), "statefulsets" | "deployments");
     let ours = |event: &AuditEvent| event.user_agent.starts_with("torpor-operator/");
-    let mut known = time(login)?;
+    let mut known = login;
     let (mut first, mut last, mut own) = (None, known, 0.0);
     for event in events.iter().filter(done).filter(|event| event.namespace == space) {
         let at = time(event)?;
@@ -195,26 +197,103 @@ fn wake(name: &str, events: &[AuditEvent]) -> Option<Wake> {
             known = at;
         }
     }
-    let since = |at: Timestamp| at.duration_since(time(login).unwrap_or(at)).as_millis_f64();
-    let about = |event: &&AuditEvent| event.namespace == space || event.resource == "tenants" && event.name == name;
-    let mut writes = events.iter().filter(done).filter(about).filter(|event| ours(event) && is_write(event));
-    let begun = writes.find_map(|event| time(event).filter(|at| Some(*at) > time(login)))?;
-    Some(Wake { begun: since(begun), first: since(first?), own, last: since(last) })
+    let since = |at: Timestamp| at.duration_since(login).as_millis_f64();
+    let about = |event: &&AuditEvent| event.namespace == space || of_tenant(event);
+    let writes = || events.iter().filter(done).filter(about).filter(|event| ours(event) && is_write(event));
+    let begun = writes().find_map(|event| time(event).filter(|at| *at > login))?;
+    let ready = writes().filter(of_tenant).filter_map(time).max()?;
+    Some(Wake {
+        written: login.duration_since(asked).as_millis_f64(),
+        begun: since(begun),
+        first: since(first?),
+        own,
+        last: since(last),
+        ready: ready.duration_since(asked).as_millis_f64(),
+    })
 }
 
-fn report(what: &str, events: &[AuditEvent], names: &[String]) {
-    let wakes: BTreeMap<&String, Wake> =
-        names.iter().filter_map(|name| wake(name, events).map(|wake| (name, wake))).collect();
+fn report<'a>(what: &str, events: &[AuditEvent], asked: impl Iterator<Item = (&'a String, Timestamp)>) {
+    let asked: Vec<_> = asked.collect();
+    let wakes: Vec<Wake> = asked.iter().filter_map(|(name, asked)| wake(name, *asked, events)).collect();
     let column = |title: &str, read: fn(&Wake) -> f64| {
-        let mut all: Vec<f64> = wakes.values().map(read).collect();
+        let mut all: Vec<f64> = wakes.iter().map(read).collect();
         all.sort_by(f64::total_cmp);
         let at = |percent: usize| all.get((all.len() * percent / 100).min(all.len().saturating_sub(1)));
         let text = |percent| at(percent).map_or("none".to_owned(), |value| format!("{value:.0} ms"));
         println!("bench: {what}: {title}: p50 {}, p90 {}, p99 {}", text(50), text(90), text(99));
     };
-    println!("bench: {what}: {} of {} wakes found in the audit log", wakes.len(), names.len());
-    column("login to the operator's first write about the tenant", |wake| wake.begun);
-    column("login to the first scale-up write", |wake| wake.first);
+    println!("bench: {what}: {} of {} wakes found in the audit log", wakes.len(), asked.len());
+    column("request to the gateway's write", |wake| wake.written);
+    column("from there to the operator's first write about the tenant", |wake| wake.begun);
+    column("from there to the first scale-up write", |wake| wake.first);
     column("the operator's share, waiting for pods apart", |wake| wake.own);
-    column("login to the last scale-up write", |wake| wake.last);
+    column("from there to the last scale-up write", |wake| wake.last);
+    column("request to the first scale-up write", |wake| wake.written + wake.first);
+    column("request to the last scale-up write", |wake| wake.written + wake.last);
+    column("request to the status that says Ready", |wake| wake.ready);
+}
+
+/// A thousand reports of activity a second for a minute, of one tenant and of a thousand.
+pub fn thousand_logins_a_second() -> Result<(), String> {
+    const COUNT: usize = 1_000;
+    const MINUTE: Duration = Duration::from_secs(60);
+    let objects = Objects::start()?;
+    let spec = json!({"tier": "free"});
+    create_tenants(&objects.cluster, (0..COUNT).map(|number| tenant(&format!("t-{number}"), spec.clone())))?;
+    // So that the first report of each is news: five minutes after its creation, or once it was put to sleep.
+    let door = Door::open(&objects.cluster, &[])?;
+    let portal = gateway::token(&objects.cluster, "portal", "backend")?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| error.to_string())?;
+    for tenants in [1, COUNT] {
+        for number in 0..tenants {
+            door.call(&portal, "POST", &format!("/v1/tenants/t-{number}/sleep"))?.is(202)?;
+        }
+        let (before, written) = (door.process.rss_kib()?, door.counter("torpor_api_writes_total")?);
+        let mut took = runtime.block_on(load(&door.address, &portal, tenants, 1_000, MINUTE))?;
+        took.sort_unstable();
+        let at = |permille: usize| took[(took.len() * permille / 1_000).min(took.len() - 1)].as_secs_f64() * 1_000.0;
+        println!(
+            "bench: {} reports of activity of {tenants} tenants in {} s: p50 {:.1} ms, p99 {:.1} ms, p99.9 {:.1} ms; {} writes; {:.1} MiB before, {:.1} MiB after, {:.1} MiB at the peak",
+            took.len(),
+            MINUTE.as_secs(),
+            at(500),
+            at(990),
+            at(999),
+            door.counter("torpor_api_writes_total")? - written,
+            mebibytes(before),
+            mebibytes(door.process.rss_kib()?),
+            mebibytes(door.process.peak_kib()?)
+        );
+    }
+    Ok(())
+}
+
+/// Sends so many requests a second at even distances, whether or not earlier ones were answered, and times each from
+/// the moment it was due.
+async fn load(
+    address: &str,
+    token: &str,
+    tenants: usize,
+    per_second: u32,
+    for_: Duration,
+) -> Result<Vec<Duration>, String> {
+    let client = reqwest::Client::builder().no_proxy().build().map_err(|error| error.to_string())?;
+    let mut due = tokio::time::interval(Duration::from_secs(1) / per_second);
+    let mut requests = tokio::task::JoinSet::new();
+    let end = Instant::now() + for_;
+    for number in 0.. {
+        if Instant::now() >= end {
+            break;
+        }
+        let due = due.tick().await;
+        let url = format!("http://{address}/v1/tenants/t-{}/activity", number % tenants);
+        let request = client.post(url).bearer_auth(token);
+        requests.spawn(async move {
+            let answer = request.send().await.map_err(|error| error.to_string())?;
+            ensure(answer.status() == 204, || format!("the gateway answered {}", answer.status()))?;
+            Ok::<_, String>(due.elapsed())
+        });
+    }
+    requests.join_all().await.into_iter().collect()
 }

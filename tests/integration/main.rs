@@ -7,6 +7,7 @@
 
 mod alone;
 mod bench;
+mod browser;
 mod drift;
 mod examples;
 mod faults;
@@ -105,17 +106,35 @@ const ALONE: &[(&str, OwnTest)] = &[
     ),
     ("hibernation::webhooks::nobody_sleeps_unwarned", hibernation::webhooks::nobody_sleeps_unwarned),
     ("hibernation::webhooks::a_dead_receiver_is_given_up", hibernation::webhooks::a_dead_receiver_is_given_up),
+    ("gateway::faults::killed_replicas_lose_no_login", gateway::faults::killed_replicas_lose_no_login),
+    ("gateway::faults::an_absent_api_server_is_told_at_once", gateway::faults::an_absent_api_server_is_told_at_once),
     ("receiver::receiver_behaves_as_told", receiver::receiver_behaves_as_told),
 ];
 
+/// Tests that need programs from elsewhere, run by `make page-test`, `make api-test` and `make traefik-test`, and by
+/// nothing else.
+const OUTSIDE: &[(&str, OwnTest)] = &[
+    ("browser::the_page_leads_to_the_dashboard", browser::the_page_leads_to_the_dashboard),
+    ("gateway::document::answers_are_documented", gateway::document::answers_are_documented),
+    ("gateway::hosts::sleeping_hosts_lead_to_the_page", gateway::hosts::sleeping_hosts_lead_to_the_page),
+];
+
 /// Measurements, run by `cargo bench --test integration` and by nothing else.
-const BENCHES: &[(&str, OwnTest)] =
-    &[("bench::ten_thousand_tenants", bench::ten_thousand_tenants), ("bench::wakes_among_500", bench::wakes_among_500)];
+const BENCHES: &[(&str, OwnTest)] = &[
+    ("bench::ten_thousand_tenants", bench::ten_thousand_tenants),
+    ("bench::wakes_among_500", bench::wakes_among_500),
+    ("bench::thousand_logins_a_second", bench::thousand_logins_a_second),
+];
 
 fn main() {
     let mut arguments = Arguments::from_args();
     let wanted = |name: &str| arguments.filter.as_deref().is_none_or(|filter| name.contains(filter));
-    let (shared, alone) = if arguments.bench { (&[][..], BENCHES) } else { (SHARED, ALONE) };
+    let outside = std::env::var_os("TORPOR_OUTSIDE").is_some();
+    let (shared, alone) = match (arguments.bench, outside) {
+        (true, _) => (&[][..], BENCHES),
+        (false, true) => (&[][..], OUTSIDE),
+        (false, false) => (SHARED, ALONE),
+    };
     let shared: Vec<_> = shared.iter().filter(|(name, _)| wanted(name)).collect();
     let alone: Vec<_> = alone.iter().filter(|(name, _)| wanted(name)).collect();
     let listing = arguments.list;

@@ -26,6 +26,8 @@ pub struct Options {
     pub extra_nodes: Vec<NodeSpec>,
     /// How long pods labelled as bots take to end once deleted; without it every pod ends at once.
     pub graceful_stop: Option<Duration>,
+    /// How long every pod takes to be ready once it is scheduled; without it that is at once.
+    pub slow_start: Option<Duration>,
     /// The range of Service addresses.
     pub service_cidr: String,
     /// A data folder to use and to keep, instead of a temporary one; must be absent or empty.
@@ -39,6 +41,7 @@ impl Default for Options {
             capacity: NodeCapacity::default(),
             extra_nodes: Vec::new(),
             graceful_stop: None,
+            slow_start: None,
             service_cidr: "10.200.0.0/16".into(),
             keep_dir: None,
         }
@@ -124,26 +127,38 @@ impl Options {
         (!items.is_empty()).then(|| json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string())
     }
 
-    /// kwok's own pod stages ignore the grace period, so bots get a stage of their own when their end must take time.
+    /// kwok's own pod stages ignore the grace period, so bots get a stage of their own when their end must take time;
+    /// likewise for a start that takes time.
     pub(crate) fn stages(&self, stock: &str) -> Result<String> {
-        let Some(delay) = self.graceful_stop else {
+        if self.graceful_stop.is_none() && self.slow_start.is_none() {
             return Ok(stock.to_owned());
-        };
+        }
         let mut stages =
             serde_yaml::Deserializer::from_str(stock).map(Value::deserialize).collect::<Result<Vec<_>, _>>()?;
-        let delete = stages
-            .iter_mut()
-            .find(|stage| stage["metadata"]["name"] == "pod-delete")
-            .context("kwok has no stage pod-delete")?;
-        let mut slow = delete.clone();
-        slow["metadata"]["name"] = "pod-delete-bot".into();
-        slow["spec"]["delay"] = json!({"durationMilliseconds": delay.as_millis() as u64});
-        match_bots(&mut slow, "In")?;
-        match_bots(delete, "NotIn")?;
-        stages.push(slow);
+        if let Some(delay) = self.slow_start {
+            delayed(named(&mut stages, "pod-ready")?, delay);
+        }
+        if let Some(delay) = self.graceful_stop {
+            let delete = named(&mut stages, "pod-delete")?;
+            let mut slow = delete.clone();
+            slow["metadata"]["name"] = "pod-delete-bot".into();
+            delayed(&mut slow, delay);
+            match_bots(&mut slow, "In")?;
+            match_bots(delete, "NotIn")?;
+            stages.push(slow);
+        }
         let texts = stages.iter().map(serde_yaml::to_string).collect::<Result<Vec<_>, _>>()?;
         Ok(texts.join("---\n"))
     }
+}
+
+fn named<'a>(stages: &'a mut [Value], name: &str) -> Result<&'a mut Value> {
+    let found = stages.iter_mut().find(|stage| stage["metadata"]["name"] == name);
+    found.with_context(|| format!("kwok has no stage {name}"))
+}
+
+fn delayed(stage: &mut Value, delay: Duration) {
+    stage["spec"]["delay"] = json!({"durationMilliseconds": u64::try_from(delay.as_millis()).unwrap_or(u64::MAX)});
 }
 
 fn match_bots(stage: &mut Value, operator: &str) -> Result<()> {
@@ -174,6 +189,15 @@ mod tests {
         assert_eq!((operator(1), operator(2)), ("NotIn", "In"));
         assert_eq!(stages[2]["spec"]["delay"]["durationMilliseconds"], 3000);
         assert_eq!(Options::default().stages(STOCK).unwrap(), STOCK);
+    }
+
+    #[test]
+    fn every_pod_starts_slowly_when_told() {
+        let options = Options { slow_start: Some(Duration::from_secs(2)), ..Options::default() };
+        let text = options.stages("metadata:\n  name: pod-ready\nspec: {}\n").unwrap();
+        let stage: Value = serde_yaml::from_str(&text).unwrap();
+        assert_eq!(stage["spec"]["delay"]["durationMilliseconds"], 2000);
+        assert!(options.stages(STOCK).is_err(), "a stage that is missing is told");
     }
 
     #[test]

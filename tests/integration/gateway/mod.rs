@@ -1,5 +1,8 @@
 //! `torpor gateway` as a process under the account that `examples/rbac-gateway.yaml` gives it, asked by HTTP.
 
+pub mod document;
+pub mod faults;
+pub mod hosts;
 pub mod page;
 pub mod strangers;
 pub mod wakes;
@@ -23,8 +26,12 @@ const START: Duration = Duration::from_secs(60);
 /// A gateway that runs.
 pub struct Door {
     pub process: Process,
+    program: Program,
     pub address: String,
 }
+
+/// A gateway at an address, whoever runs it.
+pub struct At<'a>(&'a str);
 
 /// What was answered.
 #[derive(Debug)]
@@ -75,14 +82,30 @@ impl Door {
         let keys = cluster.data_dir().join("link-keys");
         std::fs::write(&keys, LINK_KEY).map_err(text)?;
         let account = cluster.kubeconfig_for_service_account("torpor-system", "torpor-gateway");
-        let process = Program::new(cluster, "gateway")
+        let program = Program::new(cluster, "gateway")
             .kubeconfig(&account.map_err(|error| format!("{error:#}"))?)
             .arguments(&["--address", &address, "--link-key-file", &keys.display().to_string()])
             .arguments(&["--public-scheme", "http", "--portal-url", "https://portal.example.com/login"])
-            .arguments(arguments)
-            .start()?;
+            .arguments(arguments);
+        let process = program.clone().start()?;
         process.await_ready(START)?;
-        Ok(Door { process, address })
+        Ok(Door { process, program, address })
+    }
+
+    /// A gateway that somebody else has opened.
+    pub const fn at(address: &str) -> At<'_> {
+        At(address)
+    }
+
+    /// Ends it as a crash would.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Starts it again at the same address.
+    pub fn reopen(&mut self) -> Result<(), String> {
+        self.process = self.program.clone().start()?;
+        self.process.await_ready(START)
     }
 
     /// What the gateway's own metrics say of a counter, its series together.
@@ -93,6 +116,33 @@ impl Door {
         Ok(values.sum())
     }
 
+    /// See [`At::ask`].
+    pub fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Result<Answer, String> {
+        At(&self.address).ask(method, path, headers)
+    }
+
+    /// See [`At::call`].
+    pub fn call(&self, token: &str, method: &str, path: &str) -> Result<Answer, String> {
+        At(&self.address).call(token, method, path)
+    }
+
+    /// See [`At::listen`].
+    pub fn listen(&self, token: &str, path: &str) -> Result<Events, String> {
+        At(&self.address).listen(token, path)
+    }
+
+    /// A page as a browser asks for it.
+    pub fn browse(&self, path: &str, more: &[(&str, &str)]) -> Result<Answer, String> {
+        self.ask("GET", path, &[&[("Accept", "text/html,application/xhtml+xml,*/*;q=0.8")], more].concat())
+    }
+
+    /// A connection on which nothing was said yet.
+    pub fn connect(&self) -> Result<TcpStream, String> {
+        At(&self.address).connect()
+    }
+}
+
+impl At<'_> {
     /// One request on a connection of its own, with these headers.
     pub fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Result<Answer, String> {
         let mut stream = self.connect()?;
@@ -105,13 +155,8 @@ impl Door {
         self.ask(method, path, &[("Authorization", &format!("Bearer {token}"))])
     }
 
-    /// A page as a browser asks for it.
-    pub fn browse(&self, path: &str, more: &[(&str, &str)]) -> Result<Answer, String> {
-        self.ask("GET", path, &[&[("Accept", "text/html,application/xhtml+xml,*/*;q=0.8")], more].concat())
-    }
-
-    pub fn connect(&self) -> Result<TcpStream, String> {
-        let stream = TcpStream::connect(&self.address).map_err(|error| error.to_string())?;
+    fn connect(&self) -> Result<TcpStream, String> {
+        let stream = TcpStream::connect(self.0).map_err(|error| error.to_string())?;
         stream.set_read_timeout(Some(Duration::from_secs(60))).map_err(|error| error.to_string())?;
         Ok(stream)
     }

@@ -3,6 +3,7 @@
 //! `show` is what the user sees. Cluster and operator belong to a process in the background, `serve`, so that they
 //! outlive the command; `state` is the folder in the user's cache where the two find each other, from any clone.
 
+pub mod door;
 pub mod kubectl;
 pub mod parts;
 pub mod serve;
@@ -40,6 +41,9 @@ pub const POOLS: Example = example!("examples/pools.yaml");
 
 /// Seconds instead of days until idle tenants sleep.
 pub const CATALOG: Example = example!("examples/catalog-demo.yaml");
+
+/// A portal's account and rights.
+pub const PORTAL: Example = example!("examples/rbac-portal.yaml");
 
 /// One tenant for each tier: its name and its file.
 pub const TENANTS: [(&str, Example); 4] = [

@@ -1,9 +1,11 @@
-//! The background process: a cluster, the custom resources, an operator and a hibernator, until it is told to stop.
+//! The background process: a cluster, the custom resources, operator, hibernator and gateway, until it is told to stop.
 
 use std::{
+    ffi::OsString,
     fs::{self, File},
     io::{Read, Write},
     net::{TcpListener, TcpStream},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
@@ -20,7 +22,7 @@ use rustix::process::{Pid, Signal, kill_process, setsid};
 use torpor_cluster::{Cluster, Options, POOLS as POOL_NAMES};
 
 use super::{
-    BadInput, CATALOG, TENANTS, eventually, say,
+    BadInput, CATALOG, PORTAL, TENANTS, eventually, say,
     state::{Running, State},
     tail,
 };
@@ -73,15 +75,17 @@ fn serve(state: &State) -> Result<()> {
     say("custom resources installed: torpor crds | kubectl apply --server-side -f -");
 
     let mut programs = Programs::start(&torpor, &cluster)?;
-    say("torpor operator and torpor hibernator are ready");
+    say("torpor operator, torpor hibernator and torpor gateway are ready");
     ready.store(true, Ordering::SeqCst);
-    let [operator, hibernator] = &programs.0;
+    let [operator, hibernator, gateway] = &programs.all;
     state.publish(&Running {
         kubeconfig: cluster.kubeconfig().to_owned(),
         data: cluster.data_dir().to_owned(),
         operator_log: operator.log.clone(),
         hibernator_log: hibernator.log.clone(),
+        gateway_log: gateway.log.clone(),
         probes: operator.probes.clone(),
+        gateway: programs.gateway.clone(),
         own_cluster,
     })?;
 
@@ -89,7 +93,7 @@ fn serve(state: &State) -> Result<()> {
     while stopped.recv_timeout(Duration::from_millis(500)) == Err(RecvTimeoutError::Timeout)
         && state.running().is_some()
     {
-        programs.0.iter_mut().try_for_each(Program::keep_running)?;
+        programs.all.iter_mut().try_for_each(Program::keep_running)?;
     }
     if !own_cluster {
         leave(&cluster);
@@ -109,6 +113,9 @@ fn leave(cluster: &Cluster) {
     };
     delete("tenants.torpor.dev", &TENANTS.map(|(name, _)| name));
     delete("workerpools.torpor.dev", &POOL_NAMES);
+    if let Err(error) = cluster.kubectl_stdin(["delete", "--ignore-not-found", "-f", "-"], PORTAL.yaml) {
+        say(format!("{error:#}"));
+    }
     // The operator takes its marks off the nodes and deletes the PriorityClasses; it must live that long.
     let left = ["get", "priorityclasses", "-l", "app.kubernetes.io/managed-by=torpor", "-o", "name"];
     let gone = eventually(Duration::from_secs(20), || {
@@ -136,8 +143,12 @@ fn beside_us(name: &str) -> Result<PathBuf> {
     Ok(program)
 }
 
-/// Operator and hibernator, with one catalogue.
-struct Programs([Program; 2]);
+/// Operator and hibernator with one catalogue, and a gateway.
+struct Programs {
+    all: [Program; 3],
+    /// Host and port on which the gateway answers.
+    gateway: String,
+}
 
 impl Programs {
     fn start(torpor: &Path, cluster: &Cluster) -> Result<Self> {
@@ -150,14 +161,42 @@ impl Programs {
                 file
             }
         };
-        let mut programs = Programs([
-            Program::new(torpor, "operator", cluster, &catalog)?,
-            Program::new(torpor, "hibernator", cluster, &catalog)?,
-        ]);
-        programs.0.iter_mut().try_for_each(Program::start)?;
-        programs.0.iter_mut().try_for_each(Program::await_ready)?;
+        let catalog = ["--catalog".into(), catalog.into_os_string()];
+        let gateway = free_address()?;
+        let mut programs = Programs {
+            all: [
+                Program::new(torpor, "operator", cluster, &catalog)?,
+                Program::new(torpor, "hibernator", cluster, &catalog)?,
+                Program::new(torpor, "gateway", cluster, &door(cluster, &gateway)?)?,
+            ],
+            gateway,
+        };
+        programs.all.iter_mut().try_for_each(Program::start)?;
+        programs.all.iter_mut().try_for_each(Program::await_ready)?;
         Ok(programs)
     }
+}
+
+/// Arguments of the gateway. The key of its links lasts as long as the demo.
+fn door(cluster: &Cluster, address: &str) -> Result<[OsString; 6]> {
+    let mut random = [0; 32];
+    File::open("/dev/urandom")?.read_exact(&mut random)?;
+    let key: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    let file = cluster.data_dir().join("link-key");
+    fs::OpenOptions::new()
+        .create(true)
+        .write(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&file)?
+        .write_all(key.as_bytes())?;
+    let (address, key) = (["--address".into(), address.into()], ["--link-key-file".into(), file.into_os_string()]);
+    let ([a, b], [c, d]) = (address, key);
+    Ok([a, b, c, d, "--public-scheme".into(), "http".into()])
+}
+
+fn free_address() -> Result<String> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
 }
 
 /// A program of Torpor's as a child that does not outlive us.
@@ -165,21 +204,21 @@ struct Program {
     torpor: PathBuf,
     subcommand: &'static str,
     kubeconfig: PathBuf,
-    catalog: PathBuf,
+    arguments: Vec<OsString>,
     log: PathBuf,
     probes: String,
     child: Option<Child>,
 }
 
 impl Program {
-    fn new(torpor: &Path, subcommand: &'static str, cluster: &Cluster, catalog: &Path) -> Result<Self> {
+    fn new(torpor: &Path, subcommand: &'static str, cluster: &Cluster, arguments: &[OsString]) -> Result<Self> {
         Ok(Program {
             torpor: torpor.to_owned(),
             subcommand,
             kubeconfig: cluster.kubeconfig().to_owned(),
-            catalog: catalog.to_owned(),
+            arguments: arguments.to_vec(),
             log: cluster.data_dir().join(format!("{subcommand}.log")),
-            probes: TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string(),
+            probes: free_address()?,
             child: None,
         })
     }
@@ -188,8 +227,8 @@ impl Program {
     fn start(&mut self) -> Result<()> {
         let log = File::options().create(true).append(true).open(&self.log)?;
         let child = bound_to_us(&self.torpor)
-            .args([self.subcommand, "--probe-address", &self.probes, "--catalog"])
-            .arg(&self.catalog)
+            .args([self.subcommand, "--probe-address", &self.probes])
+            .args(&self.arguments)
             .env("KUBECONFIG", &self.kubeconfig)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)

@@ -161,7 +161,8 @@ impl Demo {
         say("");
         self.fall_asleep()?;
         let awake = |parts: &Parts| !parts.hibernated && parts.ready && parts.bots_ready == 3;
-        self.change("wakes alice", "torpor.dev/last-activity", awake)
+        self.change("An annotation wakes alice", "torpor.dev/last-activity", awake)?;
+        self.log_in(&running.gateway)
     }
 
     fn apply(&self, example: &Example) -> Result<()> {
@@ -222,7 +223,7 @@ impl Demo {
     fn change(&mut self, what: &str, annotation: &str, done: impl Fn(&Parts) -> bool) -> Result<()> {
         let tenant = SHOWN.0;
         let value = format!("{annotation}={}", now()?);
-        say(format!("This {what}:\n\n$ kubectl annotate tenant {tenant} {annotation}=$(date -u +%Y-%m-%dT%H:%M:%SZ)"));
+        say(format!("{what}:\n\n$ kubectl annotate tenant {tenant} {annotation}=$(date -u +%Y-%m-%dT%H:%M:%SZ)"));
         let started = Instant::now();
         self.kubectl()?.run(&["annotate", "--overwrite", "tenant", tenant, &value])?;
         let mut before = String::new();
@@ -267,7 +268,7 @@ fn shortened(text: &str) -> String {
 
 /// How to look at what runs, and how to stop it.
 fn further(running: &Running) -> Result<()> {
-    say("Cluster, operator and hibernator keep running; who is idle falls asleep again. To look further:\n");
+    say("Cluster, operator, hibernator and gateway keep running; who is idle falls asleep again. To look further:\n");
     say(format!("  export KUBECONFIG={}", quoted(running.kubeconfig.as_os_str())));
     say(format!("  export PATH={}:\"$PATH\"", quoted(Tools::dir()?.as_os_str())));
     say("  kubectl get tenants --watch");
@@ -279,6 +280,8 @@ fn further(running: &Running) -> Result<()> {
     );
     say(format!("  operator's log:    {}", running.operator_log.display()));
     say(format!("  hibernator's log:  {}", running.hibernator_log.display()));
+    say(format!("  gateway's log:     {}", running.gateway_log.display()));
+    say(format!("  gateway:           http://{}/openapi.json", running.gateway));
     say(format!("  metrics:           curl http://{}/metrics", running.probes));
     say("  stop everything:   make demo-stop");
     Ok(())

@@ -30,8 +30,12 @@ pub struct Running {
     pub operator_log: PathBuf,
     /// The hibernator's log.
     pub hibernator_log: PathBuf,
+    /// The gateway's log.
+    pub gateway_log: PathBuf,
     /// Host and port of the operator's probes and metrics.
     pub probes: String,
+    /// Host and port of the gateway.
+    pub gateway: String,
     /// Whether the cluster was started for the demo.
     pub own_cluster: bool,
 }
@@ -99,7 +103,9 @@ impl State {
             "data": running.data,
             "operatorLog": running.operator_log,
             "hibernatorLog": running.hibernator_log,
+            "gatewayLog": running.gateway_log,
             "probes": running.probes,
+            "gateway": running.gateway,
             "ownCluster": running.own_cluster,
         });
         let partial = self.file("running.partial");
@@ -118,6 +124,8 @@ impl State {
             data: path("data")?,
             operator_log: path("operatorLog")?,
             hibernator_log: path("hibernatorLog")?,
+            gateway_log: path("gatewayLog")?,
+            gateway: value["gateway"].as_str()?.to_owned(),
             probes: value["probes"].as_str()?.to_owned(),
             own_cluster: value["ownCluster"].as_bool()?,
         })
