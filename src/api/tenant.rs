@@ -436,7 +436,9 @@ pub enum PartState {
 #[serde(rename_all = "camelCase")]
 pub struct Placement {
     /// Worker pools that serve the tenant's tier, by name.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    // Written also when it is empty: server-side apply turns an object whose last field goes into null, which the schema
+    // refuses.
+    #[serde(default)]
     #[schemars(length(max = 32), inner(length(max = 63)))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub pools: Vec<String>,

@@ -71,13 +71,19 @@ pub async fn finish<S: Status>(
     new: impl FnOnce(&Outcome) -> S,
 ) -> Turn {
     let key = key(kind, metadata);
-    let failures = if let Outcome::Transient(_) = outcome {
-        context.memory.failed(&key)
-    } else {
-        context.memory.succeeded(&key);
-        0
+    let failed = matches!(outcome, Outcome::Transient(_));
+    let failures = if failed { context.memory.failed(&key) } else { 0 };
+    let ended = |turn: Turn| {
+        context.metrics.set_in_backoff(kind.as_str(), context.memory.failing(kind.as_str()));
+        turn
     };
-    context.metrics.set_in_backoff(kind.as_str(), context.memory.failing(kind.as_str()));
+    // Not before the status is written, too: a status that is refused each time must be tried ever more seldom.
+    let well = |turn: Turn| {
+        if !failed {
+            context.memory.succeeded(&key);
+        }
+        ended(turn)
+    };
     if let Outcome::Transient(message) = &outcome {
         tracing::warn!(
             kind = key.kind,
@@ -87,20 +93,20 @@ pub async fn finish<S: Status>(
             "{message}; trying again"
         );
         if failures < SHOWN_AFTER {
-            return Turn::of(&outcome, failures, due);
+            return ended(Turn::of(&outcome, failures, due));
         }
     }
     if matches!(outcome, Outcome::Again) {
-        return Turn::of(&outcome, failures, due);
+        return well(Turn::of(&outcome, failures, due));
     }
     let status = new(&outcome);
     if old.own() == status.own() {
-        return Turn::of(&outcome, failures, due);
+        return well(Turn::of(&outcome, failures, due));
     }
     if outcome.under_way().is_some() && old.urgent() == status.urgent() {
         let silent = context.memory.silent_for(&key, context.clock.monotonic());
         if let Some(left) = silent.and_then(|silent| wait(since(old, context.clock.now()), silent)) {
-            return Turn::of(&outcome, failures, due.into_iter().chain([left]).min());
+            return well(Turn::of(&outcome, failures, due.into_iter().chain([left]).min()));
         }
     }
     let told = ready_reason(&status) != ready_reason(old);
@@ -110,10 +116,11 @@ pub async fn finish<S: Status>(
             let from = metadata.resource_version.clone().unwrap_or_default();
             context.memory.wrote(&key, Written { from, status: merged }, context.clock.monotonic());
         }
-        Ok(None) => return Turn::of(&outcome, failures, due),
+        Ok(None) => return well(Turn::of(&outcome, failures, due)),
         Err(error) => {
-            tracing::warn!(kind = key.kind, name = key.name, %error, "status was not written; trying again");
-            return Turn::of(&Outcome::Transient(error.to_string()), context.memory.failed(&key), due);
+            let failures = context.memory.failed(&key);
+            tracing::warn!(kind = key.kind, name = key.name, failures, %error, "status was not written; trying again");
+            return ended(Turn::of(&Outcome::Transient(error.to_string()), failures, due));
         }
     }
     if told && let Some(ready) = find(status.conditions(), READY) {
@@ -122,7 +129,7 @@ pub async fn finish<S: Status>(
         tracing::info!(kind = key.kind, namespace = key.namespace, name = key.name, reason, "{}", ready.message);
         context.events.publish(kind, metadata, outcome.event_type(), reason, &ready.message).await;
     }
-    Turn { told: true, ..Turn::of(&outcome, failures, due) }
+    well(Turn { told: true, ..Turn::of(&outcome, failures, due) })
 }
 
 fn key(kind: Own, metadata: &ObjectMeta) -> Key {

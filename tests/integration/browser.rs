@@ -170,7 +170,7 @@ fn serve(mut stream: TcpStream) {
 /// tenant that cannot wake is told.
 pub fn the_page_leads_to_the_dashboard() -> Result<(), String> {
     let rig = Rig::start(Options { slow_start: Some(START), ..Options::default() })?;
-    let door = Door::open(&rig.cluster, &["--portal-url", "http://portal.example.com/login"])?;
+    let door = Door::open(&rig.cluster, &[])?;
     let portal = gateway::token(&rig.cluster, "portal", "backend")?;
     let spec = json!({"tier": "basic", "dashboard": {"host": HOST}, "fleets": [fleet("makers", 1)]});
     rig.apply(&tenant(NAME, spec).to_string())?;
@@ -253,7 +253,8 @@ pub fn the_page_leads_to_the_dashboard() -> Result<(), String> {
         browser.goto(&url).await?;
         let began = Instant::now();
         while browser.heading().await.unwrap_or_default() != "Your stack cannot wake right now" {
-            ensure(began.elapsed() < LIMIT, || "the page does not say that it cannot wake".to_owned())?;
+            let told = door.call(&portal, "GET", &format!("/v1/tenants/{NAME}"))?.body;
+            ensure(began.elapsed() < LIMIT, || format!("the page does not say that it cannot wake: {told}"))?;
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         let words = browser.words().await?;

@@ -91,6 +91,14 @@ fn tiers_without_a_pool_wait(ctx: &Ctx) -> Result<(), String> {
     eventually(SOON, || ctx.get(&["netpol", "default", "-n", "tenant-homeless"]).map(drop))?;
     same("workloads", &list(ctx, "statefulsets,deployments", "tenant-homeless")?.len(), &0)?;
     ctx.apply_file("examples/pools.yaml")?;
+    ctx.await_ready("homeless")?;
+    // The last pool of its tier goes: the Tenant says so, and its pods stay.
+    ctx.kubectl(&["delete", "workerpool", "worker-mid"])?;
+    patch(ctx, &["tenant", "homeless"], &json!({"spec": {"displayName": "another pass"}}))?;
+    let message = await_reason(ctx, &["tenant", "homeless"], "Ready", "False", "Waiting")?;
+    ensure(message.starts_with(wanted), || message)?;
+    same("workloads", &list(ctx, "statefulsets,deployments", "tenant-homeless")?.len(), &5)?;
+    ctx.apply_file("examples/pools.yaml")?;
     ctx.await_ready("homeless").map(drop)
 }
 

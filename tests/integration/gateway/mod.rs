@@ -85,7 +85,7 @@ impl Door {
         let program = Program::new(cluster, "gateway")
             .kubeconfig(&account.map_err(|error| format!("{error:#}"))?)
             .arguments(&["--address", &address, "--link-key-file", &keys.display().to_string()])
-            .arguments(&["--public-scheme", "http", "--portal-url", "https://portal.example.com/login"])
+            .arguments(&["--public-scheme", "http", "--portal-url", "http://portal.example.com/login"])
             .arguments(arguments);
         let process = program.clone().start()?;
         process.await_ready(START)?;

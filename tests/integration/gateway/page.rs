@@ -56,7 +56,7 @@ pub fn a_link_opens_the_page(ctx: &Ctx) -> Result<(), String> {
         let page = door.browse(&format!("{path}?link={bad}"), &[])?.is(403)?;
         same("the page of a stranger", &page.body, &refused)?;
     }
-    ensure(refused.contains("https://portal.example.com/login"), || refused.clone())?;
+    ensure(refused.contains("http://portal.example.com/login"), || refused.clone())?;
     // The host of a tenant tells strangers no more than any other.
     let at_host = door.browse("/some/place", &[("Host", "page.bots.example.com")])?.is(403)?.body;
     same("the page at a host", &at_host, &door.browse("/", &[("Host", "nobody.example.com")])?.is(403)?.body)?;
