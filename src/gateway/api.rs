@@ -35,6 +35,18 @@ struct Woken {
     page_url: Option<String>,
 }
 
+/// One event of a stream, field by field.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "it stands in the document and is written line by line")]
+struct ServerSentEvent {
+    /// `progress`, `awake` or `gone`.
+    event: String,
+    /// The same document that `GET /v1/tenants/{name}` gives, as JSON; `{}` with `gone`.
+    data: String,
+    /// Milliseconds after which to connect again.
+    retry: Option<u32>,
+}
+
 /// Report that the tenant's user was seen.
 ///
 /// Wakes a tenant that sleeps. Of reports about a tenant that is awake one in five minutes is written, so call it as
@@ -171,7 +183,7 @@ async fn progress(
 #[utoipa::path(get, path = "/v1/tenants/{name}/events", tag = "tenants", security(("token" = [])),
     params(("name" = String, Path, description = "Name of the Tenant", example = "alice")),
     responses(
-        (status = 200, description = "A stream of events", body = String, content_type = "text/event-stream"),
+        (status = 200, description = "A stream of events", body = ServerSentEvent, content_type = "text/event-stream"),
         (status = 401, description = "No valid token", body = ProblemBody, content_type = "application/problem+json"),
         (status = 403, description = "Not allowed, whether or not the tenant exists", body = ProblemBody, content_type = "application/problem+json"),
         (status = 404, description = "No such tenant", body = ProblemBody, content_type = "application/problem+json"),
