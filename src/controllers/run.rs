@@ -33,7 +33,7 @@ use crate::metrics::Metrics;
 use crate::plan::Settings;
 
 /// Passes that run at the same time, per kind. More only makes the API server queue them.
-const CONCURRENCY: u16 = 64;
+const CONCURRENCY: u16 = 16;
 /// A pass that hangs must not hold its place for good.
 const LONGEST_PASS: Duration = Duration::from_secs(60);
 /// How often each loop proves that it still turns.

@@ -1,16 +1,16 @@
 //! Server-sent events about one tenant.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::response::sse::{Event, KeepAlive};
 use futures::Stream;
 use futures::stream::unfold;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Gateway;
 use super::problem::Problem;
@@ -20,6 +20,8 @@ use super::progress::Progress;
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Estimates run down although nothing happens.
 const LOOK: Duration = Duration::from_secs(5);
+/// Streams of one tenant: a person with many tabs, and a portal. Who has one link cannot take everybody's places.
+const PER_TENANT: usize = 32;
 /// A client that is cut off comes again after this time.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -35,7 +37,49 @@ struct Listener {
     told: Option<Progress>,
     queue: VecDeque<Event>,
     over: bool,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
+}
+
+/// Places of streams: so many at all, and so many for one tenant.
+pub(super) struct Places {
+    all: Arc<Semaphore>,
+    taken: Arc<Mutex<HashMap<String, usize>>>,
+}
+
+impl Places {
+    /// So many at all.
+    pub(super) fn of(streams: usize) -> Self {
+        Places { all: Arc::new(Semaphore::new(streams)), taken: Arc::default() }
+    }
+
+    fn take(&self, name: &str) -> Option<Place> {
+        let permit = self.all.clone().try_acquire_owned().ok()?;
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = taken.entry(name.to_owned()).or_default();
+        (*count < PER_TENANT).then(|| {
+            *count += 1;
+            Place { name: name.to_owned(), taken: self.taken.clone(), _permit: permit }
+        })
+    }
+}
+
+/// A taken place, given back when dropped.
+struct Place {
+    name: String,
+    taken: Arc<Mutex<HashMap<String, usize>>>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = taken.get_mut(&self.name) {
+            *count -= 1;
+            if *count == 0 {
+                taken.remove(&self.name);
+            }
+        }
+    }
 }
 
 /// Progress each time it changes; ends when the tenant is awake or gone.
@@ -46,7 +90,7 @@ pub(super) fn of(
     gateway: &Arc<Gateway>,
     name: &str,
 ) -> Result<impl Stream<Item = Result<Event, Infallible>> + Send + use<>, Problem> {
-    let place = gateway.streams.clone().try_acquire_owned().map_err(|_| Problem::Busy)?;
+    let place = gateway.places.take(name).ok_or(Problem::Busy)?;
     let listener = Listener {
         gateway: gateway.clone(),
         name: name.to_owned(),
@@ -114,5 +158,25 @@ impl Listener {
             self.queue.push_back(event("awake"));
         }
         self.told = Some(progress);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_tenant_cannot_take_every_place() {
+        let places = Places::of(PER_TENANT + 2);
+        let mut taken: Vec<_> = (0..PER_TENANT).map(|_| places.take("a")).collect();
+        assert!(taken.iter().all(Option::is_some));
+        assert!(places.take("a").is_none());
+        let others = [places.take("b"), places.take("c")];
+        assert!(others.iter().all(Option::is_some));
+        assert!(places.take("d").is_none(), "no place is left at all");
+        taken.clear();
+        drop(others);
+        assert!(places.take("a").is_some());
+        assert_eq!(places.taken.lock().expect("a lock").len(), 0, "what is given back is forgotten");
     }
 }

@@ -25,7 +25,7 @@ use axum::http::request::Parts;
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use jiff::SignedDuration;
 use kube::ResourceExt;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Mutex;
 
 use self::access::Access;
 use self::ask::{Ask, change};
@@ -80,7 +80,7 @@ pub struct Gateway {
     access: Access,
     keys: RwLock<Option<LinkKeys>>,
     pages: DefaultKeyedRateLimiter<String>,
-    streams: Arc<Semaphore>,
+    places: events::Places,
     locks: Vec<Mutex<()>>,
     hasher: RandomState,
     metrics: Metrics,
@@ -95,7 +95,7 @@ impl Gateway {
             tenants: Tenants::default(),
             keys: RwLock::default(),
             pages: RateLimiter::keyed(Quota::per_second(pages)),
-            streams: Arc::new(Semaphore::new(options.streams)),
+            places: events::Places::of(options.streams),
             locks: (0..LOCKS).map(|_| Mutex::default()).collect(),
             hasher: RandomState::new(),
             options,

@@ -1,12 +1,18 @@
 //! HTTP servers: one place that binds, serves and ends them.
 
+mod connections;
 pub mod probes;
 
 use std::{future::Future, io, net::SocketAddr, time::Duration};
 
 use axum::Router;
-use axum_server::{Handle, tls_rustls::RustlsConfig};
+use axum_server::{
+    Handle,
+    tls_rustls::{RustlsAcceptor, RustlsConfig},
+};
 use tokio::net::TcpListener;
+
+use self::connections::Room;
 
 /// How long requests that are under way may take to finish once the server is told to end.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -38,11 +44,15 @@ pub enum HttpError {
     },
 }
 
+/// Connections at a time, where nothing else is said.
+const CONNECTIONS: usize = 8_192;
+
 /// A server that has its address but answers nobody yet, so that a wrong address is known before any work begins.
 #[derive(Debug)]
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
+    connections: usize,
 }
 
 impl Server {
@@ -54,7 +64,7 @@ impl Server {
         let refused = |source| HttpError::Bind { address, source };
         let listener = TcpListener::bind(address).await.map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
-        Ok(Self { listener, address })
+        Ok(Self { listener, address, connections: CONNECTIONS })
     }
 
     /// The address with the port that was really taken.
@@ -84,7 +94,8 @@ impl Server {
         tls: Option<RustlsConfig>,
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), HttpError> {
-        let Self { listener, address } = self;
+        let Self { listener, address, connections } = self;
+        let room = Room::of(connections);
         let failed = |source| HttpError::Serve { address, source };
         let listener = listener.into_std().map_err(failed)?;
         let handle = Handle::new();
@@ -96,13 +107,14 @@ impl Server {
         let routes = routes.into_make_service();
         let ended = match tls {
             None => {
-                let mut server = axum_server::from_tcp(listener).map_err(failed)?.handle(handle).http1_only();
+                let server = axum_server::from_tcp(listener).map_err(failed)?.handle(handle).http1_only();
+                let mut server = server.acceptor(room);
                 bound(server.http_builder());
                 server.serve(routes).await
             }
             Some(tls) => {
-                let mut server =
-                    axum_server::from_tcp_rustls(listener, tls).map_err(failed)?.handle(handle).http1_only();
+                let server = axum_server::from_tcp(listener).map_err(failed)?.handle(handle).http1_only();
+                let mut server = server.acceptor(RustlsAcceptor::new(tls).acceptor(room));
                 bound(server.http_builder());
                 server.serve(routes).await
             }
@@ -163,6 +175,23 @@ pub(crate) mod tests {
         let error = Server::bind(first.address()).await.expect_err("a taken port").to_string();
         assert!(error.starts_with(&format!("cannot listen on {}: ", first.address())), "{error}");
         assert!(error.contains("in use") && !error.contains('\n'), "{error}");
+    }
+
+    #[tokio::test]
+    async fn one_connection_too_many_is_closed_at_once() {
+        let mut server = Server::bind(([127, 0, 0, 1], 0).into()).await.expect("a free port");
+        server.connections = 1;
+        let address = server.address();
+        let serving = tokio::spawn(server.serve(Router::new().route("/", get(async || "hello")), pending()));
+        let held = TcpStream::connect(address).await.expect("a connection");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let mut refused = TcpStream::connect(address).await.expect("a connection");
+        let closed = timeout(Duration::from_secs(2), refused.read(&mut [0; 1])).await.expect("an end in time");
+        assert!(!matches!(closed, Ok(1..)), "{closed:?}");
+        drop(held);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(request(address, "/").await.body, "hello");
+        serving.abort();
     }
 
     #[tokio::test]

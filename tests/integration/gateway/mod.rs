@@ -3,6 +3,7 @@
 pub mod document;
 pub mod faults;
 pub mod hosts;
+pub mod limits;
 pub mod page;
 pub mod strangers;
 pub mod wakes;

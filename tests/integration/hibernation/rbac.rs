@@ -1,7 +1,7 @@
 //! What the hibernator may do under the account that `examples/rbac-hibernator.yaml` gives it.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -58,9 +58,7 @@ pub fn the_hibernator_may_only_decide(ctx: &Ctx) -> Result<(), String> {
     ctx.apply(&format!(
         r#"{{"apiVersion":"v1","kind":"ServiceAccount","metadata":{{"name":"nobody","namespace":"{NAMESPACE}"}}}}"#
     ))?;
-    let as_user =
-        |name: &str| ctx.cluster.kubeconfig_for_service_account(NAMESPACE, name).map_err(|error| format!("{error:#}"));
-    let (hibernator, nobody) = (as_user(ACCOUNT)?, as_user("nobody")?);
+    let (hibernator, nobody) = (account(ctx, ACCOUNT)?, account(ctx, "nobody")?);
     for (namespace, more) in [(NAMESPACE, &AT_HOME[..]), ("default", &IN_DEFAULT), ("kube-system", &[])] {
         let wanted: BTreeSet<String> = EVERYWHERE.iter().chain(more).map(|&right| right.to_owned()).collect();
         // The API server takes a moment to know new roles.
@@ -88,8 +86,13 @@ pub fn the_hibernator_may_only_decide(ctx: &Ctx) -> Result<(), String> {
     ensure(refused.as_ref().is_err_and(|error| error.contains("Forbidden")), || format!("all ConfigMaps: {refused:?}"))
 }
 
+/// A kubeconfig with which one is an account of Torpor's namespace.
+pub fn account(ctx: &Ctx, name: &str) -> Result<PathBuf, String> {
+    ctx.cluster.kubeconfig_for_service_account(NAMESPACE, name).map_err(|error| format!("{error:#}"))
+}
+
 /// Every verb on every resource, with the name it is bound to, if any.
-fn rights(ctx: &Ctx, kubeconfig: &Path, namespace: &str) -> Result<BTreeSet<String>, String> {
+pub fn rights(ctx: &Ctx, kubeconfig: &Path, namespace: &str) -> Result<BTreeSet<String>, String> {
     let answer = review(ctx, kubeconfig, "SelfSubjectRulesReview", &json!({"namespace": namespace}))?;
     ensure(answer["incomplete"] == false, || answer.to_string())?;
     let mut found = BTreeSet::new();
