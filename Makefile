@@ -9,13 +9,14 @@ DENY_VERSION := 0.20.2
 DENY_ROOT := $(CACHE)/cargo-deny-$(DENY_VERSION)
 SCHEMATHESIS_VERSION := 4.32.5
 SCHEMATHESIS := $(CACHE)/schemathesis-$(SCHEMATHESIS_VERSION)/bin/schemathesis
+TRAEFIK := $(CACHE)/traefik-$(shell sed -n 's|^require github.com/traefik/traefik/v3 ||p' tests/cluster/tools/traefik/go.mod)
 
 # `cargo run` finds the binaries wherever CARGO_TARGET_DIR or cargo's configuration puts them.
 TORPOR := cargo run --quiet --package torpor --bin torpor --
 CLUSTER := cargo run --quiet --package torpor-cluster --bin torpor-cluster --
 DEMO := cargo run --quiet --package torpor-cluster --bin torpor-demo --
 
-.PHONY: help demo demo-stop test bench page-test api-test lint fresh crds generate cluster-up cluster-down deps-check need-cargo need-go need-chromium
+.PHONY: help demo demo-stop test bench page-test api-test traefik-test lint fresh crds generate cluster-up cluster-down deps-check need-cargo need-go need-chromium
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +44,13 @@ $(SCHEMATHESIS):
 	@echo "installing schemathesis $(SCHEMATHESIS_VERSION) into $(CACHE)" >&2
 	python3 -m venv $(CACHE)/schemathesis-$(SCHEMATHESIS_VERSION)
 	$(CACHE)/schemathesis-$(SCHEMATHESIS_VERSION)/bin/pip install --quiet schemathesis==$(SCHEMATHESIS_VERSION)
+
+traefik-test: need-cargo need-go $(TRAEFIK) ## Show one host per tenant behind a real Traefik: asleep, waiting page, dashboard
+	TORPOR_OUTSIDE=1 TORPOR_TRAEFIK=$(TRAEFIK) cargo test --locked --test integration -- gateway::hosts
+
+$(TRAEFIK):
+	@echo "building Traefik into $(CACHE); once, takes minutes" >&2
+	@tests/cluster/tools/traefik/build $@
 
 lint: need-cargo ## Formatting, clippy and missing documentation; any finding is an error
 	cargo fmt --all --check

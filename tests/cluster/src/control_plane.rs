@@ -191,6 +191,7 @@ pub(crate) fn components(tools: &Tools, data: &Path, ports: &Ports, options: &Op
                 // Without leases every node goes NotReady about once a minute.
                 "--node-lease-duration-seconds=40".into(),
                 format!("--server-address=127.0.0.1:{}", ports.kwok),
+                format!("--node-ip={}", options.pod_address.as_deref().unwrap_or_default()),
             ],
         ),
     ]

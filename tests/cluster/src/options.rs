@@ -28,6 +28,8 @@ pub struct Options {
     pub graceful_stop: Option<Duration>,
     /// How long every pod takes to be ready once it is scheduled; without it that is at once.
     pub slow_start: Option<Duration>,
+    /// The address that every pod has. Without it pods have none, and Services no endpoints.
+    pub pod_address: Option<String>,
     /// The range of Service addresses.
     pub service_cidr: String,
     /// A data folder to use and to keep, instead of a temporary one; must be absent or empty.
@@ -42,6 +44,7 @@ impl Default for Options {
             extra_nodes: Vec::new(),
             graceful_stop: None,
             slow_start: None,
+            pod_address: None,
             service_cidr: "10.200.0.0/16".into(),
             keep_dir: None,
         }
