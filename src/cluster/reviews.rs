@@ -55,11 +55,14 @@ impl Reviewer {
     /// # Errors
     /// [`ClusterError`] when that cannot be told.
     pub async fn identify(&self, token: &str, audiences: &[String]) -> Result<Option<Identity>, ClusterError> {
-        let audiences = (!audiences.is_empty()).then(|| audiences.to_vec());
-        let spec = TokenReviewSpec { token: Some(token.to_owned()), audiences };
+        let wanted = (!audiences.is_empty()).then(|| audiences.to_vec());
+        let spec = TokenReviewSpec { token: Some(token.to_owned()), audiences: wanted };
         let review = TokenReview { spec, ..TokenReview::default() };
         let status = self.ask("TokenReview", &review).await?.status.unwrap_or_default();
-        let user = status.user.filter(|_| status.authenticated == Some(true));
+        // An authenticator that knows nothing of audiences names none, and then nobody has checked them.
+        let named = status.audiences.unwrap_or_default();
+        let meant = audiences.is_empty() || audiences.iter().any(|audience| named.contains(audience));
+        let user = status.user.filter(|_| meant && status.authenticated == Some(true));
         Ok(user.map(|user| Identity {
             user: user.username.unwrap_or_default(),
             uid: user.uid,

@@ -24,7 +24,8 @@ pub struct Activity {
 /// Clocks of whoever reports times and of ours may differ by so much before a time counts as lying in the future.
 const SKEW: SignedDuration = SignedDuration::from_mins(1);
 
-fn in_future(at: Timestamp, now: Timestamp) -> bool {
+/// Whether a time lies in the future, clocks that differ a little apart.
+pub fn in_future(at: Timestamp, now: Timestamp) -> bool {
     at.duration_since(now) > SKEW
 }
 

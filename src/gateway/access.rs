@@ -2,13 +2,14 @@
 //!
 //! Nothing of an answer depends on whether a tenant exists before its caller has been allowed to ask about it.
 
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
-use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use moka::future::Cache;
 use sha2::{Digest, Sha256};
 
@@ -33,8 +34,11 @@ pub const REMEMBERED: Duration = Duration::from_secs(10);
 const FAMILIAR: Duration = Duration::from_secs(3_600);
 /// Answers that are remembered at most, of each kind; a few hundred bytes each.
 const REMEMBERED_ANSWERS: u64 = 10_000;
-/// Tokens that nobody has asked about lately, per second: so many strangers cannot keep the API server busy.
+/// Tokens that nobody has asked about lately, per second and address: so many strangers cannot keep the API server busy.
+/// Whoever comes through a proxy shares its address with all who do; portals come from inside of the cluster.
 const UNKNOWN_TOKENS: u32 = 50;
+/// Tenants that a caller without a right to all may newly ask about, per second.
+const NAMED_QUESTIONS: u32 = 20;
 /// No token of Kubernetes is longer; what is longer is not worth a question.
 const LONGEST_TOKEN: usize = 8 * 1024;
 
@@ -50,7 +54,8 @@ pub struct Access {
     /// Tokens that were valid lately. Strangers who use up the questions about unknown ones must not keep these out.
     familiar: Cache<Fingerprint, ()>,
     permissions: Cache<Question, bool>,
-    unknown: DefaultDirectRateLimiter,
+    unknown: DefaultKeyedRateLimiter<Option<IpAddr>>,
+    named: DefaultKeyedRateLimiter<String>,
     callers: DefaultKeyedRateLimiter<String>,
 }
 
@@ -58,7 +63,7 @@ impl Access {
     /// Tokens must be meant for one of these audiences, or for the API server where there is none. A caller may ask
     /// `per_second` times a second, and twice as often for a moment.
     pub fn new(reviewer: Reviewer, audiences: Vec<String>, per_second: NonZeroU32) -> Self {
-        let unknown = NonZeroU32::new(UNKNOWN_TOKENS).unwrap_or(NonZeroU32::MIN);
+        let at_most = |number: u32| Quota::per_second(NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN));
         let burst = per_second.saturating_mul(NonZeroU32::MIN.saturating_add(1));
         Access {
             reviewer,
@@ -66,7 +71,8 @@ impl Access {
             familiar: Cache::builder().max_capacity(REMEMBERED_ANSWERS).time_to_idle(FAMILIAR).build(),
             identities: Cache::builder().max_capacity(REMEMBERED_ANSWERS).time_to_live(REMEMBERED).build(),
             permissions: Cache::builder().max_capacity(REMEMBERED_ANSWERS).time_to_live(REMEMBERED).build(),
-            unknown: RateLimiter::direct(Quota::per_second(unknown)),
+            unknown: RateLimiter::keyed(at_most(UNKNOWN_TOKENS)),
+            named: RateLimiter::keyed(at_most(NAMED_QUESTIONS)),
             callers: RateLimiter::keyed(Quota::per_second(per_second).allow_burst(burst)),
         }
     }
@@ -75,8 +81,14 @@ impl Access {
     ///
     /// # Errors
     /// [`Problem`]: 401, 403, 429 or 503, none of which tells whether the tenant exists.
-    pub async fn check(&self, headers: &HeaderMap, action: Action, tenant: &str) -> Result<(), Problem> {
-        let who = self.who(headers).await?;
+    pub async fn check(
+        &self,
+        headers: &HeaderMap,
+        peer: Option<IpAddr>,
+        action: Action,
+        tenant: &str,
+    ) -> Result<(), Problem> {
+        let who = self.who(headers, peer).await?;
         if self.callers.check_key(&who.user).is_err() {
             return Err(Problem::TooMany);
         }
@@ -90,12 +102,12 @@ impl Access {
         Err(Problem::Forbidden)
     }
 
-    async fn who(&self, headers: &HeaderMap) -> Result<Arc<Identity>, Problem> {
+    async fn who(&self, headers: &HeaderMap, peer: Option<IpAddr>) -> Result<Arc<Identity>, Problem> {
         let token = bearer(headers).ok_or(Problem::Unauthenticated)?;
         let fingerprint: Fingerprint = Sha256::digest(token.as_bytes()).into();
         let asked = self.identities.try_get_with(fingerprint, async {
             if self.familiar.get(&fingerprint).await.is_none() {
-                self.unknown.check().map_err(|_| Problem::TooMany)?;
+                self.unknown.check_key(&peer).map_err(|_| Problem::TooMany)?;
             }
             let identity = self.reviewer.identify(token, &self.audiences).await?.map(Arc::new);
             if identity.is_some() {
@@ -109,6 +121,9 @@ impl Access {
     async fn permits(&self, who: &Arc<Identity>, action: Action, tenant: Option<Arc<str>>) -> Result<bool, Problem> {
         let key = (who.clone(), action, tenant.clone());
         let asked = self.permissions.try_get_with(key, async {
+            if tenant.is_some() {
+                self.named.check_key(&who.user).map_err(|_| Problem::TooMany)?;
+            }
             Ok::<_, Problem>(self.reviewer.permits(who, action, tenant.as_deref()).await?)
         });
         asked.await.map_err(|problem| (*problem).clone())
@@ -116,8 +131,12 @@ impl Access {
 
     /// Forgets callers who have not asked for a while, so that memory does not grow with every one there ever was.
     pub fn tidy(&self) {
-        self.callers.retain_recent();
-        self.callers.shrink_to_fit();
+        for users in [&self.callers, &self.named] {
+            users.retain_recent();
+            users.shrink_to_fit();
+        }
+        self.unknown.retain_recent();
+        self.unknown.shrink_to_fit();
     }
 }
 

@@ -1,10 +1,10 @@
 //! The JSON interface for portals and other programs.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::http::header::{LOCATION, RETRY_AFTER};
-use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::Sse;
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
@@ -15,9 +15,10 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::ask::Ask;
+use super::events::Audience;
 use super::problem::{Problem, ProblemBody};
 use super::progress::Progress;
-use super::{Gateway, Name, access, events};
+use super::{Caller, Gateway, Name, access, events};
 
 /// What a wake-up was answered with.
 #[derive(Serialize, ToSchema)]
@@ -65,9 +66,9 @@ struct ServerSentEvent {
 async fn activity(
     State(gateway): State<Arc<Gateway>>,
     Name(name): Name,
-    headers: HeaderMap,
+    caller: Caller,
 ) -> Result<StatusCode, Problem> {
-    gateway.access.check(&headers, access::ACTIVITY, &name).await?;
+    gateway.access.check(&caller.headers, caller.peer, access::ACTIVITY, &name).await?;
     let (_, written) = gateway.ask(&name, Ask::Activity).await?;
     gateway.metrics.activity(written);
     Ok(StatusCode::NO_CONTENT)
@@ -91,8 +92,8 @@ async fn activity(
         (status = 429, description = "Too many requests; see Retry-After", body = ProblemBody, content_type = "application/problem+json"),
         (status = 503, description = "The Kubernetes API does not answer, or too much is under way; see Retry-After", body = ProblemBody, content_type = "application/problem+json"),
     ))]
-async fn wake(State(gateway): State<Arc<Gateway>>, Name(name): Name, headers: HeaderMap) -> Result<Response, Problem> {
-    gateway.access.check(&headers, access::WAKE, &name).await?;
+async fn wake(State(gateway): State<Arc<Gateway>>, Name(name): Name, caller: Caller) -> Result<Response, Problem> {
+    gateway.access.check(&caller.headers, caller.peer, access::WAKE, &name).await?;
     let (tenant, _) = gateway.ask(&name, Ask::Wake).await?;
     let progress = gateway.progress(&tenant);
     let awake = progress.is_awake();
@@ -125,9 +126,9 @@ async fn wake(State(gateway): State<Arc<Gateway>>, Name(name): Name, headers: He
 async fn sleep(
     State(gateway): State<Arc<Gateway>>,
     Name(name): Name,
-    headers: HeaderMap,
+    caller: Caller,
 ) -> Result<(StatusCode, Json<Progress>), Problem> {
-    gateway.access.check(&headers, access::SLEEP, &name).await?;
+    gateway.access.check(&caller.headers, caller.peer, access::SLEEP, &name).await?;
     let (tenant, _) = gateway.ask(&name, Ask::Sleep).await?;
     Ok((StatusCode::ACCEPTED, Json(gateway.progress(&tenant))))
 }
@@ -146,12 +147,8 @@ async fn sleep(
         (status = 429, description = "Too many requests; see Retry-After", body = ProblemBody, content_type = "application/problem+json"),
         (status = 503, description = "The Kubernetes API does not answer, or too much is under way; see Retry-After", body = ProblemBody, content_type = "application/problem+json"),
     ))]
-async fn approve(
-    State(gateway): State<Arc<Gateway>>,
-    Name(name): Name,
-    headers: HeaderMap,
-) -> Result<StatusCode, Problem> {
-    gateway.access.check(&headers, access::APPROVE, &name).await?;
+async fn approve(State(gateway): State<Arc<Gateway>>, Name(name): Name, caller: Caller) -> Result<StatusCode, Problem> {
+    gateway.access.check(&caller.headers, caller.peer, access::APPROVE, &name).await?;
     gateway.ask(&name, Ask::Approve).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -170,16 +167,17 @@ async fn approve(
 async fn progress(
     State(gateway): State<Arc<Gateway>>,
     Name(name): Name,
-    headers: HeaderMap,
+    caller: Caller,
 ) -> Result<Json<Progress>, Problem> {
-    gateway.access.check(&headers, access::PROGRESS, &name).await?;
-    Ok(Json(gateway.progress(&*gateway.tenant(&name)?)))
+    gateway.access.check(&caller.headers, caller.peer, access::PROGRESS, &name).await?;
+    Ok(Json(gateway.progress(&*gateway.find(&name).await?)))
 }
 
 /// Listen to where the tenant is, until it is awake.
 ///
 /// Server-sent events: `progress` with the document that `GET /v1/tenants/{name}` gives, each time it changes; the last
-/// one is `awake`, with the same document, after which the stream ends. `gone` ends it when the tenant was removed.
+/// one is `awake`, with the same document, after which the stream ends. `gone` ends it when the tenant was removed. A
+/// stream ends after five minutes in any case; connect again then.
 #[utoipa::path(get, path = "/v1/tenants/{name}/events", tag = "tenants", security(("token" = [])),
     params(("name" = String, Path, description = "Name of the Tenant", example = "alice")),
     responses(
@@ -190,19 +188,15 @@ async fn progress(
         (status = 429, description = "Too many requests; see Retry-After", body = ProblemBody, content_type = "application/problem+json"),
         (status = 503, description = "The Kubernetes API does not answer, or too many streams are open; see Retry-After", body = ProblemBody, content_type = "application/problem+json"),
     ))]
-async fn listen(
-    State(gateway): State<Arc<Gateway>>,
-    Name(name): Name,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    gateway.access.check(&headers, access::PROGRESS, &name).await?;
-    gateway.tenant(&name)?;
-    stream(&gateway, &name)
+async fn listen(State(gateway): State<Arc<Gateway>>, Name(name): Name, caller: Caller) -> Result<Response, Problem> {
+    gateway.access.check(&caller.headers, caller.peer, access::PROGRESS, &name).await?;
+    gateway.find(&name).await?;
+    stream(&gateway, &name, Audience::Portals)
 }
 
 /// The stream of one tenant, for whoever was let in.
-pub(super) fn stream(gateway: &Arc<Gateway>, name: &str) -> Result<Response, Problem> {
-    let events = events::of(gateway, name)?;
+pub(super) fn stream(gateway: &Arc<Gateway>, name: &str, audience: Audience) -> Result<Response, Problem> {
+    let events = events::of(gateway, name, audience)?;
     Ok(Sse::new(events).keep_alive(events::keep_alive()).into_response())
 }
 
@@ -214,8 +208,9 @@ async fn healthz() -> &'static str {
 
 /// This document.
 #[utoipa::path(get, path = "/openapi.json", tag = "gateway", responses((status = 200, description = "OpenAPI 3.1", body = Object)))]
-async fn document() -> Json<utoipa::openapi::OpenApi> {
-    Json(openapi())
+async fn document() -> Json<&'static utoipa::openapi::OpenApi> {
+    static DOCUMENT: LazyLock<utoipa::openapi::OpenApi> = LazyLock::new(openapi);
+    Json(&DOCUMENT)
 }
 
 /// Seconds after which it is worth asking again.

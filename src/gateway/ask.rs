@@ -10,8 +10,11 @@ use crate::api::Tenant;
 use crate::domain::activity;
 use crate::domain::stage::{Stage, effective_stage};
 
-/// Activity of a tenant that is awake is written at most this often.
+/// Activity of a tenant that is awake is written at most this often, and more often only where it sleeps so soon that
+/// this would be felt.
 pub const COALESCE: SignedDuration = SignedDuration::from_mins(5);
+/// So far ahead of our clock a sleep request may be and still be beaten: clocks of replicas differ by less.
+const CLOCKS: SignedDuration = SignedDuration::from_mins(5);
 
 /// What somebody asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +23,7 @@ pub enum Ask {
     Activity,
     /// The tenant is to wake.
     Wake,
-    /// A link, made at this moment, was followed by the tenant's user.
+    /// The user was seen at this moment, which is past: a link that was made then was followed.
     Follow(Timestamp),
     /// The tenant is to sleep.
     Sleep,
@@ -34,9 +37,12 @@ pub enum Hindered {
     /// Only whoever suspended the tenant can wake it.
     #[error("the tenant is suspended; it wakes when the suspension is lifted")]
     Suspended,
-    /// No sleep request could be newer than that activity.
-    #[error("the tenant's newest activity lies in the future, so a request to sleep now would have no effect")]
+    /// Nothing could be newer than that activity, and what is tied to it would reach too far.
+    #[error("the tenant's newest activity lies in the future, so the request would not have its effect now")]
     ActivityAhead,
+    /// The end of a suspension is not recorded yet.
+    #[error("the tenant's suspension was lifted a moment ago; try again")]
+    Resuming,
 }
 
 /// The fields of `status` to write, as a merge patch; `None` where the Tenant says it already.
@@ -46,29 +52,50 @@ pub enum Hindered {
 pub fn change(ask: Ask, tenant: &Tenant, now: Timestamp) -> Result<Option<Value>, Hindered> {
     let now = whole_millisecond(now);
     let known = activity::read(tenant);
-    let asleep = effective_stage(&activity::facts(tenant, now)) > Stage::Active;
+    // Our clock may be the one that is behind. Whoever enacts the request may count it already.
+    let asked = known.sleep_requested_at.filter(|at| at.duration_since(now) <= CLOCKS);
+    let asleep = effective_stage(&activity::facts(tenant, now.max(asked.unwrap_or(now)))) > Stage::Active;
     let suspended = tenant.spec.suspended;
-    let beaten = known.newest.max(known.sleep_request(now).unwrap_or(Timestamp::MIN));
+    let approved = approved_at(tenant).filter(|at| *at >= known.newest && at.duration_since(now) <= CLOCKS);
+    let beaten = known.newest.max(asked.unwrap_or(Timestamp::MIN)).max(approved.unwrap_or(Timestamp::MIN));
+    if matches!(ask, Ask::Sleep | Ask::Approve) {
+        if known.newest == Timestamp::MAX {
+            return Err(Hindered::Resuming);
+        }
+        if known.ahead(now).is_some() {
+            return Err(Hindered::ActivityAhead);
+        }
+    }
+    // An approval counts until the next activity, so after one that activity is news.
+    let news = |at: Timestamp| approved.is_some() || at.duration_since(known.newest) >= interval(tenant);
     Ok(match ask {
         Ask::Wake if suspended => return Err(Hindered::Suspended),
         Ask::Wake if asleep => Some(wake(newer(now, beaten))),
         Ask::Activity if asleep && !suspended => Some(json!({"lastActivityTime": newer(now, beaten)})),
-        Ask::Activity | Ask::Wake => {
-            let stale = now.duration_since(known.newest) >= COALESCE;
-            stale.then(|| json!({"lastActivityTime": now}))
-        }
-        // A link wakes by the moment it was made at, so it does so once: later it is no news any more.
-        Ask::Follow(made_at) => (asleep && !suspended && made_at > beaten).then(|| wake(made_at)),
-        Ask::Sleep if asleep && known.sleep_request(now).is_some_and(|at| at > known.newest) => None,
-        Ask::Sleep if known.ahead(now).is_some() => return Err(Hindered::ActivityAhead),
+        Ask::Activity | Ask::Wake => news(now).then(|| json!({"lastActivityTime": newer(now, beaten)})),
+        // A login at that moment. It wakes once: later it is no news any more.
+        Ask::Follow(at) if at <= beaten => None,
+        Ask::Follow(at) if asleep && !suspended => Some(wake(at)),
+        Ask::Follow(at) => news(at).then(|| json!({"lastActivityTime": at})),
+        Ask::Sleep if asleep && asked.is_some_and(|at| at > known.newest) => None,
         Ask::Sleep => Some(json!({"requests": {"sleepRequestedAt": newer(now, known.newest)}})),
-        Ask::Approve => {
-            let requests = tenant.status.as_ref().and_then(|status| status.requests.as_ref());
-            let given = requests.and_then(|requests| requests.hibernation_approved_at);
-            let stands = given.is_some_and(|at| at >= known.newest);
-            (!stands).then(|| json!({"requests": {"hibernationApprovedAt": now.max(known.newest)}}))
-        }
+        Ask::Approve if approved.is_some() => None,
+        Ask::Approve => Some(json!({"requests": {"hibernationApprovedAt": now.max(known.newest)}})),
     })
+}
+
+fn approved_at(tenant: &Tenant) -> Option<Timestamp> {
+    tenant.status.as_ref()?.requests.as_ref()?.hibernation_approved_at
+}
+
+/// How old the newest activity must be before another one is worth a write: the time until the tenant sleeps is felt in
+/// days, and where it is minutes, a 24th of it is.
+fn interval(tenant: &Tenant) -> SignedDuration {
+    let sleep = tenant.status.as_ref().and_then(|status| status.hibernation.as_ref());
+    let decision = sleep.and_then(|sleep| sleep.decision.as_ref());
+    let idle = decision.and_then(|decision| Some(decision.next_transition_time?.duration_since(decision.based_on)));
+    let share = idle.filter(SignedDuration::is_positive).map_or(COALESCE, |idle| idle / 24);
+    share.clamp(SignedDuration::from_secs(1), COALESCE)
 }
 
 /// A wake is activity, too, so that the time until the next sleep begins anew.
@@ -159,7 +186,7 @@ mod tests {
         let woken = changed(Ask::Wake, &asleep()).expect("a change");
         assert_eq!(woken, wake(at(NOW)));
         assert_eq!(changed(Ask::Wake, &after(&asleep(), &woken)), None, "idempotent");
-        for ahead in ["2026-06-01T00:00:00Z", "2026-06-01T00:00:40Z", "2026-06-01T00:30:00Z"] {
+        for ahead in ["2026-06-01T00:00:00Z", "2026-06-01T00:00:40Z", "2026-06-01T00:04:00Z", "2026-06-01T00:30:00Z"] {
             let sleeping = [
                 json!({"requests": {"sleepRequestedAt": ahead}}),
                 json!({"lastActivityTime": ahead, "hibernation": {"decision": {"stage": "BotsStopped", "basedOn": ahead}}}),
@@ -184,7 +211,38 @@ mod tests {
         let slept = after(&woken, &json!({"requests": {"sleepRequestedAt": "2026-05-31T23:59:30Z"}}));
         assert_eq!(changed(Ask::Follow(made), &slept), None, "it was put to sleep after the link was made");
         assert!(changed(Ask::Follow(at("2026-05-31T23:59:31Z")), &slept).is_some());
-        assert_eq!(changed(Ask::Follow(made), &suspended()), None);
+        let awake = tenant(json!({"lastActivityTime": "2026-05-31T23:50:00Z"}));
+        assert_eq!(changed(Ask::Follow(made), &awake), Some(json!({"lastActivityTime": made})), "seen, though awake");
+        assert_eq!(changed(Ask::Follow(made), &after(&awake, &json!({"lastActivityTime": made}))), None);
+        assert_eq!(
+            changed(Ask::Follow(made), &suspended()),
+            Some(json!({"lastActivityTime": made})),
+            "it stays asleep"
+        );
+    }
+
+    #[test]
+    fn who_sleeps_soon_is_seen_often() {
+        let idle = |next: &str, last: &str| {
+            tenant(json!({
+                "lastActivityTime": last,
+                "hibernation": {"decision": {"stage": "Active", "basedOn": "2026-05-31T23:58:00Z", "nextTransitionTime": next}},
+            }))
+        };
+        let four_minutes = "2026-06-01T00:02:00Z";
+        assert_eq!(changed(Ask::Activity, &idle(four_minutes, "2026-05-31T23:59:51Z")), None);
+        assert!(changed(Ask::Activity, &idle(four_minutes, "2026-05-31T23:59:50Z")).is_some());
+        assert_eq!(changed(Ask::Activity, &idle("2026-06-07T00:00:00Z", "2026-05-31T23:55:01Z")), None);
+    }
+
+    #[test]
+    fn nothing_is_tied_to_a_time_that_nobody_has_seen() {
+        let ahead = tenant(json!({"lastActivityTime": "2026-07-01T00:00:00Z"}));
+        let resuming = tenant(json!({"hibernation": {"suspendedSince": "2026-05-01T00:00:00Z"}}));
+        for ask in [Ask::Sleep, Ask::Approve] {
+            assert_eq!(change(ask, &ahead, at(NOW)), Err(Hindered::ActivityAhead));
+            assert_eq!(change(ask, &resuming, at(NOW)), Err(Hindered::Resuming));
+        }
     }
 
     #[test]
@@ -195,8 +253,6 @@ mod tests {
         let slept = after(&active, &slept);
         assert_eq!(effective_stage(&activity::facts(&slept, at(NOW))), Stage::DatabaseOnly);
         assert_eq!(changed(Ask::Sleep, &slept), None, "idempotent");
-        let ahead = tenant(json!({"lastActivityTime": "2026-07-01T00:00:00Z"}));
-        assert_eq!(change(Ask::Sleep, &ahead, at(NOW)), Err(Hindered::ActivityAhead));
         assert!(changed(Ask::Sleep, &asleep()).is_some(), "deeper than it sleeps, perhaps");
     }
 
@@ -209,5 +265,10 @@ mod tests {
         let next = after(&approved, &json!({"lastActivityTime": "2026-06-01T00:00:10Z"}));
         let again = changed(Ask::Approve, &next).expect("another period");
         assert_eq!(again["requests"]["hibernationApprovedAt"], "2026-06-01T00:00:10Z");
+        let recent = tenant(json!({
+            "lastActivityTime": "2026-05-31T23:58:00Z", "requests": {"hibernationApprovedAt": "2026-06-01T00:00:20Z"},
+        }));
+        let voided = changed(Ask::Activity, &recent).expect("a login voids an approval, however soon it comes");
+        assert_eq!(voided, json!({"lastActivityTime": "2026-06-01T00:00:20.001Z"}));
     }
 }

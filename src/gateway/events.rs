@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use futures::stream::unfold;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Sleep;
 
 use super::Gateway;
 use super::problem::Problem;
@@ -22,12 +24,23 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const LOOK: Duration = Duration::from_secs(5);
 /// Streams of one tenant: a person with many tabs, and a portal. Who has one link cannot take everybody's places.
 const PER_TENANT: usize = 32;
+/// Rights and links are looked at when a stream begins, so none goes on for long.
+const LONGEST: Duration = Duration::from_secs(300);
 /// A client that is cut off comes again after this time.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// A comment now and then, so that a dead connection is noticed from both sides.
 pub(super) fn keep_alive() -> KeepAlive {
     KeepAlive::new().interval(KEEP_ALIVE).text("waiting")
+}
+
+/// Who listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Audience {
+    /// Programs with a token.
+    Portals,
+    /// People with a link that is valid for so long. They are not told what only whoever runs the cluster understands.
+    People(Duration),
 }
 
 struct Listener {
@@ -37,6 +50,8 @@ struct Listener {
     told: Option<Progress>,
     queue: VecDeque<Event>,
     over: bool,
+    audience: Audience,
+    end: Pin<Box<Sleep>>,
     _place: Place,
 }
 
@@ -89,8 +104,14 @@ impl Drop for Place {
 pub(super) fn of(
     gateway: &Arc<Gateway>,
     name: &str,
+    audience: Audience,
 ) -> Result<impl Stream<Item = Result<Event, Infallible>> + Send + use<>, Problem> {
-    let place = gateway.places.take(name).ok_or(Problem::Busy)?;
+    let (who, left) = match audience {
+        Audience::Portals => ("portals", LONGEST),
+        Audience::People(left) => ("people", left.min(LONGEST)),
+    };
+    // Who has a link cannot keep a portal from listening.
+    let place = gateway.places.take(&format!("{who}/{name}")).ok_or(Problem::Busy)?;
     let listener = Listener {
         gateway: gateway.clone(),
         name: name.to_owned(),
@@ -98,6 +119,8 @@ pub(super) fn of(
         told: None,
         queue: VecDeque::new(),
         over: false,
+        audience,
+        end: Box::pin(tokio::time::sleep(left)),
         _place: place,
     };
     Ok(unfold(listener, |mut listener| async move {
@@ -118,7 +141,9 @@ impl Listener {
             if self.told.is_some() {
                 self.wait().await;
             }
-            self.look();
+            if !self.over {
+                self.look();
+            }
         }
     }
 
@@ -134,8 +159,12 @@ impl Listener {
                 }
             }
         };
-        // Running out of time is as good a reason to look as news.
-        let _ = tokio::time::timeout(LOOK, news).await;
+        tokio::select! {
+            () = news => {}
+            // Running out of time is as good a reason to look as news.
+            () = tokio::time::sleep(LOOK) => {}
+            () = &mut self.end => self.over = true,
+        }
     }
 
     fn look(&mut self) {
@@ -144,7 +173,10 @@ impl Listener {
             self.queue.push_back(Event::default().event("gone").data("{}"));
             return;
         };
-        let progress = self.gateway.progress(&tenant);
+        let progress = match self.audience {
+            Audience::Portals => self.gateway.progress(&tenant),
+            Audience::People(_) => self.gateway.progress(&tenant).for_people(),
+        };
         if self.told.as_ref() == Some(&progress) {
             return;
         }

@@ -16,6 +16,7 @@ use tower::load_shed::LoadShedLayer;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::limit::RequestBodyLimitLayer;
 
+use super::page;
 use super::problem::Problem;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
@@ -50,11 +51,17 @@ async fn in_time(request: Request, next: Next) -> Response {
     answer.unwrap_or_else(|_| Problem::Unavailable.into_response())
 }
 
-/// Answers of libraries get the words of ours, and every answer the headers that keep browsers from guessing.
+/// Answers of libraries get the words of ours, browsers a page that tries again where that helps, and every answer the
+/// headers that keep browsers from guessing.
 async fn in_words(request: Request, next: Next) -> Response {
+    let browser = page::wants_page(request.headers(), false);
     let mut response = next.run(request).await;
-    if response.status() == StatusCode::PAYLOAD_TOO_LARGE {
-        response = Problem::TooLarge.into_response();
+    match response.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => response = Problem::TooLarge.into_response(),
+        status @ (StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) if browser => {
+            response = page::later(status);
+        }
+        _ => {}
     }
     let headers = response.headers_mut();
     headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));

@@ -14,16 +14,20 @@ pub mod problem;
 pub mod progress;
 pub mod store;
 
+use std::collections::HashMap;
+use std::convert::Infallible;
 use std::hash::{BuildHasher, RandomState};
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex as StdMutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{FromRequestParts, Path};
+use axum::extract::{ConnectInfo, FromRequestParts, Path};
+use axum::http::HeaderMap;
 use axum::http::request::Parts;
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 use tokio::sync::Mutex;
 
@@ -37,14 +41,23 @@ use crate::api::Tenant;
 use crate::clock::Clock;
 use crate::cluster::Cluster;
 use crate::cluster::status::Merged;
+use crate::domain::activity;
+use crate::domain::stage::{Stage, effective_stage};
 use crate::metrics::Metrics;
 
 pub use self::api::openapi;
 
 /// Writers for different tenants seldom meet, and few locks are enough for all.
 const LOCKS: usize = 256;
+/// Tenants whose confirmation is remembered; others cost a read.
+const CONFIRMED: u64 = 100_000;
 /// A Tenant that changes so often between a look and a write is left to the next request.
 const TRIES: u32 = 5;
+/// So long a Tenant that the watch shows is believed when it says that a login is no news. A watch may be dead without
+/// anybody noticing, and whoever logs in must not be left asleep for it.
+const BELIEVED: Duration = Duration::from_secs(60);
+/// Another replica's write is seen so soon; after that time a login that was no news is looked at once more.
+const SECOND_LOOK: Duration = Duration::from_secs(2);
 /// Somebody waits for what is read.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Page loads of one tenant per second; a person with several tabs that refresh needs a few.
@@ -81,6 +94,10 @@ pub struct Gateway {
     keys: RwLock<Option<LinkKeys>>,
     pages: DefaultKeyedRateLimiter<String>,
     places: events::Places,
+    /// Tenants that were seen lately as the API server has them.
+    confirmed: moka::sync::Cache<String, ()>,
+    /// The newest login of tenants that are to be looked at once more.
+    second_looks: StdMutex<HashMap<String, Timestamp>>,
     locks: Vec<Mutex<()>>,
     hasher: RandomState,
     metrics: Metrics,
@@ -96,6 +113,8 @@ impl Gateway {
             keys: RwLock::default(),
             pages: RateLimiter::keyed(Quota::per_second(pages)),
             places: events::Places::of(options.streams),
+            confirmed: moka::sync::Cache::builder().max_capacity(CONFIRMED).time_to_live(BELIEVED).build(),
+            second_looks: StdMutex::default(),
             locks: (0..LOCKS).map(|_| Mutex::default()).collect(),
             hasher: RandomState::new(),
             options,
@@ -130,7 +149,15 @@ impl Gateway {
     }
 
     fn tenant(&self, name: &str) -> Result<Arc<Tenant>, Problem> {
-        self.tenants.get(name).ok_or(Problem::NotFound)
+        self.tenants.get(name).ok_or(if self.tenants.complete() { Problem::NotFound } else { Problem::Unavailable })
+    }
+
+    /// The Tenant of this name. One that the watch does not show may have been made a moment ago.
+    async fn find(&self, name: &str) -> Result<Arc<Tenant>, Problem> {
+        if self.tenants.get(name).is_none() && access::is_name(name) {
+            self.look_again(name).await?;
+        }
+        self.tenant(name)
     }
 
     fn progress(&self, tenant: &Tenant) -> Progress {
@@ -141,8 +168,9 @@ impl Gateway {
     /// A link to the waiting page of a tenant that somebody else has woken already: it never wakes by itself.
     fn link(&self, tenant: &Tenant) -> Option<String> {
         let now = self.clock.now();
-        let made_at = crate::domain::activity::read(tenant).newest.min(now);
-        let expires_at = now.checked_add(self.options.link_life).ok()?;
+        let made_at = activity::read(tenant).newest.min(now).max(store::created(tenant));
+        let longest = made_at.checked_add(links::LONGEST_LIFE).ok()?;
+        let expires_at = now.checked_add(self.options.link_life).ok()?.min(longest);
         let name = tenant.name_any();
         let text = self.keys()?.sign(&name, Link { made_at, expires_at });
         Some(format!("/wake/{name}?link={text}"))
@@ -152,24 +180,29 @@ impl Gateway {
     ///
     /// # Errors
     /// 404, 409 or 503.
-    async fn ask(&self, name: &str, ask: Ask) -> Result<(Arc<Tenant>, bool), Problem> {
-        let tenant = self.tenant(name)?;
-        if change(ask, &tenant, self.clock.now())?.is_none() {
-            if !matches!(ask, Ask::Wake | Ask::Sleep) {
-                return Ok((tenant, false));
+    async fn ask(self: &Arc<Self>, name: &str, ask: Ask) -> Result<(Arc<Tenant>, bool), Problem> {
+        let tenant = self.find(name).await?;
+        let needless = change(ask, &tenant, self.clock.now())?.is_none();
+        if needless && !matches!(ask, Ask::Wake | Ask::Sleep) && self.confirmed.contains_key(name) {
+            if matches!(ask, Ask::Activity) {
+                self.look_later(name);
             }
-            // The watch may be behind another replica's write, and nobody would come to mend it.
-            self.look_again(name).await?;
+            return Ok((tenant, false));
         }
         // Of many who report the same login, one writes and the others find it written.
         let lock = usize::try_from(self.hasher.hash_one(name)).unwrap_or_default() % LOCKS;
         let _alone = self.locks[lock].lock().await;
+        // The watch may be behind another replica's write, and nobody would come to mend it.
+        if needless && (matches!(ask, Ask::Wake | Ask::Sleep) || !self.confirmed.contains_key(name)) {
+            self.look_again(name).await?;
+        }
         for _ in 0..TRIES {
             let tenant = self.tenant(name)?;
             let Some(fields) = change(ask, &tenant, self.clock.now())? else { return Ok((tenant, false)) };
             match self.cluster.status.merge_unchanged(&tenant.metadata, &fields).await? {
                 Merged::Written(written) => {
                     self.tenants.put(*written);
+                    self.confirmed.insert(name.to_owned(), ());
                     return Ok((self.tenant(name)?, true));
                 }
                 Merged::Gone => self.tenants.remove(name),
@@ -183,10 +216,36 @@ impl Gateway {
     async fn look_again(&self, name: &str) -> Result<(), Problem> {
         let read = tokio::time::timeout(PATIENCE, self.cluster.reader.tenant(name)).await;
         match read.map_err(|_| Problem::Unavailable)?? {
-            Some(fresh) => self.tenants.put(fresh),
+            Some(fresh) => {
+                self.tenants.put(fresh);
+                self.confirmed.insert(name.to_owned(), ());
+            }
             None => self.tenants.remove(name),
         }
         Ok(())
+    }
+
+    /// A sleep request may have gone through another replica just before this login and not be seen here yet. Soon it
+    /// is, and then this login is the newer one.
+    fn look_later(self: &Arc<Self>, name: &str) {
+        let mut looks = self.second_looks.lock().unwrap_or_else(PoisonError::into_inner);
+        if looks.insert(name.to_owned(), self.clock.now()).is_some() {
+            return;
+        }
+        let (gateway, name) = (self.clone(), name.to_owned());
+        tokio::spawn(async move {
+            tokio::time::sleep(SECOND_LOOK).await;
+            let seen = gateway.second_looks.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
+            let Some(seen) = seen else { return };
+            let tenant = gateway.tenants.get(&name);
+            let missed = tenant.is_some_and(|tenant| {
+                let asleep = effective_stage(&activity::facts(&tenant, gateway.clock.now())) > Stage::Active;
+                asleep && matches!(change(Ask::Follow(seen), &tenant, gateway.clock.now()), Ok(Some(_)))
+            });
+            if missed && gateway.ask(&name, Ask::Follow(seen)).await.is_err() {
+                tracing::warn!(tenant = name, "a login that came right after a sleep request could not be written");
+            }
+        });
     }
 }
 
@@ -199,6 +258,21 @@ impl<S: Send + Sync> FromRequestParts<S> for Name {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let Path(name) = Path::from_request_parts(parts, state).await.map_err(|_| Problem::NotFound)?;
         Ok(Name(name))
+    }
+}
+
+/// Who asks: the headers, and the address on the other end of the connection.
+struct Caller {
+    headers: HeaderMap,
+    peer: Option<IpAddr>,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Caller {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(address)| address.ip());
+        Ok(Caller { headers: parts.headers.clone(), peer })
     }
 }
 

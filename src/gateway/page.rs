@@ -3,6 +3,7 @@
 //! Whoever has no valid link is told the same, whether or not there is such a tenant.
 
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use askama::Template;
 use axum::Router;
@@ -22,6 +23,7 @@ use sha2::{Digest, Sha256};
 
 use super::access::is_name;
 use super::ask::Ask;
+use super::events::Audience;
 use super::links::Link;
 use super::problem::Problem;
 use super::progress::{PartState, Progress, SUSPENDED, State as Tenancy, Trouble};
@@ -33,6 +35,8 @@ use crate::domain::names;
 const STYLE: &str = include_str!("templates/wake.css");
 const SCRIPT: &str = include_str!("templates/wake.js");
 const LINK_COOKIE: &str = "torpor-link";
+/// So many cookies of that name are looked at: one of this host, and some that others have set for a whole domain.
+const COOKIES: usize = 4;
 /// A page that cannot listen looks again after so many seconds; one that nothing soon will change, later.
 const SOON: u32 = 3;
 const LATER: u32 = 15;
@@ -103,9 +107,10 @@ async fn listen(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let given = query.ok().and_then(|query| query.0.link);
-    let (tenant, _) = admitted(&gateway, &name, given.as_deref(), &headers).ok_or(Problem::Forbidden)?;
-    within_pace(&gateway, &tenant)?;
-    api::stream(&gateway, &name)
+    let guest = admitted(&gateway, &name, given.as_deref(), &headers).ok_or(Problem::Forbidden)?;
+    within_pace(&gateway, &guest.tenant)?;
+    let left = guest.link.expires_at.duration_since(gateway.clock.now());
+    api::stream(&gateway, &name, Audience::People(Duration::try_from(left).unwrap_or_default()))
 }
 
 /// Every address that is none of the gateway's. A request for the host of a tenant's dashboard comes here while the
@@ -121,46 +126,53 @@ pub(super) async fn anywhere(
     }
     let host = host_of(headers);
     let query = Query::<LinkQuery>::try_from_uri(&uri).ok().and_then(|query| query.0.link);
-    match gateway.tenants.by_host(&host) {
-        Some(tenant) => visit(&gateway, &tenant.name_any(), query.as_deref(), headers).await,
-        None => refused(&gateway, headers),
+    if let Some(tenant) = gateway.tenants.by_host(&host) {
+        return visit(&gateway, &tenant.name_any(), query.as_deref(), headers).await;
     }
+    // Takes as long as for a host that somebody has.
+    let _ = admitted(&gateway, "", query.as_deref(), headers);
+    refused(&gateway, headers)
 }
 
 /// Shows how far a tenant is to whoever has a link to it, and wakes it if the link is new.
 async fn visit(gateway: &Arc<Gateway>, name: &str, given: Option<&str>, headers: &HeaderMap) -> Response {
-    let Some((tenant, link)) = admitted(gateway, name, given, headers) else {
+    let Some(guest) = admitted(gateway, name, given, headers) else {
         return refused(gateway, headers);
     };
-    if let Err(problem) = within_pace(gateway, &tenant) {
+    if let Err(problem) = within_pace(gateway, &guest.tenant) {
         return problem.into_response();
     }
-    let progress = match gateway.ask(name, Ask::Follow(link.made_at)).await {
-        Ok((tenant, _)) => gateway.progress(&tenant),
+    let progress = match gateway.ask(name, Ask::Follow(guest.link.made_at)).await {
+        Ok((tenant, _)) => gateway.progress(&tenant).for_people(),
         Err(Problem::NotFound) => return refused(gateway, headers),
-        Err(problem) if wants_json(headers) => return problem.into_response(),
-        Err(_) => {
-            let words = "The service does not answer right now. This page tries again by itself.".to_owned();
-            return page(StatusCode::SERVICE_UNAVAILABLE, plain("One moment, please", words, Some(SOON)));
-        }
+        Err(problem) => return problem.into_response(),
     };
-    let mut response = if wants_json(headers) { document(&progress) } else { waiting(gateway, &progress, headers) };
-    if let Some(cookie) = given.and_then(|given| cookie(gateway, given, link)) {
+    let mut response =
+        if wants_json(headers) { document(&progress) } else { waiting(gateway, &progress, guest.text, headers) };
+    // What came as a cookie need not be set again, and what did not verify must not be.
+    if let Some(cookie) = cookie(gateway, guest.text, guest.link).filter(|_| given == Some(guest.text)) {
         response.headers_mut().append(SET_COOKIE, cookie);
     }
     response
 }
 
-/// The tenant and the link, for whoever has a valid one.
-fn admitted(gateway: &Gateway, name: &str, given: Option<&str>, headers: &HeaderMap) -> Option<(Arc<Tenant>, Link)> {
+/// Somebody with a valid link.
+struct Guest<'a> {
+    tenant: Arc<Tenant>,
+    link: Link,
+    text: &'a str,
+}
+
+/// Lets in whoever has a valid link, in the address or kept from an earlier visit.
+fn admitted<'a>(gateway: &Gateway, name: &str, given: Option<&'a str>, headers: &'a HeaderMap) -> Option<Guest<'a>> {
     let keys = gateway.keys()?;
     let now = gateway.clock.now();
-    let kept = cookies(headers);
-    let link = given.into_iter().chain(kept).find_map(|text| keys.verify(name, text, now));
+    let mut texts = given.into_iter().chain(cookies(headers).take(COOKIES));
+    let verified = texts.find_map(|text| keys.verify(name, text, now).map(|link| (link, text)));
     let tenant = gateway.tenants.get(name).filter(|_| is_name(name));
     // A link from before the tenant was made is for another one of its name.
-    let (link, tenant) = (link?, tenant?);
-    (link.made_at >= store::created(&tenant)).then_some((tenant, link))
+    let ((link, text), tenant) = (verified?, tenant?);
+    (link.made_at >= store::created(&tenant)).then_some(Guest { tenant, link, text })
 }
 
 /// The host that was asked for, without its port.
@@ -192,7 +204,7 @@ fn accepts(headers: &HeaderMap, media: &str) -> bool {
 }
 
 /// Browsers ask for HTML; `unsaid` is for those who do not say what they want.
-fn wants_page(headers: &HeaderMap, unsaid: bool) -> bool {
+pub(super) fn wants_page(headers: &HeaderMap, unsaid: bool) -> bool {
     accepts(headers, "text/html") || unsaid && !accepts(headers, "application/json")
 }
 
@@ -224,27 +236,34 @@ fn document(progress: &Progress) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, pause)], Json(progress)).into_response()
 }
 
-fn waiting(gateway: &Gateway, progress: &Progress, headers: &HeaderMap) -> Response {
+fn waiting(gateway: &Gateway, progress: &Progress, link: &str, headers: &HeaderMap) -> Response {
+    // The dashboard's host knows nothing of this visit, and may not be open for its visitors yet.
+    let dashboard = progress.dashboard.as_ref().map(|url| format!("{url}?link={link}"));
     let open = progress.dashboard_ready && matches!(progress.state, Tenancy::Awake | Tenancy::Waking);
     let host = host_of(headers);
     let here = progress.dashboard.as_ref().is_some_and(|url| url.contains(&format!("://{host}/")));
     // On the dashboard's own host the way to it opens a moment after it is ready; going there at once would go in circles.
-    if let Some(dashboard) = progress.dashboard.as_ref().filter(|_| open && !here) {
-        let to = [(LOCATION, dashboard.clone())];
-        return (StatusCode::SEE_OTHER, to).into_response();
+    if let Some(dashboard) = dashboard.as_ref().filter(|_| open && !here) {
+        return (StatusCode::SEE_OTHER, [(LOCATION, dashboard.clone())]).into_response();
     }
     let (title, words, refresh) = told(progress, open);
     let moving = matches!(progress.state, Tenancy::Waking | Tenancy::Starting | Tenancy::Awake);
     let steps =
         if matches!(progress.state, Tenancy::Waking | Tenancy::Starting) { steps(progress) } else { Vec::new() };
-    let next = progress.dashboard.clone().filter(|_| moving);
-    let link = match progress.state {
+    let next = dashboard.filter(|_| moving);
+    let anchor = match progress.state {
         Tenancy::Asleep | Tenancy::GoingToSleep => portal(gateway),
         _ => next.clone().filter(|_| open).map(|href| Anchor { href, words: "Open your dashboard" }),
     };
-    let events = (moving && !open).then(|| format!("/wake/{}/events", progress.name));
+    let events = (moving && !open).then(|| format!("/wake/{}/events?link={link}", progress.name));
     let (state, problem) = (format!("{:?}", progress.state), progress.problem.is_some());
-    page(StatusCode::OK, Page { state, problem, steps, next, events, link, ..plain(title, words, refresh) })
+    page(StatusCode::OK, Page { state, problem, steps, next, events, link: anchor, ..plain(title, words, refresh) })
+}
+
+/// In place of a problem that passes by itself, for people.
+pub(super) fn later(status: StatusCode) -> Response {
+    let words = "The service does not answer right now. This page tries again by itself.".to_owned();
+    page(status, plain("One moment, please", words, Some(SOON)))
 }
 
 fn plain(title: &'static str, words: String, refresh: Option<u32>) -> Page {
@@ -333,7 +352,7 @@ fn page(status: StatusCode, page: Page) -> Response {
     headers.insert(CONTENT_SECURITY_POLICY, POLICY.clone());
     headers.insert(VARY, HeaderValue::from_static("accept, cookie"));
     headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
-    if status == StatusCode::SERVICE_UNAVAILABLE {
+    if [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS].contains(&status) {
         headers.insert(RETRY_AFTER, HeaderValue::from(SOON));
     }
     response

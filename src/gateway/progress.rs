@@ -115,6 +115,18 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// Without the words that only whoever runs the cluster understands, and that are nobody else's.
+    #[must_use]
+    pub fn for_people(mut self) -> Self {
+        for part in &mut self.parts {
+            part.message = None;
+        }
+        if let Some(problem) = &mut self.problem {
+            problem.message.clear();
+        }
+        self
+    }
+
     /// Nothing of the wake-up is left to wait for.
     pub fn is_awake(&self) -> bool {
         self.state == State::Awake
@@ -128,7 +140,7 @@ pub fn of(tenant: &Tenant, usual: Option<i64>, scheme: &str, now: Timestamp) -> 
     let sleep = status.hibernation.as_ref();
     let stage = sleep.and_then(|sleep| sleep.stage).unwrap_or_default();
     let wanted = effective_stage(&activity::facts(tenant, now));
-    let state = state(tenant, &status.conditions, stage, wanted);
+    let state = state(tenant, status, stage, wanted);
     let under_way = status.wake.as_ref().filter(|wake| wake.ready_at.is_none() && state == State::Waking);
     let told = under_way.map(|wake| wake.parts.as_slice()).unwrap_or_default();
     let parts: Vec<Part> = if told.is_empty() {
@@ -169,11 +181,14 @@ pub fn host(tenant: &Tenant) -> Option<&str> {
     tenant.spec.dashboard.as_ref()?.host.as_deref()
 }
 
-fn state(tenant: &Tenant, conditions: &[Condition], stage: Stage, wanted: Stage) -> State {
-    let hibernated = find(conditions, HIBERNATED).map(|condition| condition.reason.as_str());
+fn state(tenant: &Tenant, status: &TenantStatus, stage: Stage, wanted: Stage) -> State {
+    let hibernated = find(&status.conditions, HIBERNATED).map(|condition| condition.reason.as_str());
+    // Before its first version was handled in full, a Tenant has no sleep to wake from.
+    let new = status.observed_generation.is_none_or(|generation| generation < 0);
     match (wanted, hibernated) {
         _ if tenant.spec.suspended => State::Suspended,
         (Stage::Active, None) => State::Starting,
+        (Stage::Active, Some(reasons::AWAKE)) if new => State::Starting,
         (Stage::Active, Some(reasons::AWAKE)) if stage == Stage::Active => State::Awake,
         (Stage::Active, Some(_)) => State::Waking,
         (_, Some(reasons::ASLEEP)) if stage == wanted => State::Asleep,
@@ -274,8 +289,10 @@ mod tests {
     fn each_state_is_told_from_what_is_wanted_and_what_is() {
         let state = |status| told(status, None).state;
         assert_eq!(state(json!({})), State::Starting);
-        let awake =
+        let mut awake =
             json!({"hibernation": {"stage": "Active"}, "conditions": [condition("Hibernated", "False", "Awake")]});
+        assert_eq!(state(awake.clone()), State::Starting, "made a moment ago");
+        awake["observedGeneration"] = 1.into();
         assert_eq!(state(awake), State::Awake);
         assert_eq!(state(asleep("DatabaseOnly", "Asleep")), State::Asleep);
         assert_eq!(state(asleep("BotsStopped", "GoingToSleep")), State::GoingToSleep);

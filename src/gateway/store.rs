@@ -16,6 +16,8 @@ use crate::domain::names::annotation;
 
 /// News that a slow listener may be behind by before it is told to look again.
 const BACKLOG: usize = 1_024;
+/// An answer from before a Tenant's deletion is not waited for any longer.
+const GONE_FOR: Duration = Duration::from_secs(60);
 /// The usual time of a wake-up changes slowly, and telling it takes a look at every tenant.
 const USUAL_FOR: Duration = Duration::from_secs(10);
 
@@ -25,6 +27,8 @@ pub struct Tenants {
     inner: Arc<RwLock<Known>>,
     news: broadcast::Sender<Arc<str>>,
     usual: moka::sync::Cache<Tier, Option<i64>>,
+    /// The last version of what was deleted a moment ago: a slow answer must not bring it back.
+    gone: moka::sync::Cache<String, u64>,
 }
 
 #[derive(Default)]
@@ -34,6 +38,8 @@ struct Known {
     hosts: HashMap<String, BTreeSet<(Timestamp, Arc<str>)>>,
     /// Names of a listing that is under way.
     listed: HashSet<Arc<str>>,
+    /// Whether a listing has ended; before, absence means nothing.
+    complete: bool,
 }
 
 impl Known {
@@ -51,7 +57,8 @@ impl Known {
 impl Default for Tenants {
     fn default() -> Self {
         let usual = moka::sync::Cache::builder().time_to_live(USUAL_FOR).build();
-        Tenants { inner: Arc::default(), news: broadcast::channel(BACKLOG).0, usual }
+        let gone = moka::sync::Cache::builder().time_to_live(GONE_FOR).build();
+        Tenants { inner: Arc::default(), news: broadcast::channel(BACKLOG).0, usual, gone }
     }
 }
 
@@ -59,6 +66,11 @@ impl Tenants {
     /// The Tenant of this name, unless it does not exist or is being deleted.
     pub fn get(&self, name: &str) -> Option<Arc<Tenant>> {
         self.read(|known| known.tenants.get(name).cloned())
+    }
+
+    /// Whether all Tenants have been listed once.
+    pub fn complete(&self) -> bool {
+        self.read(|known| known.complete)
     }
 
     /// The Tenant whose dashboard has this host.
@@ -87,6 +99,7 @@ impl Tenants {
             Event::Init => self.write(|known| known.listed.clear()),
             Event::InitDone => {
                 let gone = self.write(|known| {
+                    known.complete = true;
                     let listed = std::mem::take(&mut known.listed);
                     known.tenants.keys().filter(|name| !listed.contains(*name)).cloned().collect::<Vec<_>>()
                 });
@@ -94,7 +107,10 @@ impl Tenants {
                     self.remove(&name);
                 }
             }
-            Event::Delete(object) => self.remove(&object.name_any()),
+            Event::Delete(object) => {
+                self.gone.insert(object.name_any(), object.resource_version().map_or(0, |text| number(&text)));
+                self.remove(&object.name_any());
+            }
             Event::Apply(object) => self.seen(object, false),
             Event::InitApply(object) => self.seen(object, true),
         }
@@ -120,9 +136,10 @@ impl Tenants {
         if tenant.metadata.deletion_timestamp.is_some() {
             return self.remove(&name);
         }
+        let buried = self.gone.get(&*name).is_some_and(|last| last >= version(&tenant));
         let put = self.write(|known| {
             let old = known.tenants.get(&name);
-            if old.is_some_and(|old| old.metadata.uid == tenant.metadata.uid && version(old) >= version(&tenant)) {
+            if buried || old.is_some_and(|old| version(old) >= version(&tenant)) {
                 return false;
             }
             if let Some(old) = old.cloned() {
@@ -166,7 +183,12 @@ impl Tenants {
 }
 
 fn version(tenant: &Tenant) -> u64 {
-    tenant.metadata.resource_version.as_ref().and_then(|version| version.parse().ok()).unwrap_or_default()
+    tenant.metadata.resource_version.as_deref().map_or(0, number)
+}
+
+/// Resource versions grow over all objects of a kind, so they tell which of two answers is newer.
+fn number(version: &str) -> u64 {
+    version.parse().unwrap_or_default()
 }
 
 /// What is told of a Tenant, without what is long: fleets with their configurations, and who manages which field.
@@ -240,13 +262,24 @@ mod tests {
     }
 
     #[test]
+    fn the_dead_stay_dead() {
+        let tenants = Tenants::default();
+        tenants.put(tenant("a", 5, None));
+        tenants.take(Event::Delete(kube::core::DeserializeGuard(Ok(tenant("a", 7, None)))));
+        tenants.put(tenant("a", 6, None));
+        assert!(tenants.get("a").is_none(), "an answer from before its deletion");
+        tenants.put(tenant("a", 8, None));
+        assert!(tenants.get("a").is_some(), "another one of its name");
+    }
+
+    #[test]
     fn a_listing_forgets_who_is_not_in_it() {
         let tenants = Tenants::default();
         tenants.put(tenant("a", 1, None));
         tenants.put(tenant("b", 1, None));
         tenants.take(Event::Init);
         tenants.take(Event::InitApply(kube::core::DeserializeGuard(Ok(tenant("b", 1, None)))));
-        assert!(tenants.get("a").is_some(), "not before the listing has ended");
+        assert!(tenants.get("a").is_some() && !tenants.complete(), "not before the listing has ended");
         tenants.take(Event::InitDone);
         assert!(tenants.get("a").is_none() && tenants.get("b").is_some());
     }

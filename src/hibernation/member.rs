@@ -94,8 +94,9 @@ impl Facts {
     /// The activity for whose idle period the user agreed. The gateway notes the moment of an approval, which tells
     /// its period. An annotation counts for the period in which it is first seen, unless it was given before that
     /// period's activity; it must be taken away before it can be given again.
-    fn approved_for(&self) -> Option<Timestamp> {
-        if self.approved_at.is_some_and(|at| at >= self.activity.newest) {
+    fn approved_for(&self, now: Timestamp) -> Option<Timestamp> {
+        let past = |at: &Timestamp| !activity::in_future(*at, now);
+        if self.approved_at.filter(past).is_some_and(|at| at >= self.activity.newest) {
             return Some(self.activity.newest);
         }
         let Approval::Given(at) = self.approval else { return None };
@@ -141,7 +142,7 @@ pub struct View {
 impl View {
     /// `told` is a notice that was given and is not in any decision yet.
     pub fn of(facts: &Facts, told: Option<&Notice>, now: Timestamp) -> Self {
-        let approved_for = facts.approved_for();
+        let approved_for = facts.approved_for(now);
         let activity = facts.activity.newest;
         let situation = Situation {
             policy: facts.policy.unwrap_or(NO_POLICY),

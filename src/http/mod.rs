@@ -104,7 +104,7 @@ impl Server {
             shutdown.await;
             ending.graceful_shutdown(Some(DRAIN));
         });
-        let routes = routes.into_make_service();
+        let routes = routes.into_make_service_with_connect_info::<SocketAddr>();
         let ended = match tls {
             None => {
                 let server = axum_server::from_tcp(listener).map_err(failed)?.handle(handle).http1_only();

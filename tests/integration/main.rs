@@ -54,6 +54,7 @@ const SHARED: &[(&str, Test)] = &[
     ("fleets::broken_fleets_are_mended", fleets::broken_fleets_are_mended),
     ("fleets::volumes_grow_without_restart", fleets::volumes_grow_without_restart),
     ("gateway::wakes::a_login_wakes_and_is_told", gateway::wakes::a_login_wakes_and_is_told),
+    ("gateway::wakes::replicas_agree_on_who_is_awake", gateway::wakes::replicas_agree_on_who_is_awake),
     ("gateway::strangers::strangers_learn_nothing", gateway::strangers::strangers_learn_nothing),
     ("gateway::page::a_link_opens_the_page", gateway::page::a_link_opens_the_page),
     ("gateway::limits::callers_are_kept_to_their_pace", gateway::limits::callers_are_kept_to_their_pace),

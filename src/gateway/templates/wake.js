@@ -1,14 +1,14 @@
 (function () {
   var main = document.querySelector("main"), next = main.dataset.next;
-  if (!main.dataset.events || !window.EventSource) { setTimeout(function () { location.reload(); }, 3000); return; }
-  var source = new EventSource(main.dataset.events), failures = 0;
   function again() { location.reload(); }
+  if (!main.dataset.events || !window.EventSource) { setTimeout(again, main.dataset.refresh * 1000); return; }
+  var source = new EventSource(main.dataset.events), failures = 0;
   function take(event) {
     failures = 0;
     var told = JSON.parse(event.data), ready = told.dashboardReady || told.state === "Awake";
     if (ready && next) { source.close(); location.replace(next); return; }
     var changed = told.state !== main.dataset.state || String(Boolean(told.problem)) !== main.dataset.problem;
-    if (changed || ready) { source.close(); again(); return; }
+    if (changed || ready) { source.close(); setTimeout(again, 1000); return; }
     told.parts.forEach(function (part) {
       var item = main.querySelector('[data-part="' + part.name + '"]');
       if (!item) { return; }
@@ -21,5 +21,9 @@
   source.addEventListener("progress", take);
   source.addEventListener("awake", take);
   source.addEventListener("gone", again);
-  source.onerror = function () { failures += 1; if (failures > 2) { source.close(); setTimeout(again, 2000); } };
+  source.onerror = function () {
+    failures += 1;
+    // A stream that was refused is never tried again by the browser.
+    if (failures > 2 || source.readyState === 2) { source.close(); setTimeout(again, 2000); }
+  };
 })();

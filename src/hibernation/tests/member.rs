@@ -13,6 +13,9 @@ fn facts(change: impl FnOnce(&mut Value)) -> Facts {
     Facts::read(&serde_json::from_value(tenant).expect("a Tenant"), &Catalog::default()).expect("not deleted")
 }
 
+/// Later than everything that these tests approve.
+const NOW: &str = "2027-01-01T00:00:00Z";
+
 fn at(text: &str) -> Timestamp {
     text.parse().expect("a time")
 }
@@ -49,11 +52,11 @@ fn approvals_belong_to_the_period_in_which_they_are_first_seen() {
                 tenant["metadata"]["managedFields"] = json!([{"time": time, "fieldsV1": fields}]);
             }
         })
-        .approved_for()
+        .approved_for(at(NOW))
     };
     let decided = |approved_for: &str| json!({"decision": {"stage": "Active", "basedOn": "2026-01-01T00:00:00Z", "approvedFor": approved_for}});
     let created = Some(at("2026-01-01T00:00:00Z"));
-    assert_eq!(facts(|_| ()).approved_for(), None);
+    assert_eq!(facts(|_| ()).approved_for(at(NOW)), None);
     assert_eq!(approved(json!({}), None), created);
     assert_eq!(approved(json!({}), Some("2026-01-01T00:00:00Z")), created, "in the same second");
     assert_eq!(approved(json!({}), Some("2025-12-31T23:59:59Z")), Some(at("2025-12-31T23:59:59Z")));
@@ -206,10 +209,11 @@ fn an_approval_through_the_gateway_names_its_own_period() {
             tenant["status"]["requests"] = json!({"hibernationApprovedAt": when});
             tenant["status"]["lastActivityTime"] = activity.into();
         })
-        .approved_for()
+        .approved_for(at(NOW))
     };
     let activity = "2026-02-01T00:00:00Z";
     assert_eq!(approved("2026-02-02T00:00:00Z", activity), Some(at(activity)));
     assert_eq!(approved(activity, activity), Some(at(activity)), "agreed in the moment of the login");
     assert_eq!(approved("2026-01-31T23:59:59Z", activity), None, "for an earlier period");
+    assert_eq!(approved("9999-12-30T00:00:00Z", activity), None, "nobody can have agreed in the future");
 }

@@ -59,10 +59,12 @@ impl Answer {
     }
 }
 
-/// Programs of these tests are told apart by name, and their accounts exist once.
+/// Makes the accounts of gateway and portal. Server-side, because several tests may do so at the same moment.
 pub fn accounts(cluster: &Cluster) -> Result<(), String> {
     for file in ["examples/rbac-gateway.yaml", "examples/rbac-portal.yaml"] {
-        cluster.kubectl(["apply", "-f", file]).map_err(|error| format!("{error:#}"))?;
+        cluster
+            .kubectl(["apply", "--server-side", "--force-conflicts", "-f", file])
+            .map_err(|error| format!("{error:#}"))?;
     }
     Ok(())
 }

@@ -76,7 +76,8 @@ pub fn a_link_opens_the_page(ctx: &Ctx) -> Result<(), String> {
     ensure(later.status == 200 || !later.header("retry-after").is_empty(), || format!("{later:?}"))?;
     await_state(&door, &portal, name, "Awake")?;
     let open = door.browse(&path, &jar)?.is(303)?;
-    same("Location", &open.header("location").to_owned(), &"http://page.bots.example.com/".to_owned())?;
+    let to = open.header("location");
+    ensure(to == format!("http://page.bots.example.com/?link={valid}"), || to.to_owned())?;
     let here = [jar[0], ("Host", "page.bots.example.com")];
     let page = door.browse("/some/place", &here)?.is(200)?;
     ensure(page.body.contains("opens in a moment"), || page.body.clone())?;

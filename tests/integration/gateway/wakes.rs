@@ -75,3 +75,29 @@ pub fn a_login_wakes_and_is_told(ctx: &Ctx) -> Result<(), String> {
     ctx.kubectl(&["delete", "tenant", name, "--wait=false"])?;
     eventually(SOON, || door.call(&portal, "GET", &at(""))?.is(404).map(drop))
 }
+
+/// Sleep is asked for through one replica and a login comes through another at the same moment; a tenant that was made
+/// a moment ago is known; nothing that was answered is lost.
+pub fn replicas_agree_on_who_is_awake(ctx: &Ctx) -> Result<(), String> {
+    let (one, other) = (Door::open(&ctx.cluster, &[])?, Door::open(&ctx.cluster, &[])?);
+    let portal = token(&ctx.cluster, "portal", "backend")?;
+    let name = "gateway-replicas";
+    let at = |rest: &str| format!("/v1/tenants/{name}{rest}");
+    // The account's rights are known from here on.
+    eventually(SOON, || one.call(&portal, "POST", &at("/wake"))?.is(404))?;
+    eventually(SOON, || other.call(&portal, "POST", &at("/wake"))?.is(404))?;
+    ctx.apply(&tenant(name, json!({"tier": "basic", "fleets": [fleet("makers", 1)]})).to_string())?;
+    one.call(&portal, "POST", &at("/wake"))?.is(202)?;
+    other.call(&portal, "POST", &at("/activity"))?.is(204)?;
+    await_state(&one, &portal, name, "Awake")?;
+    for _ in 0..5 {
+        one.call(&portal, "POST", &at("/sleep"))?.is(202)?;
+        other.call(&portal, "POST", &at("/activity"))?.is(204)?;
+        eventually(SOON, || {
+            let status = ctx.get(&["tenant", name])?["status"].clone();
+            let (seen, asked) = (&status["lastActivityTime"], &status["requests"]["sleepRequestedAt"]);
+            ensure(seen.as_str() > asked.as_str(), || format!("the login was lost: {status}"))
+        })?;
+    }
+    await_state(&other, &portal, name, "Awake").map(drop)
+}
