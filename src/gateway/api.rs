@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
 use serde::Serialize;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
-use utoipa::{Modify, OpenApi, ToSchema};
+use utoipa::{IntoResponses, Modify, OpenApi, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -36,6 +36,36 @@ struct Woken {
     page_url: Option<String>,
 }
 
+/// What every request about a tenant may be answered with, too.
+#[derive(IntoResponses)]
+#[allow(dead_code, reason = "it stands in the document; `Problem` is what answers")]
+enum Refusal {
+    /// No valid token.
+    #[response(status = 401, content_type = "application/problem+json")]
+    Unauthenticated(ProblemBody),
+    /// Not allowed, whether or not the tenant exists.
+    #[response(status = 403, content_type = "application/problem+json")]
+    Forbidden(ProblemBody),
+    /// No such tenant.
+    #[response(status = 404, content_type = "application/problem+json")]
+    NotFound(ProblemBody),
+    /// Too many requests; see Retry-After.
+    #[response(status = 429, content_type = "application/problem+json")]
+    TooMany(ProblemBody),
+    /// The Kubernetes API does not answer, or too much is under way; see Retry-After.
+    #[response(status = 503, content_type = "application/problem+json")]
+    Unavailable(ProblemBody),
+}
+
+/// What every request that can have a body may be answered with, too.
+#[derive(IntoResponses)]
+#[allow(dead_code, reason = "it stands in the document; `Problem` is what answers")]
+enum Oversize {
+    /// The body is larger than 4 KiB; none is needed.
+    #[response(status = 413, content_type = "application/problem+json")]
+    TooLarge(ProblemBody),
+}
+
 /// One event of a stream, field by field.
 #[derive(ToSchema)]
 #[allow(dead_code, reason = "it stands in the document and is written line by line")]
@@ -56,12 +86,8 @@ struct ServerSentEvent {
     params(("name" = String, Path, description = "Name of the Tenant", example = "alice")),
     responses(
         (status = 204, description = "Noted"),
-        (status = 401, description = "No valid token", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 403, description = "Not allowed, whether or not the tenant exists", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "No such tenant", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 413, description = "The body is larger than 4 KiB; none is needed", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 429, description = "Too many requests; see Retry-After", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 503, description = "The Kubernetes API does not answer, or too much is under way; see Retry-After", body = ProblemBody, content_type = "application/problem+json"),
+        Refusal,
+        Oversize,
     ))]
 async fn activity(
     State(gateway): State<Arc<Gateway>>,
@@ -84,13 +110,9 @@ async fn activity(
         (status = 202, description = "It is on its way up", body = Woken, headers(
             ("Retry-After" = u32, description = "Seconds after which to ask again"),
             ("Location" = String, description = "Where to ask how far it is"))),
-        (status = 401, description = "No valid token", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 403, description = "Not allowed, whether or not the tenant exists", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "No such tenant", body = ProblemBody, content_type = "application/problem+json"),
+        Refusal,
         (status = 409, description = "It is suspended and cannot wake", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 413, description = "The body is larger than 4 KiB; none is needed", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 429, description = "Too many requests; see Retry-After", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 503, description = "The Kubernetes API does not answer, or too much is under way; see Retry-After", body = ProblemBody, content_type = "application/problem+json"),
+        Oversize,
     ))]
 async fn wake(State(gateway): State<Arc<Gateway>>, Name(name): Name, caller: Caller) -> Result<Response, Problem> {
     gateway.access.check(&caller.headers, caller.peer, access::WAKE, &name).await?;
@@ -115,13 +137,9 @@ async fn wake(State(gateway): State<Arc<Gateway>>, Name(name): Name, caller: Cal
     params(("name" = String, Path, description = "Name of the Tenant", example = "alice")),
     responses(
         (status = 202, description = "It is on its way down, or sleeps", body = Progress),
-        (status = 401, description = "No valid token", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 403, description = "Not allowed, whether or not the tenant exists", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "No such tenant", body = ProblemBody, content_type = "application/problem+json"),
+        Refusal,
         (status = 409, description = "Its newest activity lies in the future", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 413, description = "The body is larger than 4 KiB; none is needed", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 429, description = "Too many requests; see Retry-After", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 503, description = "The Kubernetes API does not answer, or too much is under way; see Retry-After", body = ProblemBody, content_type = "application/problem+json"),
+        Oversize,
     ))]
 async fn sleep(
     State(gateway): State<Arc<Gateway>>,
@@ -140,12 +158,8 @@ async fn sleep(
     params(("name" = String, Path, description = "Name of the Tenant", example = "alice")),
     responses(
         (status = 204, description = "Noted"),
-        (status = 401, description = "No valid token", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 403, description = "Not allowed, whether or not the tenant exists", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "No such tenant", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 413, description = "The body is larger than 4 KiB; none is needed", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 429, description = "Too many requests; see Retry-After", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 503, description = "The Kubernetes API does not answer, or too much is under way; see Retry-After", body = ProblemBody, content_type = "application/problem+json"),
+        Refusal,
+        Oversize,
     ))]
 async fn approve(State(gateway): State<Arc<Gateway>>, Name(name): Name, caller: Caller) -> Result<StatusCode, Problem> {
     gateway.access.check(&caller.headers, caller.peer, access::APPROVE, &name).await?;
@@ -158,11 +172,7 @@ async fn approve(State(gateway): State<Arc<Gateway>>, Name(name): Name, caller: 
     params(("name" = String, Path, description = "Name of the Tenant", example = "alice")),
     responses(
         (status = 200, description = "Where it is", body = Progress),
-        (status = 401, description = "No valid token", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 403, description = "Not allowed, whether or not the tenant exists", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "No such tenant", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 429, description = "Too many requests; see Retry-After", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 503, description = "The Kubernetes API does not answer, or too much is under way; see Retry-After", body = ProblemBody, content_type = "application/problem+json"),
+        Refusal,
     ))]
 async fn progress(
     State(gateway): State<Arc<Gateway>>,
@@ -182,11 +192,7 @@ async fn progress(
     params(("name" = String, Path, description = "Name of the Tenant", example = "alice")),
     responses(
         (status = 200, description = "A stream of events", body = ServerSentEvent, content_type = "text/event-stream"),
-        (status = 401, description = "No valid token", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 403, description = "Not allowed, whether or not the tenant exists", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "No such tenant", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 429, description = "Too many requests; see Retry-After", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 503, description = "The Kubernetes API does not answer, or too many streams are open; see Retry-After", body = ProblemBody, content_type = "application/problem+json"),
+        Refusal,
     ))]
 async fn listen(State(gateway): State<Arc<Gateway>>, Name(name): Name, caller: Caller) -> Result<Response, Problem> {
     gateway.access.check(&caller.headers, caller.peer, access::PROGRESS, &name).await?;
