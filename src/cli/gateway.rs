@@ -14,7 +14,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::Failure;
-use super::process::{self, ObserveArgs, Started, stop_signal};
+use super::process::{self, ObserveArgs, Started, at_least_one, stop_signal};
 use crate::api::Tenant;
 use crate::cluster::{Cluster, watch};
 use crate::controllers::context::Guarded;
@@ -83,11 +83,6 @@ fn web_address(text: &str) -> Result<String, String> {
     let sound =
         ["https://", "http://"].iter().any(|scheme| text.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty()));
     if sound { Ok(text.to_owned()) } else { Err("not an address like https://portal.example.com/login".to_owned()) }
-}
-
-fn at_least_one(text: &str) -> Result<usize, String> {
-    let number = text.parse().ok().filter(|number| (1..=1_000_000).contains(number));
-    number.ok_or_else(|| "not a whole number from 1 to 1000000".to_owned())
 }
 
 /// How often files that may change are looked at.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 
-use super::process::{self, Leading, ProcessArgs};
+use super::process::{self, Leading, ProcessArgs, at_least_one};
 use super::{Failure, write};
 use crate::cluster::breaker::{BreakerStore, NAME};
 use crate::cluster::client::connect;
@@ -67,11 +67,6 @@ fn seconds(text: &str) -> Result<SignedDuration, duration::BadDuration> {
 fn percent(text: &str) -> Result<usize, String> {
     let number = text.parse().ok().filter(|number| (1..=100).contains(number));
     number.ok_or_else(|| "not a whole number from 1 to 100".to_owned())
-}
-
-fn at_least_one(text: &str) -> Result<usize, String> {
-    let number = text.parse().ok().filter(|number| (1..=1_000_000).contains(number));
-    number.ok_or_else(|| "not a whole number from 1 to 1000000".to_owned())
 }
 
 /// Runs the hibernator until it is asked to stop, or must; or changes the breaker.

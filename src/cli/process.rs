@@ -87,6 +87,15 @@ where
     block_on(leading(component, args, catalog, watches, work))
 }
 
+/// Reads a flag that says how many.
+///
+/// # Errors
+/// What it has to be, where it is not.
+pub fn at_least_one(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|number| (1..=1_000_000).contains(number));
+    number.ok_or_else(|| "not a whole number from 1 to 1000000".to_owned())
+}
+
 /// Starts the log.
 ///
 /// # Errors

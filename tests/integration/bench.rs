@@ -13,17 +13,9 @@ use crate::gateway::{self, Door};
 use crate::harness::{condition, eventually};
 use crate::hibernation::Objects;
 use crate::many::create_tenants;
-use crate::process::Process;
 use crate::tenants::{ensure, fleet, same, tenant};
 
 const LONG: Duration = Duration::from_secs(900);
-
-/// Value of a counter, summed over its labels.
-fn counter(process: &Process, name: &str) -> Result<f64, String> {
-    let (_, page) = process.http("/metrics")?;
-    let values = page.lines().filter(|line| line.starts_with(name)).filter_map(|line| line.rsplit(' ').next());
-    Ok(values.filter_map(|value| value.parse::<f64>().ok()).sum())
-}
 
 fn mebibytes(kib: u64) -> f64 {
     f64::from(u32::try_from(kib).unwrap_or(u32::MAX)) / 1024.0
@@ -46,7 +38,7 @@ pub fn ten_thousand_tenants() -> Result<(), String> {
     let began = Instant::now();
     let mut hibernator = objects.hibernator(&[])?;
     eventually(LONG, || {
-        let writes = counter(&hibernator, "torpor_api_writes_total")?;
+        let writes = hibernator.counter("torpor_api_writes_total")?;
         ensure(writes >= 10_000.0, || format!("{writes} writes"))
     })?;
     println!(
@@ -68,7 +60,7 @@ pub fn ten_thousand_tenants() -> Result<(), String> {
     println!(
         "bench: {COUNT} tenants: after a restart ready in {ready:.1} s, the first decision in {:.1} s, {} writes in all",
         began.elapsed().as_secs_f64(),
-        counter(&hibernator, "torpor_api_writes_total")?
+        hibernator.counter("torpor_api_writes_total")?
     );
     std::thread::sleep(Duration::from_secs(10));
     let (cpu, window) = (hibernator.cpu_seconds()?, Duration::from_secs(60));
@@ -249,7 +241,7 @@ pub fn thousand_logins_a_second() -> Result<(), String> {
         for number in 0..tenants {
             door.call(&portal, "POST", &format!("/v1/tenants/t-{number}/sleep"))?.is(202)?;
         }
-        let (before, written) = (door.process.rss_kib()?, door.counter("torpor_api_writes_total")?);
+        let (before, written) = (door.process.rss_kib()?, door.process.counter("torpor_api_writes_total")?);
         let mut took = runtime.block_on(load(&door.address, &portal, tenants, 1_000, MINUTE / 4))?;
         let early = door.process.rss_kib()?;
         took.extend(runtime.block_on(load(&door.address, &portal, tenants, 1_000, MINUTE * 3 / 4))?);
@@ -262,7 +254,7 @@ pub fn thousand_logins_a_second() -> Result<(), String> {
             at(500),
             at(990),
             at(999),
-            door.counter("torpor_api_writes_total")? - written,
+            door.process.counter("torpor_api_writes_total")? - written,
             mebibytes(before),
             mebibytes(early),
             mebibytes(door.process.rss_kib()?)

@@ -110,6 +110,14 @@ impl Process {
         })
     }
 
+    /// What its metrics say of a counter, its series together.
+    pub fn counter(&self, name: &str) -> Result<f64, String> {
+        let (_, page) = self.http("/metrics")?;
+        let of_name = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
+        let values = page.lines().filter(of_name).filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok());
+        Ok(values.sum())
+    }
+
     /// A GET on the probe port: status code and body.
     pub fn http(&self, path: &str) -> Result<(u16, String), String> {
         let text = |error: std::io::Error| error.to_string();

@@ -111,14 +111,6 @@ impl Door {
         self.process.await_ready(START)
     }
 
-    /// What the gateway's own metrics say of a counter, its series together.
-    pub fn counter(&self, name: &str) -> Result<f64, String> {
-        let (_, page) = self.process.http("/metrics")?;
-        let of_name = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
-        let values = page.lines().filter(of_name).filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok());
-        Ok(values.sum())
-    }
-
     /// See [`At::ask`].
     pub fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Result<Answer, String> {
         At(&self.address).ask(method, path, headers)

@@ -21,7 +21,7 @@ pub fn a_login_wakes_and_is_told(ctx: &Ctx) -> Result<(), String> {
     let after = ctx.get(&["tenant", name])?;
     let unchanged = before["metadata"]["resourceVersion"] == after["metadata"]["resourceVersion"];
     ensure(unchanged, || "a login of a tenant that was made a moment ago is no news".to_owned())?;
-    ensure(door.counter("torpor_activity_total")? > 0.0, || "the login was not counted".to_owned())?;
+    ensure(door.process.counter("torpor_activity_total")? > 0.0, || "the login was not counted".to_owned())?;
 
     let told = door.call(&portal, "POST", &at("/sleep"))?.is(202)?.json()?;
     same("state", &told["state"], &json!("GoingToSleep"))?;
