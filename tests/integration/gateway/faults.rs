@@ -4,10 +4,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::{Door, accounts, token};
+use super::{Door, accounts, time, token};
 use crate::harness::eventually;
 use crate::hibernation::Objects;
 use crate::many::create_tenants;
@@ -81,7 +80,6 @@ pub fn killed_replicas_lose_no_login() -> Result<(), String> {
     let mut lost = Vec::new();
     for tenant in objects.tenants()? {
         let status = &tenant["status"];
-        let time = |value: &Value| value.as_str().and_then(|text| text.parse::<Timestamp>().ok());
         if time(&status["lastActivityTime"]) <= time(&status["requests"]["sleepRequestedAt"]) {
             lost.push(format!("{}: {status}", tenant["metadata"]["name"]));
         }

@@ -13,6 +13,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde_json::Value;
 use torpor_cluster::Cluster;
 
@@ -67,6 +68,11 @@ pub fn accounts(cluster: &Cluster) -> Result<(), String> {
             .map_err(|error| format!("{error:#}"))?;
     }
     Ok(())
+}
+
+/// A time of a status. As texts, two with fractions of different length do not compare.
+pub fn time(value: &Value) -> Option<Timestamp> {
+    value.as_str()?.parse().ok()
 }
 
 /// The token of an account.

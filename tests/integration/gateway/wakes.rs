@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Door, await_state, token};
+use super::{Door, await_state, time, token};
 use crate::Ctx;
 use crate::harness::eventually;
 use crate::tenants::{SOON, ensure, fleet, same, tenant};
@@ -95,8 +95,8 @@ pub fn replicas_agree_on_who_is_awake(ctx: &Ctx) -> Result<(), String> {
         other.call(&portal, "POST", &at("/activity"))?.is(204)?;
         eventually(SOON, || {
             let status = ctx.get(&["tenant", name])?["status"].clone();
-            let (seen, asked) = (&status["lastActivityTime"], &status["requests"]["sleepRequestedAt"]);
-            ensure(seen.as_str() > asked.as_str(), || format!("the login was lost: {status}"))
+            let (seen, asked) = (time(&status["lastActivityTime"]), time(&status["requests"]["sleepRequestedAt"]));
+            ensure(seen > asked, || format!("the login was lost: {status}"))
         })?;
     }
     await_state(&other, &portal, name, "Awake").map(drop)
