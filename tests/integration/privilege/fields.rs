@@ -102,10 +102,13 @@ pub fn a_fleet_cannot_name_another_tenant(ctx: &Ctx) -> Result<(), String> {
     let mut object = json!({
         "apiVersion": "torpor.dev/v1alpha1", "kind": "BotFleet",
         "metadata": {"name": "stray", "namespace": namespace, "labels": {"torpor.dev/tenant": NAME}, "annotations": {"torpor.dev/tenant": NAME}},
-        "spec": {"replicas": 1, "strategy": {"kind": "script", "config": "a: b\n"}},
+        "spec": {"replicas": 1, "strategy": {"kind": "script", "config": "script_file_name: a.py\n"}},
     });
     apply(ctx, &object)?;
-    let set = eventually(SOON, || ctx.get(&["statefulset", "bots-stray", "-n", &namespace]))?;
+    let set = eventually(SOON, || {
+        let set = ctx.get(&["statefulset", "bots-stray", "-n", &namespace]);
+        set.or_else(|error| Err(format!("{error}; {}", ctx.get(&["botfleet", "stray", "-n", &namespace])?["status"])))
+    })?;
     for place in ["/metadata/labels", "/spec/template/metadata/labels", "/spec/selector/matchLabels"] {
         let found = set.pointer(place).map(|labels| text(&labels["torpor.dev/tenant"]));
         same(place, &found, &Some(name.to_owned()))?;
@@ -225,14 +228,21 @@ async fn confined(admin: &Client, tenant: &Value, objects: &[Value]) -> Result<(
         same(&format!("tenant of {what}"), &text(&object["metadata"]["labels"]["torpor.dev/tenant"]), &name)?;
         let template = &object["spec"]["template"]["spec"];
         if template.is_object() {
-            pod(admin, template, &credentials).await.map_err(|why| format!("{what}: {why}"))?;
+            let claims = object["spec"]["volumeClaimTemplates"].as_array().into_iter().flatten();
+            let claims: Vec<String> = claims.map(|claim| text(&claim["metadata"]["name"])).collect();
+            pod(admin, template, &claims, &credentials).await.map_err(|why| format!("{what}: {why}"))?;
         }
     }
     Ok(())
 }
 
 /// A pod takes its own Secrets only, has no token, and is let in by the Pod Security level of a tenant's namespace.
-async fn pod(admin: &Client, template: &Value, credentials: &BTreeSet<String>) -> Result<(), String> {
+async fn pod(
+    admin: &Client,
+    template: &Value,
+    claims: &[String],
+    credentials: &BTreeSet<String>,
+) -> Result<(), String> {
     same("account", &text(&template["serviceAccountName"]), &"tenant".to_owned())?;
     same("token", &template["automountServiceAccountToken"], &json!(false))?;
     let mut secrets = BTreeSet::new();
@@ -252,6 +262,11 @@ async fn pod(admin: &Client, template: &Value, credentials: &BTreeSet<String>) -
     let own = |name: &&String| *name != "torpor-generated" && !credentials.contains(*name);
     ensure(!secrets.iter().any(|name| own(&name)), || format!("takes the Secrets {secrets:?}"))?;
     let mut spec = template.clone();
+    // A StatefulSet's controller adds the claims to the pods it makes.
+    if let Some(volumes) = spec["volumes"].as_array_mut() {
+        volumes
+            .extend(claims.iter().map(|claim| json!({"name": claim, "persistentVolumeClaim": {"claimName": "claim"}})));
+    }
     // It is the tier's, and the tier is another one.
     spec.as_object_mut().map(|spec| spec.remove("priorityClassName"));
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "field"}, "spec": spec});

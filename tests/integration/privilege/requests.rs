@@ -346,7 +346,7 @@ fn machinery() -> Vec<Hostile> {
             object("StorageClass", "storage.k8s.io/v1", "hostile", json!({"provisioner": "example.com/none"})),
         ),
         get("read the API server's metrics", "/metrics"),
-        get("read the API server's settings", "/configz"),
+        get("read whom the API server serves first", "/debug/api_priority_and_fairness/dump_priority_levels"),
     ]
 }
 
