@@ -93,7 +93,7 @@ pub fn cache_dir() -> Result<PathBuf> {
 
 /// Fills `dir`, a folder in the cache, unless it is there. Two processes see either nothing or a complete folder: `build`
 /// works in one beside it, which is renamed at the end.
-pub(crate) fn build_once(dir: &Path, build: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+pub fn build_once(dir: &Path, build: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     if dir.is_dir() {
         return Ok(());
     }
@@ -264,7 +264,7 @@ impl Progress {
 }
 
 /// The standard library's hasher may change between Rust releases, which would rebuild everything.
-pub(crate) fn fnv1a(parts: &[&str]) -> u64 {
+pub fn fnv1a(parts: &[&str]) -> u64 {
     parts
         .iter()
         .flat_map(|part| part.bytes().chain([0]))
