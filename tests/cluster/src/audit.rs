@@ -54,7 +54,8 @@ pub struct AuditEvent {
 }
 
 impl AuditLog {
-    pub(crate) fn new(file: &Path) -> Self {
+    /// The log in that file, which must exist.
+    pub fn new(file: &Path) -> Self {
         Self { file: file.into() }
     }
 

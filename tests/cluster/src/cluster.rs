@@ -4,10 +4,8 @@ use std::{
     env,
     ffi::OsStr,
     fs,
-    io::Write,
     net::TcpStream,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
     sync::{
         Mutex, MutexGuard,
         atomic::{AtomicU32, Ordering},
@@ -15,12 +13,13 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::{
     audit::AuditLog,
     control_plane::{self, API_SERVER, AUDIT_LOG, ETCD, Ports},
+    kubectl::Kubectl,
     options::Options,
     pki::Authority,
     process::{Component, Janitor, Spawner, wait_until},
@@ -239,30 +238,12 @@ impl Cluster {
 
     /// The same with `input` as kubectl's stdin, for `apply -f -`.
     pub fn kubectl_stdin<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>, input: &str) -> Result<String> {
-        let mut command = Command::new(self.bin("kubectl"));
-        command
-            .args(args)
-            .env("KUBECONFIG", &self.kubeconfig)
-            // Its default is keyed by host and port, which later clusters use again.
-            .env("KUBECACHEDIR", self.data.join("kube-cache"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut child = command.spawn().context("cannot start kubectl")?;
-        if let Some(mut stdin) = child.stdin.take() {
-            // kubectl may well end without reading its input; its exit code tells.
-            let _ = stdin.write_all(input.as_bytes());
-        }
-        let output = child.wait_with_output()?;
-        if !output.status.success() {
-            let words: Vec<_> = command.get_args().map(OsStr::to_string_lossy).collect();
-            let stderr = String::from_utf8_lossy(&output.stderr);
-            // The discovery client logs each of its attempts; kubectl's own message follows them.
-            let lines = stderr.lines().filter(|line| !line.contains(" memcache.go:"));
-            let message = lines.collect::<Vec<_>>().join("\n");
-            bail!("kubectl {}: {}", words.join(" "), message.trim());
-        }
-        Ok(String::from_utf8(output.stdout)?)
+        let kubectl = Kubectl {
+            program: self.bin("kubectl"),
+            kubeconfig: self.kubeconfig.clone(),
+            cache: self.data.join("kube-cache"),
+        };
+        kubectl.run_with_input(args, input)
     }
 
     /// The API server's audit log; `None` for an existing cluster, whose log isn't ours to read.

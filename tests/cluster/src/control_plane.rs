@@ -13,9 +13,12 @@ use serde_json::json;
 
 use crate::{options::Options, pki::Authority, process::Component, tools::Tools};
 
-pub(crate) const ETCD: &str = "etcd";
-pub(crate) const API_SERVER: &str = "kube-apiserver";
-pub(crate) const AUDIT_LOG: &str = "audit.log";
+/// The name of etcd's process.
+pub const ETCD: &str = "etcd";
+/// The name of the API server's process.
+pub const API_SERVER: &str = "kube-apiserver";
+/// The API server's audit log in the data folder.
+pub const AUDIT_LOG: &str = "audit.log";
 
 /// One port for each thing that listens, so that clusters can run side by side.
 pub(crate) struct Ports {
@@ -69,8 +72,17 @@ options:
 
 /// Writes keys, certificates and configuration into the data folder.
 pub(crate) fn write_files(data: &Path, authority: &Authority, server: &str, stages: &str) -> Result<()> {
-    let serving =
-        authority.serving(&["127.0.0.1", "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"])?;
+    write_control_plane_files(data, authority, server, &[])?;
+    fs::write(data.join("kwok.kubeconfig"), authority.kubeconfig(server, "kwok", &["system:masters"])?)?;
+    fs::write(data.join("stages.yaml"), format!("{KWOK_OPTIONS}---\n{stages}"))?;
+    Ok(())
+}
+
+/// Writes what the programs of a control plane read into the data folder, and `admin.kubeconfig`. The API server is
+/// also reached under `names`.
+pub fn write_control_plane_files(data: &Path, authority: &Authority, server: &str, names: &[&str]) -> Result<()> {
+    let usual = ["127.0.0.1", "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"];
+    let serving = authority.serving(&[&usual, names].concat())?;
     // The API server takes the public half of the token key from a certificate.
     let service_accounts = authority.client("service-accounts", &[])?;
     let policy = json!({
@@ -86,7 +98,6 @@ pub(crate) fn write_files(data: &Path, authority: &Authority, server: &str, stag
         ("service-accounts.crt", &service_accounts.cert),
         ("service-accounts.key", &service_accounts.key),
         ("audit-policy.yaml", &policy.to_string()),
-        ("stages.yaml", &format!("{KWOK_OPTIONS}---\n{stages}")),
     ];
     for (name, content) in files {
         fs::write(data.join(name), content)?;
@@ -95,7 +106,6 @@ pub(crate) fn write_files(data: &Path, authority: &Authority, server: &str, stag
     fs::write(data.join(AUDIT_LOG), "")?;
     let users = [
         ("admin", "kubernetes-admin", "system:masters"),
-        ("kwok", "kwok", "system:masters"),
         ("controller-manager", "system:kube-controller-manager", ""),
         ("scheduler", "system:kube-scheduler", ""),
     ];
@@ -109,78 +119,28 @@ pub(crate) fn write_files(data: &Path, authority: &Authority, server: &str, stag
 
 /// The programs in the order they start in.
 pub(crate) fn components(tools: &Tools, data: &Path, ports: &Ports, options: &Options) -> Vec<Component> {
+    let component = |name: &'static str, args: Vec<String>, more: &[String]| {
+        Component::new(name, tools.bin(name), [&args, more].concat(), data)
+    };
     let file = |name: &str| data.join(name).display().to_string();
-    let component = |name: &'static str, args: Vec<String>| Component::new(name, tools.bin(name), args, data);
-    let etcd_client = format!("http://127.0.0.1:{}", ports.etcd);
-    let etcd_peer = format!("http://127.0.0.1:{}", ports.etcd_peer);
     vec![
-        component(
-            ETCD,
-            vec![
-                "--name=torpor".into(),
-                format!("--data-dir={}", file("etcd")),
-                format!("--listen-client-urls={etcd_client}"),
-                format!("--advertise-client-urls={etcd_client}"),
-                format!("--listen-peer-urls={etcd_peer}"),
-                format!("--initial-advertise-peer-urls={etcd_peer}"),
-                format!("--initial-cluster=torpor={etcd_peer}"),
-                "--unsafe-no-fsync".into(),
-                format!("--quota-backend-bytes={}", 8_u64 << 30),
-                "--log-level=warn".into(),
-            ],
-        ),
+        component(ETCD, etcd(data, ports.etcd, ports.etcd_peer), &[]),
         component(
             API_SERVER,
-            vec![
+            api_server(data, ports.etcd, &options.service_cidr),
+            &[
                 "--bind-address=127.0.0.1".into(),
                 format!("--secure-port={}", ports.api_server),
                 // Kubernetes 1.37 refuses to advertise a loopback address.
                 "--endpoint-reconciler-type=none".into(),
-                format!("--etcd-servers={etcd_client}"),
-                format!("--client-ca-file={}", file("ca.crt")),
-                format!("--tls-cert-file={}", file("apiserver.crt")),
-                format!("--tls-private-key-file={}", file("apiserver.key")),
-                "--service-account-issuer=https://kubernetes.default.svc".into(),
-                format!("--service-account-key-file={}", file("service-accounts.crt")),
-                format!("--service-account-signing-key-file={}", file("service-accounts.key")),
-                "--authorization-mode=Node,RBAC".into(),
-                "--enable-admission-plugins=NodeRestriction".into(),
-                "--allow-privileged=true".into(),
-                format!("--service-cluster-ip-range={}", options.service_cidr),
-                "--max-requests-inflight=3000".into(),
-                "--max-mutating-requests-inflight=1000".into(),
-                format!("--audit-policy-file={}", file("audit-policy.yaml")),
-                format!("--audit-log-path={}", file(AUDIT_LOG)),
-                // Marks are offsets into one file, so it must not be rotated.
-                "--audit-log-maxsize=100000".into(),
             ],
         ),
         component(
             "kube-controller-manager",
-            vec![
-                format!("--kubeconfig={}", file("controller-manager.kubeconfig")),
-                "--bind-address=127.0.0.1".into(),
-                format!("--secure-port={}", ports.controller_manager),
-                "--use-service-account-credentials".into(),
-                format!("--service-account-private-key-file={}", file("service-accounts.key")),
-                format!("--root-ca-file={}", file("ca.crt")),
-                "--leader-elect=false".into(),
-                "--kube-api-qps=500".into(),
-                "--kube-api-burst=1000".into(),
-                "--concurrent-statefulset-syncs=50".into(),
-            ],
+            controller_manager(data),
+            &[format!("--secure-port={}", ports.controller_manager)],
         ),
-        component(
-            "kube-scheduler",
-            vec![
-                format!("--kubeconfig={}", file("scheduler.kubeconfig")),
-                "--bind-address=127.0.0.1".into(),
-                format!("--secure-port={}", ports.scheduler),
-                "--leader-elect=false".into(),
-                "--kube-api-qps=500".into(),
-                "--kube-api-burst=1000".into(),
-            ],
-        ),
+        component("kube-scheduler", scheduler(data), &[format!("--secure-port={}", ports.scheduler)]),
         component(
             "kwok",
             vec![
@@ -193,7 +153,77 @@ pub(crate) fn components(tools: &Tools, data: &Path, ports: &Ports, options: &Op
                 format!("--server-address=127.0.0.1:{}", ports.kwok),
                 format!("--node-ip={}", options.pod_address.as_deref().unwrap_or_default()),
             ],
+            &[],
         ),
+    ]
+}
+
+/// Arguments of etcd on loopback ports.
+pub fn etcd(data: &Path, client_port: u16, peer_port: u16) -> Vec<String> {
+    let client = format!("http://127.0.0.1:{client_port}");
+    let peer = format!("http://127.0.0.1:{peer_port}");
+    vec![
+        "--name=torpor".into(),
+        format!("--data-dir={}", data.join("etcd").display()),
+        format!("--listen-client-urls={client}"),
+        format!("--advertise-client-urls={client}"),
+        format!("--listen-peer-urls={peer}"),
+        format!("--initial-advertise-peer-urls={peer}"),
+        format!("--initial-cluster=torpor={peer}"),
+        "--unsafe-no-fsync".into(),
+        format!("--quota-backend-bytes={}", 8_u64 << 30),
+        "--log-level=warn".into(),
+    ]
+}
+
+/// Arguments of the API server, but for where it listens.
+pub fn api_server(data: &Path, etcd_port: u16, service_cidr: &str) -> Vec<String> {
+    let file = |name: &str| data.join(name).display().to_string();
+    vec![
+        format!("--etcd-servers=http://127.0.0.1:{etcd_port}"),
+        format!("--client-ca-file={}", file("ca.crt")),
+        format!("--tls-cert-file={}", file("apiserver.crt")),
+        format!("--tls-private-key-file={}", file("apiserver.key")),
+        "--service-account-issuer=https://kubernetes.default.svc".into(),
+        format!("--service-account-key-file={}", file("service-accounts.crt")),
+        format!("--service-account-signing-key-file={}", file("service-accounts.key")),
+        "--authorization-mode=Node,RBAC".into(),
+        "--enable-admission-plugins=NodeRestriction".into(),
+        "--allow-privileged=true".into(),
+        format!("--service-cluster-ip-range={service_cidr}"),
+        "--max-requests-inflight=3000".into(),
+        "--max-mutating-requests-inflight=1000".into(),
+        format!("--audit-policy-file={}", file("audit-policy.yaml")),
+        format!("--audit-log-path={}", file(AUDIT_LOG)),
+        // Marks are offsets into one file, so it must not be rotated.
+        "--audit-log-maxsize=100000".into(),
+    ]
+}
+
+/// Arguments of the controller manager, but for its port.
+pub fn controller_manager(data: &Path) -> Vec<String> {
+    let file = |name: &str| data.join(name).display().to_string();
+    vec![
+        format!("--kubeconfig={}", file("controller-manager.kubeconfig")),
+        "--bind-address=127.0.0.1".into(),
+        "--use-service-account-credentials".into(),
+        format!("--service-account-private-key-file={}", file("service-accounts.key")),
+        format!("--root-ca-file={}", file("ca.crt")),
+        "--leader-elect=false".into(),
+        "--kube-api-qps=500".into(),
+        "--kube-api-burst=1000".into(),
+        "--concurrent-statefulset-syncs=50".into(),
+    ]
+}
+
+/// Arguments of the scheduler, but for its port.
+pub fn scheduler(data: &Path) -> Vec<String> {
+    vec![
+        format!("--kubeconfig={}", data.join("scheduler.kubeconfig").display()),
+        "--bind-address=127.0.0.1".into(),
+        "--leader-elect=false".into(),
+        "--kube-api-qps=500".into(),
+        "--kube-api-burst=1000".into(),
     ]
 }
 

@@ -14,13 +14,18 @@
 
 mod audit;
 mod cluster;
-mod control_plane;
+pub mod control_plane;
+mod go_module;
+mod kubectl;
+pub mod oci;
 mod options;
-mod pki;
-mod process;
+pub mod pki;
+pub mod process;
 mod tools;
 
 pub use audit::{AuditEvent, AuditLog, AuditMark};
 pub use cluster::{Cluster, KUBECONFIG_ENV, Refused};
+pub use go_module::{GoModule, GoProgram};
+pub use kubectl::Kubectl;
 pub use options::{NodeCapacity, NodeSpec, Options, POOL_LABEL, POOLS};
-pub use tools::{Tools, cache_dir};
+pub use tools::{Tools, build_once, cache_dir, fnv1a as hash};

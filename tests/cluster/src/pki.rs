@@ -9,18 +9,23 @@ use rcgen::{
 use serde_json::{Value, json};
 
 /// A certificate and its private key, both PEM.
-pub(crate) struct Identity {
-    pub(crate) cert: String,
-    pub(crate) key: String,
+pub struct Identity {
+    /// The certificate.
+    pub cert: String,
+    /// Its private key.
+    pub key: String,
 }
 
-pub(crate) struct Authority {
+/// Signs the certificates of one cluster.
+pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    pub(crate) cert: String,
+    /// Its own certificate, PEM.
+    pub cert: String,
 }
 
 impl Authority {
-    pub(crate) fn new() -> Result<Self> {
+    /// A new authority with a key of its own.
+    pub fn new() -> Result<Self> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::new(Vec::new())?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -31,14 +36,16 @@ impl Authority {
         Ok(Self { issuer: Issuer::new(params, key), cert })
     }
 
-    pub(crate) fn serving(&self, names: &[&str]) -> Result<Identity> {
+    /// For a server that is reached under these names and addresses.
+    pub fn serving(&self, names: &[&str]) -> Result<Identity> {
         let sans: Vec<String> = names.iter().map(ToString::to_string).collect();
         let mut params = CertificateParams::new(sans)?;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         self.sign(params, "kube-apiserver", &[])
     }
 
-    pub(crate) fn client(&self, user: &str, groups: &[&str]) -> Result<Identity> {
+    /// For a user with at most two groups.
+    pub fn client(&self, user: &str, groups: &[&str]) -> Result<Identity> {
         let mut params = CertificateParams::new(Vec::new())?;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         self.sign(params, user, groups)
@@ -61,7 +68,7 @@ impl Authority {
     }
 
     /// A kubeconfig that needs no other file, so it can be copied around.
-    pub(crate) fn kubeconfig(&self, server: &str, user: &str, groups: &[&str]) -> Result<String> {
+    pub fn kubeconfig(&self, server: &str, user: &str, groups: &[&str]) -> Result<String> {
         let client = self.client(user, groups)?;
         let data = |pem: &str| -> Value { BASE64_STANDARD.encode(pem).into() };
         let config = json!({

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 /// A command whose process the kernel kills when the thread that spawns it ends, where util-linux is there to ask for it.
-pub(crate) fn bound_to_us(program: impl AsRef<Path>) -> Command {
+pub fn bound_to_us(program: impl AsRef<Path>) -> Command {
     static SETPRIV: OnceLock<bool> = OnceLock::new();
     let setpriv = *SETPRIV.get_or_init(|| {
         Command::new("setpriv")
@@ -32,7 +32,7 @@ pub(crate) fn bound_to_us(program: impl AsRef<Path>) -> Command {
 }
 
 /// The end of a log file, for error messages.
-pub(crate) fn last_lines(file: &Path, count: usize) -> String {
+pub fn last_lines(file: &Path, count: usize) -> String {
     let bytes = fs::read(file).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
     let lines: Vec<&str> = text.lines().collect();
@@ -41,13 +41,14 @@ pub(crate) fn last_lines(file: &Path, count: usize) -> String {
 
 /// Spawns from one thread of its own: the kernel's parent-death signal follows the spawning thread, and a test's
 /// thread ends long before a cluster shared by several tests does.
-pub(crate) struct Spawner {
+pub struct Spawner {
     requests: Option<mpsc::Sender<(Command, mpsc::Sender<std::io::Result<Child>>)>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Spawner {
-    pub(crate) fn start() -> Result<Self> {
+    /// Starts the thread.
+    pub fn start() -> Result<Self> {
         let (requests, inbox) = mpsc::channel::<(Command, mpsc::Sender<_>)>();
         let thread = std::thread::Builder::new().name("cluster-spawner".into()).spawn(move || {
             for (mut command, reply) in inbox {
@@ -57,7 +58,8 @@ impl Spawner {
         Ok(Self { requests: Some(requests), thread: Some(thread) })
     }
 
-    fn spawn(&self, command: Command) -> Result<Child> {
+    /// Spawns a process that ends with us.
+    pub fn spawn(&self, command: Command) -> Result<Child> {
         let (reply, answer) = mpsc::channel();
         self.requests.as_ref().context("the cluster is stopped")?.send((command, reply))?;
         Ok(answer.recv()??)
@@ -74,8 +76,9 @@ impl Drop for Spawner {
 }
 
 /// One program of the control plane, with its log file.
-pub(crate) struct Component {
-    pub(crate) name: &'static str,
+pub struct Component {
+    /// What it is called in messages, and its log file.
+    pub name: &'static str,
     program: PathBuf,
     args: Vec<String>,
     log: PathBuf,
@@ -83,12 +86,14 @@ pub(crate) struct Component {
 }
 
 impl Component {
-    pub(crate) fn new(name: &'static str, program: PathBuf, args: Vec<String>, data: &Path) -> Self {
+    /// Not started yet; its log goes to `<name>.log` in `data`.
+    pub fn new(name: &'static str, program: PathBuf, args: Vec<String>, data: &Path) -> Self {
         let log = data.join(format!("{name}.log"));
         Self { name, program, args, log, child: None }
     }
 
-    pub(crate) fn start(&mut self, spawner: &Spawner) -> Result<()> {
+    /// Starts the program.
+    pub fn start(&mut self, spawner: &Spawner) -> Result<()> {
         let log = fs::OpenOptions::new().create(true).append(true).open(&self.log)?;
         let mut command = bound_to_us(&self.program);
         command.args(&self.args).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
@@ -98,12 +103,13 @@ impl Component {
         Ok(())
     }
 
-    pub(crate) fn pid(&self) -> Option<u32> {
+    /// Its process, while it runs as far as we know.
+    pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
     }
 
     /// An error with the end of the log when the program ended by itself.
-    pub(crate) fn check(&mut self) -> Result<()> {
+    pub fn check(&mut self) -> Result<()> {
         let Some(child) = &mut self.child else {
             return Ok(());
         };
@@ -114,7 +120,8 @@ impl Component {
         Ok(())
     }
 
-    pub(crate) fn kill(&mut self) {
+    /// Kills it and waits for its end.
+    pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             // Fails only for a process that has ended already.
             let _ = child.kill();
@@ -172,7 +179,7 @@ fn own_group(command: &mut Command) {
 }
 
 /// Polls until `done`; `what` names the thing waited for in the error.
-pub(crate) fn wait_until(what: &str, limit: Duration, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+pub fn wait_until(what: &str, limit: Duration, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
     let started = Instant::now();
     while !done()? {
         if started.elapsed() > limit {

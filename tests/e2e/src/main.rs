@@ -1,0 +1,80 @@
+//! `torpor-e2e`: a Kubernetes with real nodes on this machine, from the command line.
+
+mod daemon;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+use torpor_e2e::node::{Missing, Options};
+
+/// A Kubernetes with real kubelets, containers and packets on this machine. Needs root on Debian or a relative of it.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Start the cluster in the background
+    Up(UpArgs),
+    /// Stop the cluster that `up` started, and clear away what a killed one left
+    Down,
+    /// Start the cluster, run a command with KUBECONFIG and PATH set, stop it
+    Run {
+        #[command(flatten)]
+        up: UpArgs,
+        /// The command and its arguments
+        #[arg(required = true, last = true)]
+        command: Vec<OsString>,
+    },
+    #[command(hide = true)]
+    Serve(UpArgs),
+}
+
+/// How the cluster is made.
+#[derive(Args)]
+struct UpArgs {
+    /// Number of nodes
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=9))]
+    nodes: u8,
+    /// Copy the logs of all programs there at the end
+    #[arg(long, value_name = "DIR")]
+    keep_logs: Option<std::path::PathBuf>,
+    /// OCI archives to import on every node
+    #[arg(long = "image", value_name = "FILE")]
+    images: Vec<std::path::PathBuf>,
+}
+
+impl UpArgs {
+    fn options(&self) -> Result<Options> {
+        let images = self.images.iter().map(std::path::absolute).collect::<Result<_, _>>()?;
+        let keep_logs = self.keep_logs.as_ref().map(std::path::absolute).transpose()?;
+        Ok(Options { nodes: self.nodes, images, keep_logs, ..Options::default() })
+    }
+}
+
+/// The exit code when the machine lacks something.
+const MISSING: u8 = 3;
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Action::Up(_) => daemon::up(),
+        Action::Serve(args) => args.options().and_then(daemon::serve),
+        Action::Down => daemon::down(),
+        Action::Run { up, command } => up.options().and_then(|options| daemon::run(options, &command)),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            let missing = error.downcast_ref::<Missing>();
+            match missing {
+                Some(missing) => missing.0.iter().for_each(|line| eprintln!("missing: {line}")),
+                None => eprintln!("error: {error:#}"),
+            }
+            if missing.is_some() { ExitCode::from(MISSING) } else { ExitCode::FAILURE }
+        }
+    }
+}
