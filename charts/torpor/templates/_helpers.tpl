@@ -26,8 +26,9 @@ app.kubernetes.io/component: {{ . }}
 {{- $image := .Values.image -}}
 {{- $repository := $image.repository -}}
 {{- with .Values.imageRegistry -}}
-{{- $parts := splitn "/" 2 $repository -}}
-{{- $path := ternary $parts._1 $repository (and (hasKey $parts "_1") (regexMatch "[.:]|^localhost$" $parts._0)) -}}
+{{- $parts := splitList "/" $repository -}}
+{{- $hasRegistry := and (gt (len $parts) 1) (regexMatch "[.:]|^localhost$" (first $parts)) -}}
+{{- $path := ternary (rest $parts | join "/") $repository $hasRegistry -}}
 {{- $repository = printf "%s/%s" (trimSuffix "/" .) $path -}}
 {{- end -}}
 {{- if $image.digest -}}
@@ -77,8 +78,11 @@ labels:
   app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
   app.kubernetes.io/part-of: torpor
   app.kubernetes.io/managed-by: {{ $root.Release.Service }}
-  {{- with $values.podLabels }}
-  {{- toYaml . | nindent 2 }}
+  {{- range $key, $value := $values.podLabels }}
+  {{- if hasPrefix "app.kubernetes.io/" $key }}
+  {{- fail (printf "%s.podLabels: %s is the chart's own" $component $key) }}
+  {{- end }}
+  {{ $key }}: {{ $value | quote }}
   {{- end }}
 {{- end }}
 
@@ -107,9 +111,9 @@ tolerations:
 affinity:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with $values.topologySpread }}
+{{- with $values.topologySpread.topologyKeys }}
 topologySpreadConstraints:
-{{- range $key := .topologyKeys }}
+{{- range $key := . }}
 - topologyKey: {{ $key | quote }}
   maxSkew: 1
   whenUnsatisfiable: {{ $values.topologySpread.whenUnsatisfiable }}
@@ -183,8 +187,14 @@ readinessProbe:
 {{- with $root.Values.log.filter }}
 - {name: RUST_LOG, value: {{ . | quote }}}
 {{- end }}
-{{- with $values.extraEnv }}
-{{ toYaml . }}
+{{- range $values.extraEnv }}
+{{- if or (hasPrefix "TORPOR_" .name) (eq .name "RUST_LOG") }}
+{{- fail (printf "extraEnv: %s has a value of its own in this chart; see README.md" .name) }}
+{{- end }}
+{{- if and (hasKey . "value") (hasKey . "valueFrom") }}
+{{- fail (printf "extraEnv: %s has both value and valueFrom" .name) }}
+{{- end }}
+{{ toYaml (list .) }}
 {{- end }}
 {{- end }}
 
