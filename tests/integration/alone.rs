@@ -10,6 +10,7 @@ use torpor_cluster::{AuditEvent, AuditMark, Cluster, Options};
 
 use crate::harness::{LEASE, bare, condition, eventually};
 use crate::process::{Process, Program, TORPOR};
+use crate::rights::HOME;
 
 /// Everything that Torpor makes.
 pub const MANAGED: &str = "app.kubernetes.io/managed-by=torpor";
@@ -56,7 +57,7 @@ impl Rig {
     pub fn replace(&mut self, program: &Path, arguments: &[&str]) -> Result<(), String> {
         if self.operator.kill() {
             // Its Lease would be waited for; how that goes is shown elsewhere.
-            self.kubectl(&["delete", "lease", "torpor-operator", "-n", "default"])?;
+            self.kubectl(&["delete", "lease", "torpor-operator", "-n", HOME])?;
         }
         self.operator = self.program("operator").binary(program).arguments(arguments).start()?;
         Ok(())

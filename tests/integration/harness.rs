@@ -7,6 +7,7 @@ use serde_json::Value;
 use torpor_cluster::{Cluster, Options};
 
 use crate::process::{Process, Program, TORPOR};
+use crate::rights;
 
 /// Outlasts the times in which the API server of a machine that runs control plane, nodes and tests answers nobody, or
 /// is down.
@@ -83,7 +84,7 @@ impl Ctx {
     }
 }
 
-/// A cluster with the CRDs and without an operator.
+/// A cluster with the CRDs and the chart's accounts, and without an operator.
 pub fn bare(options: Options) -> Result<Cluster, String> {
     let cluster = Cluster::connect_or_start(options).map_err(|error| format!("{error:#}"))?;
     let crds = Command::new(TORPOR).arg("crds").output().map_err(|error| error.to_string())?;
@@ -92,6 +93,7 @@ pub fn bare(options: Options) -> Result<Cluster, String> {
         |arguments: &[&str], input: &str| cluster.kubectl_stdin(arguments, input).map_err(|error| format!("{error:#}"));
     kubectl(&["apply", "--server-side", "-f", "-"], &yaml)?;
     kubectl(&["wait", "--for=condition=Established", "--timeout=30s", "-f", "-"], &yaml)?;
+    rights::install(&cluster)?;
     Ok(cluster)
 }
 

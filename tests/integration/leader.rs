@@ -8,6 +8,7 @@ use torpor_cluster::{Cluster, Options};
 use crate::alone::{is_write, none};
 use crate::harness::{bare, eventually};
 use crate::process::{Process, Program};
+use crate::rights::HOME;
 
 const LEASE: Duration = Duration::from_secs(9);
 /// A standby looks at least every two seconds; the rest is for a busy machine.
@@ -62,17 +63,17 @@ pub fn only_one_operator_writes() -> Result<(), String> {
     let mut third = third;
     let mut fourth = start(&cluster, "op-d")?;
     eventually(START, || waits(&fourth))?;
-    kubectl(&cluster, &["delete", "lease", "torpor-operator", "-n", "default"])?;
+    kubectl(&cluster, &["delete", "lease", "torpor-operator", "-n", HOME])?;
     ended(&mut third, "lost its Lease")?;
     eventually(TAKEOVER, || leads(&cluster, &fourth))?;
     fourth.await_ready(START)?;
 
     let steal = r#"{"spec":{"holderIdentity":"somebody-else"}}"#;
-    kubectl(&cluster, &["patch", "lease", "torpor-operator", "-n", "default", "--type=merge", "-p", steal])?;
+    kubectl(&cluster, &["patch", "lease", "torpor-operator", "-n", HOME, "--type=merge", "-p", steal])?;
     ended(&mut fourth, "had its Lease taken")?;
 
     // In good order nobody waits for the end of the lease: the next one finds it free.
-    kubectl(&cluster, &["delete", "lease", "torpor-operator", "-n", "default"])?;
+    kubectl(&cluster, &["delete", "lease", "torpor-operator", "-n", HOME])?;
     let mut fifth = start(&cluster, "op-e")?;
     fifth.await_ready(START)?;
     let sixth = start(&cluster, "op-f")?;
@@ -102,7 +103,7 @@ fn kubectl(cluster: &Cluster, arguments: &[&str]) -> Result<String, String> {
 /// Whether this process holds the Lease: its identity ends with its process id and a random part.
 fn leads(cluster: &Cluster, process: &Process) -> Result<(), String> {
     let path = "jsonpath={.spec.holderIdentity}";
-    let holder = kubectl(cluster, &["get", "lease", "torpor-operator", "-n", "default", "-o", path])?;
+    let holder = kubectl(cluster, &["get", "lease", "torpor-operator", "-n", HOME, "-o", path])?;
     if holder.contains(&format!("_{}_", process.pid())) { Ok(()) } else { Err(format!("{holder:?} holds the Lease")) }
 }
 

@@ -22,6 +22,7 @@ mod pools;
 mod probes;
 mod process;
 mod receiver;
+mod rights;
 mod scale;
 mod silence;
 mod tenants;
@@ -58,9 +59,7 @@ const SHARED: &[(&str, Test)] = &[
     ("gateway::strangers::strangers_learn_nothing", gateway::strangers::strangers_learn_nothing),
     ("gateway::page::a_link_opens_the_page", gateway::page::a_link_opens_the_page),
     ("gateway::limits::callers_are_kept_to_their_pace", gateway::limits::callers_are_kept_to_their_pace),
-    ("gateway::limits::the_gateway_may_only_note", gateway::limits::the_gateway_may_only_note),
     ("gateway::limits::certificates_are_exchanged", gateway::limits::certificates_are_exchanged),
-    ("hibernation::rbac::the_hibernator_may_only_decide", hibernation::rbac::the_hibernator_may_only_decide),
     ("tenants::foreign::foreign_namespaces_stay_untouched", tenants::foreign::foreign_namespaces_stay_untouched),
     ("tenants::foreign::missing_references_are_awaited", tenants::foreign::missing_references_are_awaited),
     ("tenants::foreign::specs_beyond_the_tier_are_stalled", tenants::foreign::specs_beyond_the_tier_are_stalled),
@@ -142,6 +141,7 @@ fn main() {
     let shared: Vec<_> = shared.iter().filter(|(name, _)| wanted(name)).collect();
     let alone: Vec<_> = alone.iter().filter(|(name, _)| wanted(name)).collect();
     let listing = arguments.list;
+    let whole = !arguments.bench && !outside && arguments.filter.is_none() && arguments.skip.is_empty();
     let context = if shared.is_empty() || listing { None } else { Some(Arc::new(start())) };
     let mut trials = Vec::new();
     for (name, test) in shared {
@@ -160,7 +160,12 @@ fn main() {
     arguments.test_threads = Some(1);
     // Measurements are trials like the others; the library would run none of them as such.
     arguments.bench = false;
-    let trials = alone.into_iter().map(|(name, test)| Trial::test(*name, move || test().map_err(Into::into))).collect();
+    let mut trials: Vec<_> =
+        alone.into_iter().map(|(name, test)| Trial::test(*name, move || test().map_err(Into::into))).collect();
+    if whole {
+        // Last: it judges what all others did.
+        trials.push(Trial::test("rights::given_and_used", || rights::balance().map_err(Into::into)));
+    }
     let apart = libtest_mimic::run(&arguments, trials);
     if together.has_failed() {
         together.exit();

@@ -15,6 +15,7 @@ const RECOVERY: Duration = Duration::from_secs(70);
 pub fn readiness_names_what_is_missing() -> Result<(), String> {
     let cluster = Cluster::connect_or_start(Options::default()).map_err(|error| format!("{error:#}"))?;
     let kubectl = |arguments: &[&str]| cluster.kubectl(arguments).map_err(|error| format!("{error:#}"));
+    crate::rights::install(&cluster)?;
     // Every flag is an environment variable as well.
     let operator = Program::new(&cluster, "operator").environment("TORPOR_LEASE_SECONDS", "60").start()?;
     let own = "waiting for BotFleet\nwaiting for Tenant\nwaiting for WorkerPool\n";

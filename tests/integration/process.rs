@@ -11,6 +11,7 @@ use std::time::Duration;
 use torpor_cluster::Cluster;
 
 use crate::harness::eventually;
+use crate::rights;
 
 /// The binary under test.
 pub const TORPOR: &str = env!("CARGO_BIN_EXE_torpor");
@@ -29,22 +30,26 @@ pub struct Program {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     log: PathBuf,
+    /// Why it can't be started.
+    problem: Option<String>,
 }
 
 impl Program {
-    /// A subcommand of the binary under test, as the cluster's administrator, with a log of its own in the cluster's
-    /// data folder.
+    /// A subcommand of the binary under test under the account that the chart gives it, with a log of its own in the
+    /// cluster's data folder.
     pub fn new(cluster: &Cluster, subcommand: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let account = rights::account(cluster, subcommand);
         let program = Program {
             binary: TORPOR.into(),
             subcommand: subcommand.to_owned(),
             arguments: Vec::new(),
             environment: Vec::new(),
             log: cluster.data_dir().join(format!("{subcommand}-{number}.log")),
+            problem: account.as_ref().err().cloned(),
         };
-        program.kubeconfig(cluster.kubeconfig())
+        program.kubeconfig(&account.unwrap_or_default()).environment("TORPOR_LEASE_NAMESPACE", rights::HOME)
     }
 
     /// The same with another binary.
@@ -76,6 +81,9 @@ impl Program {
 
     /// Starts it and waits for nothing.
     pub fn start(self) -> Result<Process, String> {
+        if let Some(problem) = self.problem {
+            return Err(problem);
+        }
         let text = |error: std::io::Error| error.to_string();
         let probes = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).map_err(text)?;
         let probes = probes.to_string();

@@ -43,6 +43,10 @@ pub struct AuditEvent {
     pub name: String,
     /// HTTP status code.
     pub code: u16,
+    /// What the answer says, where it is an error.
+    pub message: String,
+    /// Whether it was refused for want of a right.
+    pub forbidden: bool,
     /// When the stage was reached, RFC 3339 with microseconds.
     pub stage_timestamp: String,
     /// Path and query.
@@ -107,6 +111,8 @@ fn parse(line: &[u8]) -> Result<AuditEvent> {
             .and_then(Value::as_u64)
             .and_then(|code| code.try_into().ok())
             .unwrap_or_default(),
+        message: text("/responseStatus/message"),
+        forbidden: text("/annotations/authorization.k8s.io~1decision") == "forbid",
         stage_timestamp: text("/stageTimestamp"),
         request_uri: text("/requestURI"),
     })

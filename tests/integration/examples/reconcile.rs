@@ -11,14 +11,12 @@ use crate::harness::eventually;
 use crate::tenants::{SOON, apply, await_reason, await_reason_within, documents, ensure, list, same, text};
 
 /// Examples that other tests run: the four tiers in `tenants::tiers`, pools in `pools`, accounts and the way in from outside
-/// in `hibernation::rbac` and `gateway`.
-const ELSEWHERE: [&str; 11] = [
+/// in `gateway`.
+const ELSEWHERE: [&str; 9] = [
     "catalog-demo.yaml",
     "pool-eks-selector.yaml",
     "pools.yaml",
     "ingress-gateway.yaml",
-    "rbac-gateway.yaml",
-    "rbac-hibernator.yaml",
     "rbac-portal.yaml",
     "tenant-basic.yaml",
     "tenant-free.yaml",

@@ -1,6 +1,5 @@
-//! Rates, numbers, certificates, and what the gateway's own account may do.
+//! Rates, numbers and certificates.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::json;
@@ -8,8 +7,7 @@ use serde_json::json;
 use super::{Door, token};
 use crate::Ctx;
 use crate::harness::eventually;
-use crate::hibernation::rbac::{account, rights};
-use crate::tenants::{SOON, ensure, same, tenant};
+use crate::tenants::{SOON, ensure, tenant};
 
 /// Who asks too often is told to come again, and hinders nobody else; only so many may listen at a time.
 pub fn callers_are_kept_to_their_pace(ctx: &Ctx) -> Result<(), String> {
@@ -41,34 +39,6 @@ pub fn callers_are_kept_to_their_pace(ctx: &Ctx) -> Result<(), String> {
     door.call(&other, "GET", &path)?.is(403)?;
     std::thread::sleep(Duration::from_secs(1));
     eventually(SOON, || door.call(&portal, "GET", &path)?.is(200)).map(drop)
-}
-
-/// The account may do what the file says, and nothing else.
-pub fn the_gateway_may_only_note(ctx: &Ctx) -> Result<(), String> {
-    super::accounts(&ctx.cluster)?;
-    ctx.apply(
-        r#"{"apiVersion":"v1","kind":"ServiceAccount","metadata":{"name":"nobody-else","namespace":"torpor-system"}}"#,
-    )?;
-    let (gateway, nobody) = (account(ctx, "torpor-gateway")?, account(ctx, "nobody-else")?);
-    let wanted: BTreeSet<String> = [
-        "get torpor.dev/tenants",
-        "list torpor.dev/tenants",
-        "watch torpor.dev/tenants",
-        "patch torpor.dev/tenants/status",
-        "create authentication.k8s.io/tokenreviews",
-        "create authorization.k8s.io/subjectaccessreviews",
-    ]
-    .map(str::to_owned)
-    .into();
-    for namespace in ["torpor-system", "default", "kube-system"] {
-        // The API server takes a moment to know new roles.
-        eventually(SOON, || {
-            let common = rights(ctx, &nobody, namespace)?;
-            let found = rights(ctx, &gateway, namespace)?.difference(&common).cloned().collect();
-            same(namespace, &found, &wanted)
-        })?;
-    }
-    Ok(())
 }
 
 /// Certificate and key are exchanged while the gateway runs; what cannot be used changes nothing.

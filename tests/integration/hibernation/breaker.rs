@@ -20,6 +20,7 @@ use super::{Objects, catalog, sleepers};
 use crate::harness::eventually;
 use crate::many::{client, create_tenants};
 use crate::process::{Process, TORPOR};
+use crate::rights::HOME;
 use crate::tenants::{ensure, same, tenant};
 
 const SOON: Duration = Duration::from_secs(40);
@@ -36,6 +37,7 @@ fn command(cluster: &Cluster, arguments: &[&str]) -> Result<(Option<i32>, String
         .arg("hibernator")
         .args(arguments)
         .env("KUBECONFIG", cluster.kubeconfig())
+        .env("TORPOR_LEASE_NAMESPACE", HOME)
         .stdin(Stdio::null())
         .output()
         .map_err(|error| error.to_string())?;
@@ -203,7 +205,7 @@ async fn run(
         hold: None,
         webhook: None,
         give_up: jiff::SignedDuration::from_hours(24),
-        store: cluster.breaker("default"),
+        store: cluster.breaker(HOME),
         leader,
         health: Health::new(clock.clone()),
         metrics,

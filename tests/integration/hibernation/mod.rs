@@ -1,7 +1,6 @@
 //! `torpor hibernator` as a process beside a real API server, with and without an operator.
 
 pub mod breaker;
-pub mod rbac;
 pub mod stages;
 pub mod webhooks;
 
@@ -14,6 +13,7 @@ use torpor_cluster::{Cluster, Options};
 use crate::alone::items;
 use crate::harness::{LEASE, bare, events, eventually};
 use crate::process::{Process, Program};
+use crate::rights::HOME;
 use crate::tenants::same;
 
 const START: Duration = Duration::from_secs(60);
@@ -30,7 +30,7 @@ impl Objects {
 
     /// A hibernator that is ready. The Lease of one that was killed is not waited for.
     pub fn hibernator(&self, arguments: &[&str]) -> Result<Process, String> {
-        self.kubectl(&["delete", "lease", "torpor-hibernator", "-n", "default", "--ignore-not-found"])?;
+        self.kubectl(&["delete", "lease", "torpor-hibernator", "-n", HOME, "--ignore-not-found"])?;
         let process = Program::new(&self.cluster, "hibernator").arguments(&LEASE).arguments(arguments).start()?;
         process.await_ready(START)?;
         Ok(process)

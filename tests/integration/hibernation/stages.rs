@@ -12,6 +12,7 @@ use crate::alone::{Rig, is_write, items};
 use crate::harness::{condition, events, eventually};
 use crate::process::Process;
 use crate::receiver::Receiver;
+use crate::rights::HOME;
 use crate::tenants::{ensure, fleet, same, tenant};
 
 const START: Duration = Duration::from_secs(60);
@@ -41,16 +42,9 @@ fn refs(texts: &[String]) -> Vec<&str> {
     texts.iter().map(String::as_str).collect()
 }
 
-/// A hibernator as an account of its own, with the rights of the example and no others.
 fn hibernator(rig: &Rig, arguments: &[String]) -> Result<Process, String> {
-    rig.kubectl(&["apply", "-f", "examples/rbac-hibernator.yaml"])?;
-    let user = rig
-        .cluster
-        .kubeconfig_for_service_account("torpor-system", "torpor-hibernator")
-        .map_err(|error| format!("{error:#}"))?;
-    rig.kubectl(&["delete", "lease", "torpor-hibernator", "-n", "torpor-system", "--ignore-not-found"])?;
-    let program = rig.program("hibernator").kubeconfig(&user).arguments(&["--lease-namespace", "torpor-system"]);
-    let process = program.arguments(&refs(arguments)).start()?;
+    rig.kubectl(&["delete", "lease", "torpor-hibernator", "-n", HOME, "--ignore-not-found"])?;
+    let process = rig.program("hibernator").arguments(&refs(arguments)).start()?;
     process.await_ready(START)?;
     Ok(process)
 }
@@ -170,6 +164,7 @@ pub fn four_tiers_sleep_and_wake() -> Result<(), String> {
         let own = match event.resource.as_str() {
             "tenants" => event.subresource == "status",
             "events" => true,
+            "leases" => event.name == "torpor-hibernator" || event.verb == "create",
             "configmaps" => event.name == "torpor-breaker",
             _ => false,
         };
@@ -194,7 +189,7 @@ pub fn an_operator_that_was_away_catches_up() -> Result<(), String> {
     await_stage(&rig, "sleeps", "Active")?;
     rig.operator.kill();
     // How its Lease is waited for is shown elsewhere.
-    rig.kubectl(&["delete", "lease", "torpor-operator", "-n", "default"])?;
+    rig.kubectl(&["delete", "lease", "torpor-operator", "-n", HOME])?;
     rig.kubectl(&["patch", "tenant", "stays", "--type=merge", "-p", r#"{"spec":{"suspended":true}}"#])?;
     eventually(LIMIT, || {
         let decided = super::stage_of(&rig.get(&["tenant", "sleeps"])?);
