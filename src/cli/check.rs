@@ -47,7 +47,11 @@ pub fn run(args: CheckArgs) -> Result<(), Failure> {
         let failed = answers.iter().filter(|answer| answer.is_err()).count();
         let lines: Vec<String> = std::iter::zip(&args.urls, &answers).map(|(url, answer)| line(url, answer)).collect();
         write(&lines.concat())?;
-        if failed == 0 { Ok(()) } else { Err(Failure::run(format!("{failed} of {} addresses are not well", answers.len()))) }
+        if failed == 0 {
+            Ok(())
+        } else {
+            Err(Failure::run(format!("{failed} of {} addresses are not well", answers.len())))
+        }
     })
 }
 

@@ -32,7 +32,8 @@ fn packages_are_made() {
         let (path, folder) = (format!("charts/{chart}"), env!("CARGO_TARGET_TMPDIR"));
         ran(&["package", "--destination", folder, &path]).unwrap_or_else(|error| panic!("{chart}: {error}"));
         let package = format!("{folder}/{chart}-{}.tgz", env!("CARGO_PKG_VERSION"));
-        let shown = ran(&["template", "torpor", &package, "--namespace", "torpor-system"]).expect("the package renders");
+        let shown =
+            ran(&["template", "torpor", &package, "--namespace", "torpor-system"]).expect("the package renders");
         assert!(shown.contains("torpor.dev") || shown.contains("torpor-operator"), "{chart} is empty");
     }
 }

@@ -55,11 +55,14 @@ fn generated(path: &str, now: &str) {
         return;
     }
     let recorded = std::fs::read_to_string(&file).unwrap_or_default();
-    if let Some(number) = (0..).find(|&n| recorded.lines().nth(n) != now.lines().nth(n) || recorded.lines().nth(n).is_none())
-    {
-        let at = |text: &str| text.lines().nth(number).unwrap_or("nothing").to_owned();
-        let (was, is) = (at(&recorded), at(now));
-        assert!(was == is, "{path}:{}: was {was:?}, is {is:?}; if that is meant, run `make generate`", number + 1);
+    let (mut old, mut new) = (recorded.lines(), now.lines());
+    for number in 1.. {
+        match (old.next(), new.next()) {
+            (None, None) => break,
+            (was, is) => {
+                assert!(was == is, "{path}:{number}: was {was:?}, is {is:?}; if that is meant, run `make generate`")
+            }
+        }
     }
     assert!(recorded == now, "{path} differs in its line ends; run `make generate`");
 }
@@ -95,7 +98,8 @@ fn render(chart: &str, values: &[&str]) -> Result<String, String> {
 }
 
 fn objects(text: &str) -> Vec<Value> {
-    let documents = serde_yaml::Deserializer::from_str(text).map(|document| Value::deserialize(document).expect("YAML"));
+    let documents =
+        serde_yaml::Deserializer::from_str(text).map(|document| Value::deserialize(document).expect("YAML"));
     documents.filter(|document| !document.is_null()).collect()
 }
 

@@ -29,11 +29,14 @@ fn notes_name_the_next_command_and_what_is_missing() {
     };
     let some = notes(&[&pool(r#"["free","basic"]"#, "torpor-low"), links, webhook]);
     assert!(some.contains("kubectl get workerpools"), "{some}");
-    for part in ["serves tier pro", "serves tier premium", "PriorityClass torpor-medium, which pods of tier basic ask for"] {
+    for part in
+        ["serves tier pro", "serves tier premium", "PriorityClass torpor-medium, which pods of tier basic ask for"]
+    {
         assert!(some.contains(part), "{part:?} is not in: {some}");
     }
     assert_eq!(some.matches("Missing").count(), 3, "{some}");
-    let examples = helm(&["install", "torpor", "charts/torpor", "--dry-run=client", "--values", "examples/eks/values.yaml"]);
+    let examples =
+        helm(&["install", "torpor", "charts/torpor", "--dry-run=client", "--values", "examples/eks/values.yaml"]);
     let examples = String::from_utf8_lossy(&examples.stdout).into_owned();
     for part in ["Missing", "The waiting page is off", "no TLS"] {
         assert!(!examples.contains(part), "{part:?} is in: {examples}");

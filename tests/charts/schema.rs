@@ -88,7 +88,9 @@ fn nothing_is_left_open() {
         let schema = Schema::of(chart);
         let nodes = schema.nodes();
         for (place, node) in &nodes {
-            let is = |name: &str| node["type"] == name || node["type"].as_array().is_some_and(|types| types.contains(&name.into()));
+            let is = |name: &str| {
+                node["type"] == name || node["type"].as_array().is_some_and(|types| types.contains(&name.into()))
+            };
             // Helm itself puts `global` there, with whatever a parent chart has in it.
             if is("object") && place != "/properties/global" {
                 let rest = &node["additionalProperties"];
