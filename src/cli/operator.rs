@@ -8,7 +8,7 @@ use crate::cluster::watch;
 use crate::controllers::run::{self, Start};
 use crate::domain::names;
 use crate::plan::Settings;
-use crate::plan::settings::{UserNamespaces, VolumeAccess};
+use crate::plan::settings::{UserNamespaces, VolumeAccess, default_exporter};
 
 /// Options of `torpor operator`. Each is a flag and an environment variable.
 #[derive(Debug, clap::Args)]
@@ -24,9 +24,12 @@ pub struct OperatorArgs {
     /// Access mode of all volumes; ReadWriteOnce for storage drivers that lack ReadWriteOncePod.
     #[arg(long, env = "TORPOR_VOLUME_ACCESS", value_enum, default_value_t = Access::ReadWriteOncePod)]
     pub volume_access: Access,
-    /// Image of the PostgreSQL metrics exporter.
-    #[arg(long, env = "TORPOR_EXPORTER_IMAGE", default_value_t = Settings::default().exporter_image)]
-    pub exporter_image: String,
+    /// Registry of all images that name none, `registry.example.com/mirror` for example. A change restarts no bot, no database and no Redis. Default: Docker Hub.
+    #[arg(long, env = "TORPOR_IMAGE_REGISTRY", value_name = "REGISTRY", value_parser = registry)]
+    pub image_registry: Option<String>,
+    /// Image of the PostgreSQL metrics exporter. Default: prometheuscommunity/postgres-exporter:v0.20.1 of quay.io, or of the registry for all images.
+    #[arg(long, env = "TORPOR_EXPORTER_IMAGE")]
+    pub exporter_image: Option<String>,
     /// Names of image pull Secrets in the tenants' namespaces, separated by commas.
     #[arg(long, env = "TORPOR_IMAGE_PULL_SECRETS", value_delimiter = ',')]
     pub image_pull_secrets: Vec<String>,
@@ -73,9 +76,27 @@ pub fn run(args: OperatorArgs) -> Result<(), Failure> {
     })
 }
 
+/// A host that could be a registry's, and lower-case path segments below it.
+fn registry(text: &str) -> Result<String, String> {
+    let segment = |part: &str| {
+        part.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-:".contains(c))
+    };
+    let host = text.split('/').next().unwrap_or_default();
+    let named = host.contains(['.', ':']) || host == "localhost";
+    if named && text.split('/').all(segment) {
+        Ok(text.to_owned())
+    } else {
+        Err("not a registry such as registry.example.com/mirror".to_owned())
+    }
+}
+
 fn settings(args: &OperatorArgs) -> Settings {
     Settings {
-        exporter_image: args.exporter_image.clone(),
+        exporter_image: args.exporter_image.clone().unwrap_or_else(|| {
+            args.image_registry.as_deref().map_or_else(|| Settings::default().exporter_image, default_exporter)
+        }),
+        image_registry: args.image_registry.clone(),
         user_namespaces: match args.user_namespaces {
             Switch::On => UserNamespaces::On,
             Switch::Off => UserNamespaces::Off,

@@ -29,7 +29,7 @@ pub(super) fn plan(scope: &Scope, dashboard: &Dashboard, replicas: i32) -> Vec<C
         user: USER,
         grace_seconds: GRACE_SECONDS,
         init_containers: vec![],
-        container: server(dashboard),
+        container: server(scope, dashboard),
         volumes: vec![pod::generated_secret(&[DATABASE_PASSWORD, REDIS_PASSWORD]), pod::scratch("tmp", Bytes::mi(128))],
         annotations: [].into(),
     };
@@ -70,8 +70,13 @@ fn service(scope: &Scope, dashboard: &Dashboard) -> Service {
     service
 }
 
-fn server(dashboard: &Dashboard) -> Container {
-    let mut server = container("dashboard", &dashboard.image, service_requests(dashboard.size), dashboard.size);
+fn server(scope: &Scope, dashboard: &Dashboard) -> Container {
+    let mut server = container(
+        "dashboard",
+        &scope.settings.image(&dashboard.image),
+        service_requests(dashboard.size),
+        dashboard.size,
+    );
     server.env = Some(vec![
         text_env("DATABASE_HOST", names::DATABASE),
         text_env("DATABASE_NAME", postgres::DATABASE),

@@ -1,7 +1,9 @@
 //! One fleet: the `BotFleet` object of a Tenant, and the `ConfigMap` and `StatefulSet` of a `BotFleet`.
 
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVar, Probe, VolumeMount};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Container, EnvVar, ExecAction, Lifecycle, LifecycleHandler, Probe, VolumeMount,
+};
 use serde_json::json;
 
 use super::pod::{
@@ -31,6 +33,8 @@ const PASSWORD_KEY: &str = "HBOT_PASSWORD";
 const INIT: &str = include_str!("bot/init.sh");
 /// Tells whether this run of the bot has started its strategy.
 const STARTED: &str = include_str!("bot/started.sh");
+/// Waits until the bot can be asked to stop.
+const STOP: &str = include_str!("bot/stop.sh");
 /// Tells whether the bot still answers.
 const ALIVE: &str = include_str!("bot/alive.sh");
 
@@ -56,6 +60,7 @@ pub(super) fn plan(scope: &Scope, fleet: &ValidatedFleet, replicas: i32) -> Vec<
             ("init.sh", INIT),
             ("started.sh", STARTED),
             ("alive.sh", ALIVE),
+            ("stop.sh", STOP),
         ])),
         ..ConfigMap::default()
     };
@@ -113,8 +118,8 @@ fn stateful_set(scope: &Scope, fleet: &ValidatedFleet, name: &str, replicas: i32
         component: Component::Bot,
         user: USER,
         grace_seconds: fleet.grace_seconds,
-        init_containers: vec![init(fleet)],
-        container: bot(fleet),
+        init_containers: vec![init(scope, fleet)],
+        container: bot(scope, fleet),
         volumes,
         annotations,
     };
@@ -123,8 +128,8 @@ fn stateful_set(scope: &Scope, fleet: &ValidatedFleet, name: &str, replicas: i32
 }
 
 /// The image and user of the bot, so that what it writes is what the bot reads.
-fn init(fleet: &ValidatedFleet) -> Container {
-    let mut init = container("configure", &fleet.image, fleet.request, fleet.size);
+fn init(scope: &Scope, fleet: &ValidatedFleet) -> Container {
+    let mut init = container("configure", &scope.settings.image(&fleet.image), fleet.request, fleet.size);
     init.command = Some(vec!["sh".to_owned(), format!("{CONFIG}/init.sh")]);
     let mut env = environment(fleet);
     env.extend([
@@ -142,20 +147,21 @@ fn init(fleet: &ValidatedFleet) -> Container {
 
 /// No shell between the kubelet and the bot: SIGTERM must reach it, for that is when it cancels its
 /// orders.
-fn bot(fleet: &ValidatedFleet) -> Container {
+fn bot(scope: &Scope, fleet: &ValidatedFleet) -> Container {
     let (_, kind) = folder(fleet.kind);
-    let mut bot = container("bot", &fleet.image, fleet.request, fleet.size);
+    let mut bot = container("bot", &scope.settings.image(&fleet.image), fleet.request, fleet.size);
     bot.command = Some(strings(&["hbot", "start", &file(&fleet.name), kind, "--foreground"]));
     bot.working_dir = Some(HOME.to_owned());
     bot.env = Some(environment(fleet));
     bot.volume_mounts = Some(mounts());
-    // Ten minutes: imports, and the markets' first data, on a fifth of a core. The delay lets the
-    // bot note its new start before the status of a former one could be taken for this one's.
+    let stop = ExecAction { command: Some(strings(&["sh", "/etc/torpor/stop.sh"])) };
+    let pre_stop = LifecycleHandler { exec: Some(stop), ..LifecycleHandler::default() };
+    bot.lifecycle = Some(Lifecycle { pre_stop: Some(pre_stop), ..Lifecycle::default() });
+    // Ten minutes: imports, and the markets' first data, on a fifth of a core.
     bot.startup_probe = Some(Probe {
-        initial_delay_seconds: Some(20),
-        period_seconds: Some(10),
+        period_seconds: Some(2),
         timeout_seconds: Some(5),
-        failure_threshold: Some(60),
+        failure_threshold: Some(300),
         ..exec_probe(&["sh", "/etc/torpor/started.sh"])
     });
     // A restart leaves orders untended, and every question makes the bot ask its exchanges for

@@ -24,7 +24,7 @@ pub(super) fn plan(scope: &Scope, size: Size, replicas: i32) -> Child {
         user: USER,
         grace_seconds: GRACE_SECONDS,
         init_containers: vec![],
-        container: exporter(&scope.settings.exporter_image, size),
+        container: exporter(&scope.settings.image(&scope.settings.exporter_image), size),
         volumes: vec![pod::generated_secret(&[MONITORING_PASSWORD])],
         annotations: texts([
             ("prometheus.io/scrape", "true"),

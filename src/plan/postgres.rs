@@ -94,7 +94,7 @@ fn stateful_set(scope: &Scope, tenant: &ValidatedTenant, size: Size, conf: &str)
         user: USER,
         grace_seconds: GRACE_SECONDS,
         init_containers: vec![],
-        container: server(&tenant.database.image, size),
+        container: server(&scope.settings.image(&tenant.database.image), size),
         volumes: vec![
             pod::config("config", names::DATABASE),
             pod::generated_secret(&[POSTGRES_PASSWORD, DATABASE_PASSWORD, MONITORING_PASSWORD]),

@@ -96,7 +96,7 @@ fn stateful_set(scope: &Scope, redis: &Redis, replicas: i32, conf: &str) -> Stat
         user: USER,
         grace_seconds: GRACE_SECONDS,
         init_containers: vec![],
-        container: server(redis),
+        container: server(scope, redis),
         volumes,
         annotations: pod::restart_annotation(&restart),
     };
@@ -104,8 +104,8 @@ fn stateful_set(scope: &Scope, redis: &Redis, replicas: i32, conf: &str) -> Stat
         .stateful_set(scope, pod)
 }
 
-fn server(redis: &Redis) -> Container {
-    let mut server = container("redis", &redis.image, service_requests(redis.size), redis.size);
+fn server(scope: &Scope, redis: &Redis) -> Container {
+    let mut server = container("redis", &scope.settings.image(&redis.image), service_requests(redis.size), redis.size);
     // Not the image's entrypoint: as a user other than root it only adds modules that take memory.
     server.command = Some(vec!["redis-server".to_owned(), format!("{CONFIG}/redis.conf")]);
     server.ports = Some(vec![container_port("redis", PORT)]);

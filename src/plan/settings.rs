@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 pub struct Settings {
     /// Image of the `PostgreSQL` metrics exporter.
     pub exporter_image: String,
+    /// Registry, with a path below it if need be, of every image that names no registry; without it that is Docker Hub.
+    pub image_registry: Option<String>,
     /// Whether pods run in a user namespace of their own (`hostUsers: false`).
     pub user_namespaces: UserNamespaces,
     /// `StorageClass` of every volume; none means the cluster's default class.
@@ -29,7 +31,8 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            exporter_image: "quay.io/prometheuscommunity/postgres-exporter:v0.20.1".to_owned(),
+            exporter_image: default_exporter("quay.io"),
+            image_registry: None,
             user_namespaces: UserNamespaces::default(),
             storage_class: None,
             volume_access: VolumeAccess::default(),
@@ -38,6 +41,24 @@ impl Default for Settings {
             gateway_namespace: "torpor-system".to_owned(),
             scraper_namespaces: None,
             ingress_class: None,
+        }
+    }
+}
+
+/// The default image of the metrics exporter, which Docker Hub does not have, in a registry.
+pub fn default_exporter(registry: &str) -> String {
+    format!("{registry}/prometheuscommunity/postgres-exporter:v0.20.1")
+}
+
+impl Settings {
+    /// The image to pull for one that is asked for.
+    pub fn image(&self, asked: &str) -> String {
+        let Some(registry) = &self.image_registry else { return asked.to_owned() };
+        // The rule of image references: what stands before the first slash is a registry if it has a dot or a port.
+        match asked.split_once('/') {
+            Some((first, _)) if first.contains(['.', ':']) || first == "localhost" => asked.to_owned(),
+            Some(_) => format!("{registry}/{asked}"),
+            None => format!("{registry}/library/{asked}"),
         }
     }
 }
@@ -87,5 +108,25 @@ impl Default for Dns {
     fn default() -> Self {
         let labels = [("kubernetes.io/metadata.name".to_owned(), "kube-system".to_owned())];
         Self { namespace_labels: labels.into(), addresses: vec!["169.254.20.10/32".to_owned()] }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_images_without_a_registry_move() {
+        let settings = Settings { image_registry: Some("mirror.example/hub".to_owned()), ..Settings::default() };
+        for (asked, pulled) in [
+            ("postgres:17.11-bookworm", "mirror.example/hub/library/postgres:17.11-bookworm"),
+            ("hummingbot/hummingbot:version-2.16.0", "mirror.example/hub/hummingbot/hummingbot:version-2.16.0"),
+            ("quay.io/prometheuscommunity/postgres-exporter:v1", "quay.io/prometheuscommunity/postgres-exporter:v1"),
+            ("localhost/bot:1", "localhost/bot:1"),
+            ("registry:5000/bot@sha256:0", "registry:5000/bot@sha256:0"),
+        ] {
+            assert_eq!(settings.image(asked), pulled);
+            assert_eq!(Settings::default().image(asked), asked);
+        }
     }
 }

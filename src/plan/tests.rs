@@ -261,6 +261,7 @@ fn only_what_warrants_a_restart_changes_the_hash() {
     labelled.spec.display_name = Some("Alice".to_owned());
     let settings = Settings {
         exporter_image: "other".to_owned(),
+        image_registry: Some("mirror.example".to_owned()),
         user_namespaces: UserNamespaces::Off,
         storage_class: Some("fast".to_owned()),
         volume_access: VolumeAccess::ReadWriteOnce,

@@ -20,6 +20,7 @@ mod install;
 mod leader;
 mod many;
 mod pools;
+mod privilege;
 mod probes;
 mod process;
 mod receiver;
@@ -61,6 +62,9 @@ const SHARED: &[(&str, Test)] = &[
     ("gateway::page::a_link_opens_the_page", gateway::page::a_link_opens_the_page),
     ("gateway::limits::callers_are_kept_to_their_pace", gateway::limits::callers_are_kept_to_their_pace),
     ("gateway::limits::certificates_are_exchanged", gateway::limits::certificates_are_exchanged),
+    ("privilege::stolen_tokens_are_worth_little", privilege::stolen_tokens_are_worth_little),
+    ("privilege::fields::no_field_leads_out", privilege::fields::no_field_leads_out),
+    ("privilege::fields::a_fleet_cannot_name_another_tenant", privilege::fields::a_fleet_cannot_name_another_tenant),
     ("tenants::foreign::foreign_namespaces_stay_untouched", tenants::foreign::foreign_namespaces_stay_untouched),
     ("tenants::foreign::missing_references_are_awaited", tenants::foreign::missing_references_are_awaited),
     ("tenants::foreign::specs_beyond_the_tier_are_stalled", tenants::foreign::specs_beyond_the_tier_are_stalled),

@@ -1,5 +1,7 @@
 //! Thousands of Tenants in seconds. kubectl sends one object after the other, which takes twice as long.
 
+use std::path::Path;
+
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use kube::api::{ApiResource, DynamicObject, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -16,7 +18,8 @@ pub fn create_tenants(cluster: &Cluster, tenants: impl IntoIterator<Item = Value
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
     runtime.block_on(async {
-        let api: Api<DynamicObject> = Api::all_with(client(cluster).await?, &ApiResource::erase::<Tenant>(&()));
+        let api: Api<DynamicObject> =
+            Api::all_with(client(cluster.kubeconfig()).await?, &ApiResource::erase::<Tenant>(&()));
         let create = async |tenant: Value| {
             let tenant = serde_json::from_value(tenant).map_err(|error| error.to_string())?;
             api.create(&PostParams::default(), &tenant).await.map_err(|error| error.to_string())
@@ -26,9 +29,9 @@ pub fn create_tenants(cluster: &Cluster, tenants: impl IntoIterator<Item = Value
     })
 }
 
-/// A client of the cluster's administrator.
-pub async fn client(cluster: &Cluster) -> Result<Client, String> {
-    let file = Kubeconfig::read_from(cluster.kubeconfig()).map_err(|error| error.to_string())?;
+/// A client of whom a kubeconfig names.
+pub async fn client(kubeconfig: &Path) -> Result<Client, String> {
+    let file = Kubeconfig::read_from(kubeconfig).map_err(|error| error.to_string())?;
     let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await;
     config.map_err(|error| error.to_string()).and_then(|config| Client::try_from(config).map_err(|e| e.to_string()))
 }

@@ -102,7 +102,7 @@ pub fn tenants_turn_round_at_each_write() -> Result<(), String> {
         .enable_all()
         .build()
         .map_err(|error| error.to_string())?;
-    let api = Api::all(runtime.block_on(client(&ctx.cluster))?);
+    let api = Api::all(runtime.block_on(client(ctx.cluster.kubeconfig()))?);
     let turning = Turning { ctx: &ctx, runtime, api };
     let of = |name: &str| tenant(name, json!({"tier": "basic", "fleets": [fleet("a", 1)]}));
 

@@ -195,7 +195,7 @@ async fn run(
     clock: Arc<FixedClock>,
     metrics: Metrics,
 ) -> Result<tokio::task::JoinHandle<()>, String> {
-    let client = client(&objects.cluster).await?;
+    let client = client(objects.cluster.kubeconfig()).await?;
     let leader = LeaderGuard::unelected();
     let cluster = torpor::cluster::Cluster::new(names::HIBERNATOR, client, &metrics, &leader);
     let start = Start {
