@@ -65,8 +65,8 @@ fresh: need-cargo ## Fail if crds/ is not what the types in src/api say
 crds: need-cargo ## Write crds/ anew from src/api
 	$(TORPOR) crds --dir crds
 
-generate: crds ## Write every generated file anew: crds/, docs/metrics.md, golden files of the tests
-	UPDATE_GOLDEN=1 cargo test --quiet --package torpor --lib --test golden
+generate: crds ## Write every generated file anew: crds/, docs/metrics.md, golden files of the tests, copies and tables of the charts
+	UPDATE_GOLDEN=1 cargo test --quiet --package torpor --lib --test golden --test charts
 
 cluster-up: need-cargo ## Start a local Kubernetes control plane in the background
 	@$(CLUSTER) up

@@ -1,5 +1,6 @@
 //! The subcommands of `torpor`, one file each. The only room that reads environment and files.
 
+pub mod check;
 pub mod crds;
 pub mod gateway;
 pub mod hibernator;
@@ -27,6 +28,8 @@ enum Command {
     Hibernator(hibernator::HibernatorArgs),
     /// Run the gateway: take logins, wake tenants, show users how far it is.
     Gateway(gateway::GatewayArgs),
+    /// Ask addresses whether they are well, one line each; what `helm test` runs.
+    Check(check::CheckArgs),
     /// Print the CustomResourceDefinitions, or write them into a folder.
     Crds(crds::CrdsArgs),
     /// Check Tenant files and print the objects they become, without a cluster.
@@ -64,6 +67,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Operator(args) => operator::run(args),
         Command::Hibernator(args) => hibernator::run(args),
         Command::Gateway(args) => gateway::run(args),
+        Command::Check(args) => check::run(args),
         Command::Crds(args) => crds::run(&args),
         Command::Render(args) => {
             let text = args.run(&Settings::default()).map_err(Failure::input)?;

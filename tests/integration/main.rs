@@ -16,6 +16,7 @@ mod gateway;
 mod harness;
 mod hibernation;
 mod hindered;
+mod install;
 mod leader;
 mod many;
 mod pools;
@@ -115,6 +116,8 @@ const ALONE: &[(&str, OwnTest)] = &[
     ("hibernation::webhooks::a_dead_receiver_is_given_up", hibernation::webhooks::a_dead_receiver_is_given_up),
     ("gateway::faults::killed_replicas_lose_no_login", gateway::faults::killed_replicas_lose_no_login),
     ("gateway::faults::an_absent_api_server_is_told_at_once", gateway::faults::an_absent_api_server_is_told_at_once),
+    ("install::examples_are_accepted", install::examples_are_accepted),
+    ("install::releases_come_and_go", install::releases_come_and_go),
     ("receiver::receiver_behaves_as_told", receiver::receiver_behaves_as_told),
 ];
 

@@ -138,6 +138,11 @@ impl Process {
         Ok((code, answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default()))
     }
 
+    /// Host and port of its probes.
+    pub fn probes(&self) -> &str {
+        &self.probes
+    }
+
     /// Everything it has logged, before restarts too.
     pub fn log_text(&self) -> String {
         std::fs::read_to_string(&self.program.log).unwrap_or_default()

@@ -1,0 +1,43 @@
+//! The alerts: they speak of metrics that there are, and fire when they should, as Prometheus' own engine judges.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use torpor::metrics;
+
+use super::{object, objects, read, render, root};
+
+#[test]
+fn alerts_speak_of_known_metrics() {
+    let rules = read("charts/torpor/files/rules.yaml");
+    let known: BTreeSet<&str> = metrics::describe().iter().map(|metric| metric.name).collect();
+    let words = rules.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let used: BTreeSet<&str> = words.filter(|word| word.starts_with("torpor_")).collect();
+    assert!(used.len() >= 8, "{used:?}");
+    for metric in used {
+        assert!(known.contains(metric.trim_end_matches("_bucket")), "there is no metric {metric}");
+    }
+}
+
+#[test]
+fn the_rules_are_rendered_as_they_stand() {
+    let objects = objects(&render("torpor", &["tests/charts/values/monitoring.yaml"]).expect("it renders"));
+    let plain: serde_json::Value = serde_yaml::from_str(&read("charts/torpor/files/rules.yaml")).expect("YAML");
+    assert_eq!(object(&objects, "PrometheusRule", "torpor")["spec"], plain);
+}
+
+/// Prometheus' parser and engine are Go modules; the program beside this file runs the rules in them.
+#[test]
+fn alerts_fire_when_they_should() {
+    let output = Command::new("go")
+        .args(["test", "-mod=readonly", "-count=1", "-v", "./..."])
+        .current_dir(root().join("tests/charts/promql"))
+        .env("GOTOOLCHAIN", "local")
+        .env("GOWORK", "off")
+        .env("CGO_ENABLED", "0")
+        .output()
+        .expect("go starts; it is needed for the local cluster, too");
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("--- PASS: TestAlerts"), "{said}");
+}
