@@ -3,5 +3,7 @@
 //! [`node::Cluster`] brings it up and takes it down; [`netpol`] is what enforces NetworkPolicies on its nodes. Needs
 //! root on Debian or a relative of it.
 
+pub mod exchange;
+pub mod images;
 pub mod netpol;
 pub mod node;
