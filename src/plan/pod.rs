@@ -145,6 +145,8 @@ pub(super) fn container(name: &str, image: &str, requests: Size, limits: Size) -
     Container {
         name: name.to_owned(),
         image: Some(image.to_owned()),
+        // For the tag `latest` Kubernetes would ask the registry at every start; a tenant must wake without it.
+        image_pull_policy: Some("IfNotPresent".to_owned()),
         resources: Some(ResourceRequirements {
             requests: Some(quantities(requests)),
             limits: Some(quantities(limits)),

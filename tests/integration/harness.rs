@@ -24,7 +24,8 @@ pub struct Ctx {
 impl Ctx {
     /// The shared cluster: default nodes, bots that take a second to stop, the default pools.
     pub fn start() -> Result<Self, String> {
-        let ctx = Self::with(Options { graceful_stop: Some(Duration::from_secs(1)), ..Options::default() }, &[])?;
+        let options = Options { graceful_stop: Some(Duration::from_secs(1)), ..Options::default() };
+        let ctx = Self::with(options, &["--ingress-class", "traefik"])?;
         ctx.apply_file("examples/pools.yaml")?;
         Ok(ctx)
     }

@@ -23,6 +23,7 @@ mod pools;
 mod privilege;
 mod probes;
 mod process;
+mod rare;
 mod receiver;
 mod rights;
 mod scale;
@@ -65,6 +66,9 @@ const SHARED: &[(&str, Test)] = &[
     ("privilege::stolen_tokens_are_worth_little", privilege::stolen_tokens_are_worth_little),
     ("privilege::fields::no_field_leads_out", privilege::fields::no_field_leads_out),
     ("privilege::fields::a_fleet_cannot_name_another_tenant", privilege::fields::a_fleet_cannot_name_another_tenant),
+    ("rare::surplus_of_every_kind_goes", rare::surplus_of_every_kind_goes),
+    ("rare::hosts_have_an_ingress", rare::hosts_have_an_ingress),
+    ("rare::fleets_without_a_plan_sleep", rare::fleets_without_a_plan_sleep),
     ("tenants::foreign::foreign_namespaces_stay_untouched", tenants::foreign::foreign_namespaces_stay_untouched),
     ("tenants::foreign::missing_references_are_awaited", tenants::foreign::missing_references_are_awaited),
     ("tenants::foreign::specs_beyond_the_tier_are_stalled", tenants::foreign::specs_beyond_the_tier_are_stalled),

@@ -132,6 +132,16 @@ pub fn a_silent_feed_and_a_hand_hold() -> Result<(), String> {
     ensure(code == Some(0) && said.contains("database migration"), || format!("{code:?} {said}"))?;
     eventually(SOON, || same("tenants asleep", &sleepers(&objects)?, &3))?;
 
+    // The same words again are the same Event again.
+    for _ in 0..2 {
+        let (code, said) = command(&objects.cluster, &["--hold", "lunch"])?;
+        ensure(code == Some(0), || format!("{code:?} {said}"))?;
+        eventually(SOON, || metric(&hibernator, "torpor_breaker_open{reason=\"ByHand\"} 1"))?;
+        let (code, said) = command(&objects.cluster, &["--release"])?;
+        ensure(code == Some(0), || format!("{code:?} {said}"))?;
+        eventually(SOON, || metric(&hibernator, "torpor_breaker_open{reason=\"ByHand\"} 0"))?;
+    }
+
     // Who sleeps already wakes during a hold, and a hold outlives its process and its object.
     let (code, said) = command(&objects.cluster, &["--hold", "second migration"])?;
     ensure(code == Some(0), || format!("{code:?} {said}"))?;

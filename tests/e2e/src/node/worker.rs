@@ -165,6 +165,11 @@ impl Worker {
             .with_context(|| format!("{} cannot import {path}", self.name))
     }
 
+    /// Gives an image that the node has another name, too.
+    pub fn tag_image(&self, image: &str, name: &str) -> Result<()> {
+        self.ctr(&["images", "tag", image, name]).map(drop)
+    }
+
     /// Names of the images that the node has.
     pub fn images(&self) -> Result<Vec<String>> {
         Ok(self.ctr(&["images", "ls", "-q"])?.lines().map(String::from).collect())

@@ -1,0 +1,145 @@
+//! Sleep through all stages, and how long it takes to wake.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use serde_json::Value;
+
+use super::{
+    rig::{BASIC, FREE, Rig, Times, eventually, namespace, text},
+    stacks::{row_is_there, shared_buffers_are_as_planned},
+};
+use crate::exchange::judge::{self, Run};
+
+const STEP: Duration = Duration::from_secs(120);
+
+/// Copies of a tenant's bots that the exchange has seen.
+pub fn copies(rig: &Rig, tenant: &str) -> Result<Vec<Run>> {
+    let runs = judge::runs(&rig.record()?);
+    Ok(runs.into_iter().filter(|run| run.bot.starts_with(&format!("{}-", namespace(tenant)))).collect())
+}
+
+/// Every copy of the tenant's bots has stopped in good order.
+pub fn all_stopped_gracefully(rig: &Rig, tenant: &str) -> Result<()> {
+    let copies = copies(rig, tenant)?;
+    ensure!(!copies.is_empty(), "no bot of {tenant} has ever traded");
+    let wrong: Vec<&Run> = copies.iter().filter(|run| !run.was_graceful()).collect();
+    ensure!(wrong.is_empty(), "did not stop in good order: {wrong:#?}");
+    Ok(())
+}
+
+fn memory_limit(rig: &Rig, tenant: &str) -> Result<String> {
+    let pod = rig.get(&["pod", "postgres-0", "-n", &namespace(tenant)])?;
+    Ok(text(&pod["spec"]["containers"][0]["resources"]["limits"]["memory"]))
+}
+
+fn parts(rig: &Rig, tenant: &str) -> Result<Vec<String>> {
+    let pods = rig.list("pods", tenant)?;
+    let mut parts: Vec<String> =
+        pods.iter().map(|pod| text(&pod["metadata"]["labels"]["app.kubernetes.io/component"])).collect();
+    parts.sort();
+    parts.dedup();
+    Ok(parts)
+}
+
+/// The user is seen: idle time starts anew.
+fn log_in(rig: &Rig, tenant: &str) -> Result<()> {
+    rig.portal(tenant, "activity").map(drop)
+}
+
+pub fn stages(rig: &Rig) -> Result<()> {
+    for tenant in [BASIC, FREE] {
+        rig.await_awake(tenant)?;
+        log_in(rig, tenant)?;
+    }
+    let full = memory_limit(rig, BASIC)?;
+    rig.install(Some(&Times([20, 45, 70])))?;
+    for (stage, left) in [
+        ("BotsStopped", &["dashboard", "database", "monitoring", "redis"][..]),
+        ("ServicesStopped", &["database", "monitoring"]),
+        ("DatabaseOnly", &["database"]),
+    ] {
+        for tenant in [BASIC, FREE] {
+            rig.await_stage(tenant, stage, STEP)?;
+            let found = parts(rig, tenant)?;
+            ensure!(found == left, "{tenant} at {stage} has pods of {found:?}");
+            all_stopped_gracefully(rig, tenant)?;
+        }
+        println!("         both tenants at {stage}");
+    }
+    for tenant in [BASIC, FREE] {
+        let least = memory_limit(rig, tenant)?;
+        ensure!(least == "128Mi", "the sleeping database of {tenant} may take {least}, awake {full}");
+        let buffers = shared_buffers_are_as_planned(rig, tenant)?;
+        row_is_there(rig, tenant)?;
+        println!("         {tenant}: the database sleeps with {least} and shared_buffers {buffers}, and the row is there");
+    }
+    rig.install(None)?;
+    for tenant in [BASIC, FREE] {
+        let before = copies(rig, tenant)?.len();
+        rig.portal(tenant, "wake")?;
+        rig.await_awake(tenant)?;
+        row_is_there(rig, tenant)?;
+        let copies = copies(rig, tenant)?;
+        ensure!(copies.len() == before + 1, "{tenant} had {before} copies of its bot, and {} after it woke", copies.len());
+    }
+    Ok(())
+}
+
+/// Puts one tenant to sleep by hand and wakes it by a login, again and again.
+pub fn wakes(rig: &Rig) -> Result<()> {
+    for (tenant, goal) in [(BASIC, Some(15.0)), (FREE, None)] {
+        let mut took = Vec::new();
+        for _ in 0..rig.wakes {
+            rig.await_awake(tenant)?;
+            rig.portal(tenant, "sleep")?;
+            rig.await_stage(tenant, "DatabaseOnly", STEP)?;
+            let began = Instant::now();
+            rig.portal(tenant, "wake")?;
+            let parts = until_ready(rig, tenant, began)?;
+            took.push((began.elapsed().as_secs_f64(), parts));
+        }
+        all_but_the_last_stopped(rig, tenant)?;
+        let mut seconds: Vec<f64> = took.iter().map(|(seconds, _)| *seconds).collect();
+        seconds.sort_by(f64::total_cmp);
+        let (median, max) = (seconds[seconds.len() / 2], seconds[seconds.len() - 1]);
+        let mut services: Vec<f64> = took.iter().map(|(_, services)| *services).collect();
+        services.sort_by(f64::total_cmp);
+        println!(
+            "         {tenant}: {} wake-ups, all but bots ready after {:.1} s (median) and {:.1} s (max), all ready after {median:.1} s (median) and {max:.1} s (max)",
+            seconds.len(),
+            services[services.len() / 2],
+            services[services.len() - 1],
+        );
+        if let Some(goal) = goal {
+            ensure!(max <= goal, "{tenant} took {max:.1} s to wake; the goal is {goal} s");
+        }
+    }
+    Ok(())
+}
+
+/// Waits until all is ready; returns when all but the bots were.
+fn until_ready(rig: &Rig, tenant: &str, began: Instant) -> Result<f64> {
+    let mut services = None;
+    eventually(STEP, || {
+        let found = rig.get(&["tenant", tenant])?;
+        let waking = found["status"]["wake"]["parts"].as_array().cloned().unwrap_or_default();
+        let ready = |part: &Value| part["state"] == "Ready" || part["name"] == "bots";
+        if services.is_none() && !waking.is_empty() && waking.iter().all(ready) {
+            services = Some(began.elapsed().as_secs_f64());
+        }
+        let awake = found["status"]["hibernation"]["stage"] == "Active"
+            && super::rig::condition(&found, "Ready")["status"] == "True";
+        ensure!(awake, "{tenant} is not awake: {}", found["status"]["wake"]);
+        Ok(())
+    })?;
+    Ok(services.unwrap_or_else(|| began.elapsed().as_secs_f64()))
+}
+
+fn all_but_the_last_stopped(rig: &Rig, tenant: &str) -> Result<()> {
+    let copies = copies(rig, tenant)?;
+    let ended = &copies[..copies.len().saturating_sub(1)];
+    let wrong: Vec<&Run> = ended.iter().filter(|run| !run.was_graceful()).collect();
+    ensure!(ended.len() >= rig.wakes && wrong.is_empty(), "of {} copies these did not stop in good order: {wrong:#?}", ended.len());
+    Ok(())
+}

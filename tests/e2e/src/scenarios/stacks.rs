@@ -1,0 +1,50 @@
+//! Whole stacks of real programs.
+
+use anyhow::{Context, Result, ensure};
+
+use super::rig::{BASIC, FREE, Rig, namespace, text};
+
+/// A line of one of the files that the plan wrote.
+pub fn planned(rig: &Rig, tenant: &str, config_map: &str, file: &str, setting: &str) -> Result<String> {
+    let object = rig.get(&["configmap", config_map, "-n", &namespace(tenant)])?;
+    let lines = text(&object["data"][file]);
+    let found = lines.lines().find_map(|line| line.strip_prefix(setting));
+    let value = found.with_context(|| format!("{file} of {tenant} does not set {setting}"))?;
+    Ok(value.trim_start_matches([' ', '=']).trim_matches('\'').to_owned())
+}
+
+/// The server runs with the memory that its file gives it.
+pub fn shared_buffers_are_as_planned(rig: &Rig, tenant: &str) -> Result<String> {
+    let wanted = planned(rig, tenant, "postgres", "postgresql.conf", "shared_buffers")?;
+    let question = format!(
+        "SELECT pg_size_bytes(current_setting('shared_buffers')) = pg_size_bytes('{wanted}'), current_setting('shared_buffers')"
+    );
+    let answer = rig.sql(tenant, &question)?;
+    ensure!(answer.starts_with("t|"), "shared_buffers of {tenant}: {wanted} was planned, the server says {answer}");
+    Ok(wanted)
+}
+
+/// The row that was written at the start.
+pub fn row_is_there(rig: &Rig, tenant: &str) -> Result<()> {
+    let found = rig.sql(tenant, "SELECT value FROM kept")?;
+    ensure!(found == tenant, "the row of {tenant} is {found:?}");
+    Ok(())
+}
+
+pub fn run(rig: &Rig) -> Result<()> {
+    for tenant in [BASIC, FREE] {
+        rig.await_awake(tenant)?;
+        rig.sql(tenant, &format!("CREATE TABLE IF NOT EXISTS kept AS SELECT '{tenant}' AS value"))?;
+        row_is_there(rig, tenant)?;
+        let buffers = shared_buffers_are_as_planned(rig, tenant)?;
+
+        let wanted = planned(rig, tenant, "redis", "redis.conf", "maxmemory ")?;
+        let ask = r#"REDISCLI_AUTH="$(cat /run/secrets/torpor/redis-password)" exec redis-cli -h 127.0.0.1 config get maxmemory"#;
+        let answer = rig.cluster.exec_in_pod(&namespace(tenant), "redis-0", None, &["sh", "-c", ask])?;
+        let memory = answer.lines().nth(1).unwrap_or_default();
+        ensure!(memory == wanted, "maxmemory of {tenant}: {wanted} was planned, Redis says {answer:?}");
+        let version = rig.sql(tenant, "SHOW server_version")?;
+        println!("         {tenant}: PostgreSQL {version} with shared_buffers {buffers}, Redis with maxmemory {memory}");
+    }
+    Ok(())
+}
