@@ -68,7 +68,9 @@ pub fn install(cluster: &Cluster) -> Result<(), String> {
             // The log goes with its cluster.
             while let Ok((events, next)) = mark.and_then(|mark| audit.read(mark)) {
                 let mut record = RECORD.lock().unwrap_or_else(PoisonError::into_inner);
-                events.iter().for_each(|event| record.take(event));
+                for event in &events {
+                    record.take(event);
+                }
                 drop(record);
                 mark = Ok(next);
                 std::thread::sleep(Duration::from_millis(500));

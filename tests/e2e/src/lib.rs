@@ -1,9 +1,11 @@
 //! Torpor end to end: a Kubernetes with real kubelets, containers and packets on one machine.
 //!
 //! [`node::Cluster`] brings it up and takes it down; [`netpol`] is what enforces NetworkPolicies on its nodes. Needs
-//! root on Debian or a relative of it.
+//! root on Debian or a relative of it. [`images`] are what tenants run there, [`exchange`] is where their bots trade, and
+//! [`scenarios`] are what all of it has to show.
 
 pub mod exchange;
 pub mod images;
 pub mod netpol;
 pub mod node;
+pub mod scenarios;

@@ -2,11 +2,14 @@
 
 mod daemon;
 
-use std::{ffi::OsString, process::ExitCode};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-use torpor_e2e::node::{Missing, Options};
+use torpor_e2e::{
+    node::{Missing, Options},
+    scenarios,
+};
 
 /// A Kubernetes with real kubelets, containers and packets on this machine. Needs root on Debian or a relative of it.
 #[derive(Parser)]
@@ -30,8 +33,40 @@ enum Action {
         #[arg(required = true, last = true)]
         command: Vec<OsString>,
     },
+    /// Install Torpor on such a cluster and show what it does there
+    Test(TestArgs),
     #[command(hide = true)]
     Serve(UpArgs),
+}
+
+/// What is shown.
+#[derive(Args)]
+struct TestArgs {
+    /// OCI archive of Torpor's own image, as `make image` writes it
+    #[arg(long, value_name = "FILE")]
+    image: PathBuf,
+    /// How many times each tenant is woken to measure it
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    wakes: usize,
+    /// Copy the logs of all programs there at the end
+    #[arg(long, value_name = "DIR")]
+    keep_logs: Option<PathBuf>,
+    /// Only scenarios whose name contains this
+    filter: Option<String>,
+}
+
+impl TestArgs {
+    fn run(self) -> Result<ExitCode> {
+        let settings = scenarios::Settings {
+            image: std::path::absolute(self.image)?,
+            filter: self.filter,
+            wakes: self.wakes,
+            keep_logs: self.keep_logs.map(std::path::absolute).transpose()?,
+        };
+        let (passed, failed) = scenarios::run(&settings)?;
+        println!("{passed} passed, {failed} failed");
+        Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
 }
 
 /// How the cluster is made.
@@ -42,10 +77,10 @@ struct UpArgs {
     nodes: u8,
     /// Copy the logs of all programs there at the end
     #[arg(long, value_name = "DIR")]
-    keep_logs: Option<std::path::PathBuf>,
+    keep_logs: Option<PathBuf>,
     /// OCI archives to import on every node
     #[arg(long = "image", value_name = "FILE")]
-    images: Vec<std::path::PathBuf>,
+    images: Vec<PathBuf>,
 }
 
 impl UpArgs {
@@ -64,6 +99,7 @@ fn main() -> ExitCode {
         Action::Up(_) => daemon::up(),
         Action::Serve(args) => args.options().and_then(daemon::serve),
         Action::Down => daemon::down(),
+        Action::Test(args) => args.run(),
         Action::Run { up, command } => up.options().and_then(|options| daemon::run(options, &command)),
     };
     match done {

@@ -77,14 +77,11 @@ pub fn no_field_leads_out(ctx: &Ctx) -> Result<(), String> {
             let mut spec = drawn(&mut rng, schema);
             spec["tier"] = json!(*rng.choice(&["free", "basic", "pro", "premium"]).unwrap_or(&"free"));
             let object = tenant(&format!("field-{number}"), spec);
-            match accepted(&admin, &object).await? {
-                Some(stored) => {
-                    if let Some(objects) = rendered(&stored)? {
-                        looked_at += 1;
-                        confined(&admin, &stored, &objects).await.map_err(|why| format!("{why}: {stored}"))?;
-                    }
-                }
-                None => continue,
+            if let Some(stored) = accepted(&admin, &object).await?
+                && let Some(objects) = rendered(&stored)?
+            {
+                looked_at += 1;
+                confined(&admin, &stored, &objects).await.map_err(|why| format!("{why}: {stored}"))?;
             }
         }
         Ok::<_, String>(looked_at)

@@ -1,6 +1,7 @@
 //! What somebody can do who has stolen the token of one of Torpor's programs.
 
 pub mod fields;
+mod operator;
 mod requests;
 
 use http::Request;
@@ -26,7 +27,7 @@ pub fn stolen_tokens_are_worth_little(ctx: &Ctx) -> Result<(), String> {
             let thief = client(&rights::account(&ctx.cluster, component)?).await?;
             let mut all = requests::of_anybody(&account);
             all.extend(match component {
-                "operator" => requests::of_the_operator(),
+                "operator" => operator::of_the_operator(),
                 "hibernator" => requests::of_the_hibernator(),
                 _ => requests::of_the_gateway(),
             });

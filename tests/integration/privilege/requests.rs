@@ -29,19 +29,19 @@ fn request(method: &'static str, what: &'static str, path: impl Into<String>, bo
     Hostile { what, method, path: path.into(), body, impersonates: None, provable: true }
 }
 
-fn get(what: &'static str, path: impl Into<String>) -> Hostile {
+pub(super) fn get(what: &'static str, path: impl Into<String>) -> Hostile {
     request("GET", what, path, Value::Null)
 }
 
-fn post(what: &'static str, path: impl Into<String>, body: Value) -> Hostile {
+pub(super) fn post(what: &'static str, path: impl Into<String>, body: Value) -> Hostile {
     request("POST", what, path, body)
 }
 
-fn patch(what: &'static str, path: impl Into<String>, body: Value) -> Hostile {
+pub(super) fn patch(what: &'static str, path: impl Into<String>, body: Value) -> Hostile {
     request("PATCH", what, path, body)
 }
 
-fn delete(what: &'static str, path: impl Into<String>) -> Hostile {
+pub(super) fn delete(what: &'static str, path: impl Into<String>) -> Hostile {
     request("DELETE", what, path, Value::Null)
 }
 
@@ -49,23 +49,23 @@ fn stream(what: &'static str, method: &'static str, path: impl Into<String>) -> 
     Hostile { provable: false, ..request(method, what, path, Value::Null) }
 }
 
-fn core(namespace: &str, rest: &str) -> String {
+pub(super) fn core(namespace: &str, rest: &str) -> String {
     format!("/api/v1/namespaces/{namespace}/{rest}")
 }
 
-fn apps(namespace: &str, rest: &str) -> String {
+pub(super) fn apps(namespace: &str, rest: &str) -> String {
     format!("/apis/apps/v1/namespaces/{namespace}/{rest}")
 }
 
 const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
 const POLICIES: &str = "/apis/admissionregistration.k8s.io/v1";
-const HOME: &str = crate::rights::HOME;
+pub(super) const HOME: &str = crate::rights::HOME;
 
-fn home_of_tenant() -> String {
+pub(super) fn home_of_tenant() -> String {
     format!("tenant-{TENANT}")
 }
 
-fn object(kind: &str, api_version: &str, name: &str, rest: Value) -> Value {
+pub(super) fn object(kind: &str, api_version: &str, name: &str, rest: Value) -> Value {
     let mut object = json!({"apiVersion": api_version, "kind": kind, "metadata": {"name": name}});
     if let (Some(fields), Value::Object(more)) = (object.as_object_mut(), rest) {
         fields.extend(more);
@@ -77,7 +77,7 @@ fn pod(name: &str, spec: Value) -> Value {
     object("Pod", "v1", name, json!({"spec": spec}))
 }
 
-fn restricted() -> Value {
+pub(super) fn restricted() -> Value {
     json!({
         "automountServiceAccountToken": false,
         "serviceAccountName": "tenant",
@@ -89,19 +89,19 @@ fn restricted() -> Value {
     })
 }
 
-fn with(mut spec: Value, changes: Value) -> Value {
+pub(super) fn with(mut spec: Value, changes: Value) -> Value {
     if let (Some(fields), Value::Object(more)) = (spec.as_object_mut(), changes) {
         fields.extend(more);
     }
     spec
 }
 
-fn privileged() -> Value {
+pub(super) fn privileged() -> Value {
     let container = json!({"name": "main", "image": "example.com/tool", "securityContext": {"privileged": true}});
     json!({"hostPID": true, "hostNetwork": true, "containers": [container]})
 }
 
-fn workload(kind: &str, name: &str, spec: &Value) -> Value {
+pub(super) fn workload(kind: &str, name: &str, spec: &Value) -> Value {
     let labels = json!({"hostile": name});
     let template = json!({"metadata": {"labels": labels}, "spec": spec});
     object(kind, "apps/v1", name, json!({"spec": {"selector": {"matchLabels": labels}, "template": template}}))
@@ -405,118 +405,6 @@ fn pods(tenant: &str) -> Vec<Hostile> {
                 "hostile",
                 json!({"spec": {"template": {"spec": with(restricted(), json!({"serviceAccountName": "default", "restartPolicy": "Never"}))}}}),
             ),
-        ),
-    ]
-}
-
-/// What the operator in particular may not do: its rights know no namespaces and no fields.
-pub fn of_the_operator() -> Vec<Hostile> {
-    let tenant = home_of_tenant();
-    let set = |what, spec: &Value| {
-        post(what, apps(&home_of_tenant(), "statefulsets"), workload("StatefulSet", "hostile", spec))
-    };
-    let labelled = |name: &str, labels: Value| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}});
-    let volumes = |volume: Value| with(restricted(), json!({"volumes": [volume]}));
-    let service =
-        |spec: Value| object("Service", "v1", "hostile", json!({"spec": with(json!({"ports": [{"port": 1}]}), spec)}));
-    let managed = json!({"torpor.dev/tenant": "hostile", "app.kubernetes.io/managed-by": "torpor"});
-    vec![
-        post(
-            "run a StatefulSet in kube-system",
-            apps("kube-system", "statefulsets"),
-            workload("StatefulSet", "hostile", &privileged()),
-        ),
-        post(
-            "run a Deployment beside Torpor",
-            apps(HOME, "deployments"),
-            workload("Deployment", "hostile", &restricted()),
-        ),
-        set("give a tenant's pod a token", &with(restricted(), json!({"automountServiceAccountToken": true}))),
-        set("give a tenant's pod another account", &with(restricted(), json!({"serviceAccountName": "default"}))),
-        set("give a tenant's pod a folder of its node", &volumes(json!({"name": "v", "hostPath": {"path": "/"}}))),
-        set(
-            "give a tenant's pod a token by a volume",
-            &volumes(json!({"name": "v", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}})),
-        ),
-        set("give a tenant's pod its node's network", &with(restricted(), json!({"hostNetwork": true}))),
-        set(
-            "put a tenant's pod on a node past the scheduler",
-            &with(restricted(), json!({"nodeName": "worker-low-0"})),
-        ),
-        post("open a tenant to the world", core(&tenant, "services"), service(json!({"type": "LoadBalancer"}))),
-        post("take over an address", core(&tenant, "services"), service(json!({"externalIPs": ["192.0.2.1"]}))),
-        post("make a Service elsewhere", core(OTHER, "services"), service(json!({}))),
-        post(
-            "make a tenant's namespace without Pod Security",
-            "/api/v1/namespaces",
-            labelled("tenant-hostile", managed.clone()),
-        ),
-        post(
-            "make a namespace of another name",
-            "/api/v1/namespaces",
-            labelled("hostile", with(managed, json!({"pod-security.kubernetes.io/enforce": "restricted"}))),
-        ),
-        patch(
-            "lower a tenant's Pod Security",
-            format!("/api/v1/namespaces/{tenant}"),
-            json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "privileged"}}}),
-        ),
-        patch(
-            "give a tenant's namespace away",
-            format!("/api/v1/namespaces/{tenant}"),
-            json!({"metadata": {"labels": {"torpor.dev/tenant": "other"}}}),
-        ),
-        delete("delete a namespace named like a tenant's", "/api/v1/namespaces/tenant-lookalike"),
-        patch(
-            "change a namespace named like a tenant's",
-            "/api/v1/namespaces/tenant-lookalike",
-            json!({"metadata": {"labels": {"torpor.dev/tenant": "lookalike", "app.kubernetes.io/managed-by": "torpor", "pod-security.kubernetes.io/enforce": "restricted"}}}),
-        ),
-        post(
-            "write to a namespace named like a tenant's",
-            core("tenant-lookalike", "configmaps"),
-            object("ConfigMap", "v1", "hostile", json!({})),
-        ),
-        post(
-            "write a ConfigMap beside Torpor",
-            core(HOME, "configmaps"),
-            object("ConfigMap", "v1", "hostile", json!({})),
-        ),
-        patch(
-            "release the breaker",
-            core(HOME, "configmaps/torpor-breaker"),
-            json!({"metadata": {"annotations": {"torpor.dev/hold": "hostile"}}}),
-        ),
-        post("make a Secret elsewhere", core(OTHER, "secrets"), object("Secret", "v1", "hostile", json!({}))),
-        post(
-            "make a fleet elsewhere",
-            format!("/apis/torpor.dev/v1alpha1/namespaces/{OTHER}/botfleets"),
-            object(
-                "BotFleet",
-                "torpor.dev/v1alpha1",
-                "hostile",
-                json!({"spec": {"replicas": 1, "strategy": {"kind": "script", "config": "a: b\n"}}}),
-            ),
-        ),
-        patch(
-            "change a fleet elsewhere",
-            format!("/apis/torpor.dev/v1alpha1/namespaces/{OTHER}/botfleets/stray"),
-            json!({"spec": {"replicas": 2}}),
-        ),
-        post(
-            "open a foreign namespace's network",
-            format!("/apis/networking.k8s.io/v1/namespaces/{OTHER}/networkpolicies"),
-            object(
-                "NetworkPolicy",
-                "networking.k8s.io/v1",
-                "hostile",
-                json!({"spec": {"podSelector": {}, "ingress": [{}]}}),
-            ),
-        ),
-        post(
-            "make another Lease",
-            format!("/apis/coordination.k8s.io/v1/namespaces/{HOME}/leases"),
-            object("Lease", "coordination.k8s.io/v1", "hostile", json!({"spec": {}})),
         ),
     ]
 }

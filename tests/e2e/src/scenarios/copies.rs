@@ -46,7 +46,8 @@ fn trades_on(rig: &Rig, tenant: &str, since: usize) -> Result<()> {
     let bot = format!("{}-", namespace(tenant));
     eventually(Duration::from_secs(60), || {
         let entries = rig.record()?;
-        let alive = entries[since.min(entries.len())..].iter().any(|one| one.bot.starts_with(&bot) && one.event.is_activity());
+        let alive =
+            entries[since.min(entries.len())..].iter().any(|one| one.bot.starts_with(&bot) && one.event.is_activity());
         ensure!(alive, "no bot of {tenant} has shown a sign of life");
         Ok(())
     })
@@ -75,7 +76,11 @@ pub fn restarts(rig: &Rig) -> Result<()> {
     let since = rig.record()?.len();
     eventually(LIMIT, || {
         let operator = rig.get(&["deployment", "torpor-operator", "-n", HOME])?;
-        ensure!(operator["status"]["readyReplicas"].as_u64() >= Some(1), "the operator is not back: {}", operator["status"]);
+        ensure!(
+            operator["status"]["readyReplicas"].as_u64() >= Some(1),
+            "the operator is not back: {}",
+            operator["status"]
+        );
         Ok(())
     })?;
     for (tenant, before) in [BASIC, FREE].iter().zip(&before) {
@@ -93,7 +98,10 @@ pub fn drain(rig: &Rig) -> Result<()> {
     let (node, before) = (node(rig, BASIC)?, copies(rig, BASIC)?.len());
     rig.cluster.drain(&node, LIMIT)?;
     let after = copies(rig, BASIC)?;
-    ensure!(after.len() == before && after.iter().all(|run| run.locked.is_none() || run.was_graceful()), "after the drain: {after:#?}");
+    ensure!(
+        after.len() == before && after.iter().all(|run| run.locked.is_none() || run.was_graceful()),
+        "after the drain: {after:#?}"
+    );
     std::thread::sleep(Duration::from_secs(5));
     ensure!(copies(rig, BASIC)?.len() == before, "a bot was started while the node of its volume was closed");
     rig.cluster.uncordon(&node)?;
@@ -133,8 +141,14 @@ pub fn partition(rig: &Rig) -> Result<()> {
     rig.await_awake(BASIC)?;
     let after = copies(rig, BASIC)?;
     let (last, ended) = after.split_last().context("no copies")?;
-    ensure!(ended.iter().all(|run| run.locked.is_none() || run.was_graceful()), "did not stop in good order: {ended:#?}");
-    println!("         after the cut the bot of {BASIC} is {}", if after.len() == before { "still the same" } else { &last.instance });
+    ensure!(
+        ended.iter().all(|run| run.locked.is_none() || run.was_graceful()),
+        "did not stop in good order: {ended:#?}"
+    );
+    println!(
+        "         after the cut the bot of {BASIC} is {}",
+        if after.len() == before { "still the same" } else { &last.instance }
+    );
     row_is_there(rig, BASIC)?;
     no_bot_had_two_copies(rig)
 }

@@ -24,9 +24,7 @@ fn killed(pod: &Value) -> Option<u64> {
 pub fn run(rig: &Rig) -> Result<()> {
     rig.await_awake(BASIC)?;
     let neighbours = pods(rig, BASIC)?;
-    let fleet = |name: &str, mebibytes: u32| {
-        json!({"name": name, "replicas": 1, "strategy": {"kind": "script", "config": strategy(mebibytes)}})
-    };
+    let fleet = |name: &str, mebibytes: u32| json!({"name": name, "replicas": 1, "strategy": {"kind": "script", "config": strategy(mebibytes)}});
     rig.apply(&tenant(TENANT, "basic", &[fleet("calm", 0), fleet(HOG, 32)]))?;
     let calm = |rig: &Rig| -> Result<(String, u64)> {
         let found = pods(rig, TENANT)?.into_iter().find(|(name, ..)| name == "bots-calm-0");
@@ -42,7 +40,11 @@ pub fn run(rig: &Rig) -> Result<()> {
         let pod = hog()?;
         let waiting = &pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"];
         let more = killed(&pod).is_some_and(|now| now > restarts);
-        ensure!(more || waiting == "CrashLoopBackOff", "not started again, with a pause: {}", pod["status"]["containerStatuses"]);
+        ensure!(
+            more || waiting == "CrashLoopBackOff",
+            "not started again, with a pause: {}",
+            pod["status"]["containerStatuses"]
+        );
         Ok(())
     })?;
     let told = eventually(Duration::from_secs(60), || {

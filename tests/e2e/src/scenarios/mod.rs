@@ -69,7 +69,10 @@ pub fn run(settings: &Settings) -> Result<(usize, usize)> {
         println!("[{:>4} s] {name}: {what}", began.elapsed().as_secs());
         judge(name, scenario(&rig));
     }
-    println!("[{:>4} s] exchange: over the whole run no order was left open and no bot had two copies", began.elapsed().as_secs());
+    println!(
+        "[{:>4} s] exchange: over the whole run no order was left open and no bot had two copies",
+        began.elapsed().as_secs()
+    );
     judge("exchange", rig.exchange_is_content());
     let all = scenarios.len() + 1;
     Ok((all - failed, failed))

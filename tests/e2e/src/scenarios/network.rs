@@ -74,7 +74,9 @@ pub fn run(rig: &Rig) -> Result<()> {
             ensure!(found.is_empty(), "a bot of {from} reaches {name} of {to}: {found:?}");
         }
         tried += forbidden(rig, from)?;
-        println!("         {from}: its bot reaches database, Redis, names and the internet; {tried} other addresses and ports do not answer");
+        println!(
+            "         {from}: its bot reaches database, Redis, names and the internet; {tried} other addresses and ports do not answer"
+        );
     }
     let arrived: Vec<_> = rig.forbidden.arrivals()?.into_iter().skip(before).collect();
     ensure!(arrived.is_empty(), "packets arrived at metadata or private addresses: {arrived:?}");

@@ -13,9 +13,11 @@ pub fn run(rig: &Rig) -> Result<()> {
         let level = rig.get(&["namespace", home])?["metadata"]["labels"]["pod-security.kubernetes.io/enforce"].clone();
         ensure!(level == "restricted", "{home} enforces {level}");
         let events = rig.get(&["events", "-n", home])?;
-        let refused = events["items"].as_array().into_iter().flatten().find(|event| {
-            text(&event["message"]).contains("violates PodSecurity")
-        });
+        let refused = events["items"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|event| text(&event["message"]).contains("violates PodSecurity"));
         ensure!(refused.is_none(), "Pod Security refused something: {refused:?}");
     }
     let mut looked_at = 0;
@@ -26,20 +28,31 @@ pub fn run(rig: &Rig) -> Result<()> {
         for container in containers.iter().filter(|one| homes.contains(&one.namespace) && !one.name.is_empty()) {
             let Some(pid) = container.pid else { continue };
             looked_at += 1;
-            let of = |error: anyhow::Error| error.context(format!("{}/{} {}", container.namespace, container.pod, container.name));
+            let of = |error: anyhow::Error| {
+                error.context(format!("{}/{} {}", container.namespace, container.pod, container.name))
+            };
             separate += usize::from(is_locked_up(container, pid).map_err(of)?);
         }
     }
-    println!("         {looked_at} containers without root and with a read-only root file system, {separate} in user namespaces of their own");
-    let tenants: usize = [BASIC, FREE].map(|tenant| rig.list("pods", tenant).map(|pods| pods.len())).into_iter().sum::<Result<usize>>()?;
+    println!(
+        "         {looked_at} containers without root and with a read-only root file system, {separate} in user namespaces of their own"
+    );
+    let tenants: usize = [BASIC, FREE]
+        .map(|tenant| rig.list("pods", tenant).map(|pods| pods.len()))
+        .into_iter()
+        .sum::<Result<usize>>()?;
     ensure!(looked_at >= tenants, "only {looked_at} containers of at least {tenants}");
-    ensure!(separate >= tenants, "only {separate} of {tenants} tenants' containers have a user namespace (hostUsers: false)");
+    ensure!(
+        separate >= tenants,
+        "only {separate} of {tenants} tenants' containers have a user namespace (hostUsers: false)"
+    );
     Ok(())
 }
 
 /// Returns whether it has a user namespace of its own.
 fn is_locked_up(container: &Container, pid: u32) -> Result<bool> {
-    let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).with_context(|| format!("/proc/{pid}/{file}"));
+    let read =
+        |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).with_context(|| format!("/proc/{pid}/{file}"));
     let map = read("uid_map")?;
     let numbers: Vec<u64> = map.split_whitespace().filter_map(|number| number.parse().ok()).collect();
     let [inside, outside, count] = numbers[..] else { anyhow::bail!("uid_map of several ranges: {map}") };

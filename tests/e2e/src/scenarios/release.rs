@@ -32,7 +32,14 @@ pub fn run(rig: &Rig) -> Result<()> {
     rig.install(None)?;
     // A new generation of the spec is noticed by an operator that works.
     for tenant in [BASIC, FREE] {
-        rig.cluster.kubectl(["patch", "tenant", tenant, "--type=merge", "-p", r#"{"spec":{"displayName":"again"}}"#])?;
+        rig.cluster.kubectl([
+            "patch",
+            "tenant",
+            tenant,
+            "--type=merge",
+            "-p",
+            r#"{"spec":{"displayName":"again"}}"#,
+        ])?;
         rig.await_awake(tenant)?;
         row_is_there(rig, tenant)?;
     }

@@ -44,7 +44,9 @@ pub fn run(rig: &Rig) -> Result<()> {
         let memory = answer.lines().nth(1).unwrap_or_default();
         ensure!(memory == wanted, "maxmemory of {tenant}: {wanted} was planned, Redis says {answer:?}");
         let version = rig.sql(tenant, "SHOW server_version")?;
-        println!("         {tenant}: PostgreSQL {version} with shared_buffers {buffers}, Redis with maxmemory {memory}");
+        println!(
+            "         {tenant}: PostgreSQL {version} with shared_buffers {buffers}, Redis with maxmemory {memory}"
+        );
     }
     Ok(())
 }
