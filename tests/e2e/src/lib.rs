@@ -5,3 +5,4 @@
 
 pub mod netpol;
 pub mod node;
+pub mod selftest;

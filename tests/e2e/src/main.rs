@@ -6,7 +6,10 @@ use std::{ffi::OsString, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-use torpor_e2e::node::{Missing, Options};
+use torpor_e2e::{
+    node::{Cluster, Missing, Options},
+    selftest,
+};
 
 /// A Kubernetes with real kubelets, containers and packets on this machine. Needs root on Debian or a relative of it.
 #[derive(Parser)]
@@ -30,6 +33,8 @@ enum Action {
         #[arg(required = true, last = true)]
         command: Vec<OsString>,
     },
+    /// Start the cluster, show that it is what scenarios take it for, stop it
+    SelfTest(UpArgs),
     #[command(hide = true)]
     Serve(UpArgs),
 }
@@ -56,6 +61,12 @@ impl UpArgs {
     }
 }
 
+fn self_test(options: Options) -> Result<ExitCode> {
+    let cluster = Cluster::start(selftest::options(options))?;
+    selftest::run(&cluster)?;
+    Ok(ExitCode::SUCCESS)
+}
+
 /// The exit code when the machine lacks something.
 const MISSING: u8 = 3;
 
@@ -64,6 +75,7 @@ fn main() -> ExitCode {
         Action::Up(_) => daemon::up(),
         Action::Serve(args) => args.options().and_then(daemon::serve),
         Action::Down => daemon::down(),
+        Action::SelfTest(args) => args.options().and_then(self_test),
         Action::Run { up, command } => up.options().and_then(|options| daemon::run(options, &command)),
     };
     match done {

@@ -417,11 +417,11 @@ fn write_control_plane(
 fn copy_logs(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from)? {
-        let path = entry?.path();
-        let Some(name) = path.file_name() else { continue };
-        if path.is_dir() && name != "lib" {
+        let entry = entry?;
+        let (path, name, kind) = (entry.path(), entry.file_name(), entry.file_type()?);
+        if kind.is_dir() && name != "lib" {
             copy_logs(&path, &to.join(name))?;
-        } else if path.extension().is_some_and(|kind| kind == "log") {
+        } else if kind.is_file() && path.extension().is_some_and(|kind| kind == "log") {
             fs::copy(&path, to.join(name))?;
         }
     }

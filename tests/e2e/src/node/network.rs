@@ -62,10 +62,6 @@ pub(super) fn guard_rules() -> String {
     format!(
         r#"table inet {GUARD} {{
   counter off_machine {{}}
-  chain prerouting {{
-    type filter hook prerouting priority -300; policy accept;
-    fib daddr type blackhole counter name off_machine drop
-  }}
   chain forward {{
     type filter hook forward priority -20; policy drop;
     ct state established,related accept
@@ -86,10 +82,16 @@ pub(super) fn guard_rules() -> String {
     )
 }
 
-/// The guard and the routes to nowhere, before there is any link.
+/// The guard, before there is any other link. The way off the machine leads to a bridge without ports, so the guard sees
+/// what goes there.
 pub(super) fn prepare_router(router: &Space) -> Result<()> {
     run(router.network_command("nft").args(["-f", "-"]), &guard_rules()).context("cannot set up the guard")?;
-    ip(router, &format!("address add {ROUTER}/32 dev lo\nroute add blackhole default\n"))
+    ip(
+        router,
+        &format!(
+            "address add {ROUTER}/32 dev lo\nlink add name nowhere type bridge\nlink set nowhere up\nroute add default dev nowhere\n"
+        ),
+    )
 }
 
 /// Packets that the guard has kept on the machine so far.

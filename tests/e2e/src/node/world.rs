@@ -27,7 +27,7 @@ const ARRIVALS: &str = r"table inet torpor_arrivals {
   set seen { type ipv4_addr . inet_proto . inet_service; flags dynamic; size 65535; counter; }
   set other { type ipv4_addr . inet_proto; flags dynamic; size 65535; counter; }
   chain prerouting {
-    type filter hook prerouting priority -300; policy accept;
+    type filter hook prerouting priority -150; policy accept;
     ct direction original meta l4proto { tcp, udp, sctp } update @seen { ip saddr . meta l4proto . th dport }
     ct direction original meta l4proto != { tcp, udp, sctp } update @other { ip saddr . meta l4proto }
   }
