@@ -3,6 +3,8 @@
 //! [`node::Cluster`] brings it up and takes it down; [`netpol`] is what enforces NetworkPolicies on its nodes. Needs
 //! root on Debian or a relative of it.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 pub mod netpol;
 pub mod node;
 pub mod selftest;

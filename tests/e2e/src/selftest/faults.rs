@@ -48,7 +48,7 @@ pub(super) fn partition(lab: &Lab) -> Result<()> {
 /// Without an API server pods go on, and with it again everything does.
 pub(super) fn control_plane(lab: &Lab) -> Result<()> {
     let before = running(lab, 1)?;
-    lab.cluster.stop_component("kube-apiserver")?;
+    lab.cluster.kill_component("kube-apiserver")?;
     ensure!(lab.cluster.kubectl(["get", "--raw=/livez"]).is_err(), "the API server still answers");
     ensure!(running(lab, 1)? == before, "containers ended with the API server");
     lab.cluster.start_component("kube-apiserver")?;

@@ -13,8 +13,11 @@ use anyhow::{Context, Result, bail};
 use crate::node::{Cluster, Options};
 use lab::Lab;
 
+/// Shows one thing, or says what is not as it should be.
+type Check = fn(&Lab) -> Result<()>;
+
 /// What is shown, in this order; later ones use the pods of the first.
-const CHECKS: [(&str, fn(&Lab) -> Result<()>); 15] = [
+const CHECKS: [(&str, Check); 15] = [
     ("volumes and user namespaces under the restricted standard", pods::volume),
     ("Services and names, on both nodes", pods::services),
     ("worlds are reached, and know by whom", pods::worlds),
