@@ -4,8 +4,11 @@
 //! root on Debian or a relative of it. [`images`] are what tenants run there, [`exchange`] is where their bots trade, and
 //! [`scenarios`] are what all of it has to show.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 pub mod exchange;
 pub mod images;
 pub mod netpol;
 pub mod node;
 pub mod scenarios;
+pub mod selftest;

@@ -7,8 +7,8 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use torpor_e2e::{
-    node::{Missing, Options},
-    scenarios,
+    node::{Cluster, Missing, Options},
+    scenarios, selftest,
 };
 
 /// A Kubernetes with real kubelets, containers and packets on this machine. Needs root on Debian or a relative of it.
@@ -35,6 +35,8 @@ enum Action {
     },
     /// Install Torpor on such a cluster and show what it does there
     Test(TestArgs),
+    /// Start the cluster, show that it is what scenarios take it for, stop it
+    SelfTest(UpArgs),
     #[command(hide = true)]
     Serve(UpArgs),
 }
@@ -91,6 +93,12 @@ impl UpArgs {
     }
 }
 
+fn self_test(options: Options) -> Result<ExitCode> {
+    let cluster = Cluster::start(selftest::options(options))?;
+    selftest::run(&cluster)?;
+    Ok(ExitCode::SUCCESS)
+}
+
 /// The exit code when the machine lacks something.
 const MISSING: u8 = 3;
 
@@ -100,6 +108,7 @@ fn main() -> ExitCode {
         Action::Serve(args) => args.options().and_then(daemon::serve),
         Action::Down => daemon::down(),
         Action::Test(args) => args.run(),
+        Action::SelfTest(args) => args.options().and_then(self_test),
         Action::Run { up, command } => up.options().and_then(|options| daemon::run(options, &command)),
     };
     match done {

@@ -9,10 +9,24 @@ use super::{images, network, worker::VOLUMES};
 /// Objects to apply: the name server, which also knows `names`, the storage class, and the rights of what runs on the
 /// nodes.
 pub(super) fn objects(names: &[(String, Ipv4Addr)]) -> String {
-    let hosts: String = names.iter().map(|(name, address)| format!("{address} {name}\n")).collect();
-    include_str!("addons.yaml")
-        .replace("DNS_SERVICE", network::DNS_SERVICE)
-        .replace("worlds: \"\"", &format!("worlds: {}", json!(hosts)))
+    let worlds: String = names.iter().map(|(name, address)| zone(name, *address)).collect();
+    include_str!("addons.yaml").replace("DNS_SERVICE", network::DNS_SERVICE).replace("WORLDS", &worlds)
+}
+
+/// The name and all below it, in the name server's configuration.
+fn zone(name: &str, address: Ipv4Addr) -> String {
+    format!(
+        "    {name}:53 {{
+        errors
+        template IN A {{
+            answer \"{{{{ .Name }}}} 5 IN A {address}\"
+        }}
+        template ANY ANY {{
+            rcode NOERROR
+        }}
+    }}
+"
+    )
 }
 
 /// Where the provisioner of volumes makes their directories.

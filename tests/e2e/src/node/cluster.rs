@@ -20,14 +20,15 @@ use torpor_cluster::{
 
 use super::{
     addons,
-    command::run,
+    command::{locked, run},
     images,
     network::{self, API_PORT, CONTROL, FORWARD, NodeNetwork},
     preflight,
     programs::Programs,
     space::Space,
     state::Machine,
-    worker::{Worker, find, stop},
+    store,
+    worker::{Worker, find, kill, stop},
     world::World,
 };
 
@@ -41,7 +42,8 @@ const START_LIMIT: Duration = Duration::from_secs(120);
 pub struct Options {
     /// How many nodes, 1 to 9.
     pub nodes: u8,
-    /// OCI archives that every node gets before the start is over.
+    /// OCI archives that every node has from the start. They are unpacked once and kept, so what changes with every build
+    /// is better imported by [`Cluster::import_image`].
     pub images: Vec<PathBuf>,
     /// Names outside of the cluster, e.g. of an exchange, and the address that the cluster's name server gives for each.
     pub names: Vec<(String, Ipv4Addr)>,
@@ -80,7 +82,7 @@ impl Cluster {
         preflight::check()?;
         let mut machine = Machine::take()?;
         let programs = Programs::build()?;
-        let archives = images::build(&programs)?;
+        let archives = [images::build(&programs)?, options.images.clone()].concat();
         let run = machine.prepare()?;
         let data = run.join("control");
         fs::create_dir_all(&data)?;
@@ -121,36 +123,31 @@ impl Cluster {
             spawner,
             machine: Mutex::new(machine),
         };
-        cluster.bring_up(&archives, &options)?;
+        cluster.bring_up(&archives, &programs, &options)?;
         Ok(cluster)
     }
 
-    fn bring_up(&self, archives: &[PathBuf], options: &Options) -> Result<()> {
+    fn bring_up(&self, archives: &[PathBuf], programs: &Programs, options: &Options) -> Result<()> {
         // What a component says when it dies is worth more than that somebody else waited for it in vain.
-        let brought = self.bring_up_in_parallel(archives, options);
+        let brought = self.bring_up_in_parallel(archives, programs, options);
         if brought.is_err() {
             self.check()?;
         }
         brought
     }
 
-    fn bring_up_in_parallel(&self, archives: &[PathBuf], options: &Options) -> Result<()> {
+    fn bring_up_in_parallel(&self, archives: &[PathBuf], programs: &Programs, options: &Options) -> Result<()> {
         let started = Instant::now();
         let say = |what: &str| eprintln!("[{:4.1} s] {what}", started.elapsed().as_secs_f32());
         std::thread::scope(|scope| {
-            let runtimes: Vec<_> =
-                self.workers.iter().map(|worker| scope.spawn(|| worker.start_runtime(archives))).collect();
+            let runtimes = scope.spawn(|| -> Result<()> {
+                let store = store::ensure(archives, programs, &self.spawner)?;
+                self.workers.iter().try_for_each(|worker| worker.start_runtime(&store))
+            });
             self.bring_up_control_plane(options)?;
             say("control plane");
-            for runtime in runtimes {
-                join(runtime)?;
-            }
-            say("containerd and the cluster's own images");
-            let images: Vec<_> = self
-                .workers
-                .iter()
-                .map(|worker| scope.spawn(|| options.images.iter().try_for_each(|image| worker.import_image(image))))
-                .collect();
+            join(runtimes)?;
+            say("containerd and images");
             let nodes: Vec<_> = self.workers.iter().map(|worker| scope.spawn(|| worker.start_node())).collect();
             for node in nodes {
                 join(node)?;
@@ -163,10 +160,6 @@ impl Cluster {
                     .is_ok())
             })?;
             say("names");
-            for image in images {
-                join(image)?;
-            }
-            say("images");
             Ok(())
         })
     }
@@ -269,9 +262,9 @@ impl Cluster {
 
     /// A host outside of the cluster with these addresses, for as long as the cluster runs.
     pub fn world(&self, name: &str, addresses: &[Ipv4Addr]) -> Result<Arc<World>> {
-        let mut worlds = self.worlds.lock().unwrap_or_else(|error| error.into_inner());
+        let mut worlds = locked(&self.worlds);
         let world = World::create(name, worlds.len(), addresses, &self.run, &self.spawner, &self.router)?;
-        self.machine.lock().unwrap_or_else(|error| error.into_inner()).watch(world.init())?;
+        locked(&self.machine).watch(world.init())?;
         let world = Arc::new(world);
         worlds.push(Arc::clone(&world));
         Ok(world)
@@ -291,6 +284,11 @@ impl Cluster {
     /// `kube-controller-manager`, `kube-scheduler` or `local-path-provisioner`.
     pub fn stop_component(&self, name: &str) -> Result<()> {
         stop(find(&mut self.components(), name)?)
+    }
+
+    /// Ends it by SIGKILL and leaves it down.
+    pub fn kill_component(&self, name: &str) -> Result<()> {
+        kill(find(&mut self.components(), name)?)
     }
 
     /// Starts it again, on the same data.
@@ -313,7 +311,7 @@ impl Cluster {
     pub fn stop(self) {}
 
     fn components(&self) -> MutexGuard<'_, Vec<Component>> {
-        self.components.lock().unwrap_or_else(|error| error.into_inner())
+        locked(&self.components)
     }
 
     /// Waits, but not for something that a program which has died can no longer bring about.
@@ -332,7 +330,7 @@ impl Drop for Cluster {
         {
             eprintln!("cannot keep the logs: {error:#}");
         }
-        for world in self.worlds.lock().unwrap_or_else(|error| error.into_inner()).drain(..) {
+        for world in locked(&self.worlds).drain(..) {
             world.end();
         }
         self.workers.clear();
@@ -415,13 +413,13 @@ fn write_control_plane(
 
 /// Every `*.log` of the run, with the folders they are in.
 fn copy_logs(from: &Path, to: &Path) -> Result<()> {
-    fs::create_dir_all(to)?;
     for entry in fs::read_dir(from)? {
-        let path = entry?.path();
-        let Some(name) = path.file_name() else { continue };
-        if path.is_dir() && name != "lib" {
+        let entry = entry?;
+        let (path, name, kind) = (entry.path(), entry.file_name(), entry.file_type()?);
+        if kind.is_dir() && name != "lib" {
             copy_logs(&path, &to.join(name))?;
-        } else if path.extension().is_some_and(|kind| kind == "log") {
+        } else if kind.is_file() && path.extension().is_some_and(|kind| kind == "log") {
+            fs::create_dir_all(to)?;
             fs::copy(&path, to.join(name))?;
         }
     }

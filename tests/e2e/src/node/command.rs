@@ -1,9 +1,10 @@
-//! Programs that run to their end.
+//! Programs that run to their end, and locks.
 
 use std::{
     ffi::OsStr,
     io::Write,
     process::{Command, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -27,4 +28,9 @@ pub(super) fn run(command: &mut Command, input: &str) -> Result<String> {
     let complaint = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{line}: {}: {}", output.status, complaint.trim());
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// A lock whose holder may have panicked: what it guards here is whole after each change.
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -15,8 +15,10 @@ mod images;
 mod network;
 mod preflight;
 mod programs;
+mod runtime;
 mod space;
 mod state;
+mod store;
 mod worker;
 mod world;
 

@@ -1,6 +1,6 @@
 //! Addresses, links and the guard: a star of point-to-point links around a router that knows no way off the machine.
 
-use std::net::Ipv4Addr;
+use std::{fmt::Write, net::Ipv4Addr};
 
 use anyhow::{Context, Result};
 
@@ -62,10 +62,6 @@ pub(super) fn guard_rules() -> String {
     format!(
         r#"table inet {GUARD} {{
   counter off_machine {{}}
-  chain prerouting {{
-    type filter hook prerouting priority -300; policy accept;
-    fib daddr type blackhole counter name off_machine drop
-  }}
   chain forward {{
     type filter hook forward priority -20; policy drop;
     ct state established,related accept
@@ -86,10 +82,16 @@ pub(super) fn guard_rules() -> String {
     )
 }
 
-/// The guard and the routes to nowhere, before there is any link.
+/// The guard, before there is any other link. The way off the machine leads to a bridge without ports, so the guard sees
+/// what goes there.
 pub(super) fn prepare_router(router: &Space) -> Result<()> {
     run(router.network_command("nft").args(["-f", "-"]), &guard_rules()).context("cannot set up the guard")?;
-    ip(router, &format!("address add {ROUTER}/32 dev lo\nroute add blackhole default\n"))
+    ip(
+        router,
+        &format!(
+            "address add {ROUTER}/32 dev lo\nlink add name nowhere type bridge\nlink set nowhere up\nroute add default dev nowhere\n"
+        ),
+    )
 }
 
 /// Packets that the guard has kept on the machine so far.
@@ -109,10 +111,11 @@ pub(super) fn connect(router: &Space, space: &Space, link: &str, addresses: &[Ip
         format!("link add {link} type veth peer name eth0 netns {}\nlink set {link} up\n", space.init());
     let mut inside = String::new();
     for address in addresses {
-        at_router += &format!("route add {address}/32 dev {link}\n");
-        inside += &format!("address add {address}/32 dev eth0\n");
+        let _ = writeln!(at_router, "route add {address}/32 dev {link}");
+        let _ = writeln!(inside, "address add {address}/32 dev eth0");
     }
-    inside += &format!("link set eth0 up\nroute add {ROUTER}/32 dev eth0\nroute add default via {ROUTER} dev eth0\n");
+    let _ =
+        writeln!(inside, "link set eth0 up\nroute add {ROUTER}/32 dev eth0\nroute add default via {ROUTER} dev eth0");
     ip(router, &at_router).and_then(|()| ip(space, &inside)).with_context(|| format!("cannot link {}", space.name))
 }
 
@@ -135,7 +138,7 @@ pub(super) fn connect_host(router: &Space) -> Result<()> {
         "address add {HOST}/32 dev {HOST_LINK}\nlink set {HOST_LINK} up\nroute add {ROUTER}/32 dev {HOST_LINK}\n"
     );
     for range in [MACHINES, PODS] {
-        lines += &format!("route add {range} via {ROUTER} dev {HOST_LINK}\n");
+        let _ = writeln!(lines, "route add {range} via {ROUTER} dev {HOST_LINK}");
     }
     run(std::process::Command::new("ip").args(["-batch", "-"]), &lines).map(drop).context("cannot link this machine")
 }

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use torpor_cluster::process::{Component, Spawner, bound_to_us, last_lines};
 
-use super::command::run;
+use super::command::{locked, run};
 
 /// Runs as process 1 of the namespaces: sets them up, then waits for the end of its input, which is ours. tini buries
 /// the orphans meanwhile.
@@ -104,7 +104,7 @@ impl Space {
 
     /// Ends everything in it, and waits for that.
     pub(super) fn end(&self) {
-        let mut holder = self.holder.lock().unwrap_or_else(|error| error.into_inner());
+        let mut holder = locked(&self.holder);
         drop(holder.stdin.take());
         let _ = holder.kill();
         let _ = holder.wait();

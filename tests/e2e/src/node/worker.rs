@@ -17,18 +17,16 @@ use torpor_cluster::{
 };
 
 use super::{
-    cgroup, images,
+    cgroup,
+    command::locked,
     network::{self, API_PORT, CONTROL, FORWARD, NodeNetwork},
     programs::Programs,
+    runtime::{self, BUNDLES, CONTAINERD, SOCKET},
     space::{Space, child_of, wait_for_end},
+    store,
 };
 
-const CONTAINERD: &str = "containerd";
 const KUBELET: &str = "kubelet";
-/// In the node's own `/run`.
-const SOCKET: &str = "/run/containerd/containerd.sock";
-/// Where the node's containers have their bundles, in its own `/run`.
-const BUNDLES: &str = "run/containerd/io.containerd.runtime.v2.task/k8s.io";
 /// Where the node's volumes are, in its own `/var/lib`.
 pub(super) const VOLUMES: &str = "/var/lib/torpor-volumes";
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -71,13 +69,11 @@ impl Worker {
     ) -> Result<Self> {
         let name = format!("torpor-node{}", network.0);
         let dir = run.join(&name);
-        write_files(&dir, &name, network, authority, programs)?;
+        write_files(&dir, &name, network, authority)?;
         cgroup::create(&name)?;
         let at = |path: &str| format!("'{}'", dir.join(path).display());
         let setup = [
-            "mount --make-rshared /".into(),
-            "mount -t tmpfs -o mode=755 torpor-run /run".into(),
-            format!("mount --bind {} /var/lib", at("lib")),
+            runtime::setup(&dir.join("lib")),
             format!("mount --bind {} /var/log", at("log")),
             format!("mount --bind {} /etc/hosts", at("hosts")),
             "echo 1 >/proc/sys/net/bridge/bridge-nf-call-iptables".into(),
@@ -86,15 +82,9 @@ impl Worker {
         let space = Space::start(spawner, &name, &setup.join("\n"), run)?;
         network::connect_node(router, &space, network)?;
         let file = |name: &str| dir.join(name).display().to_string();
-        let environment = format!("PATH={}:/usr/sbin:/usr/bin:/sbin:/bin", programs.containerd_dir().display());
-        let containerd = programs.containerd_dir().join("containerd").display().to_string();
         let component = |name, program: &Path, args: &[String]| space.component(name, program, args, &dir);
         let components = vec![
-            component(
-                CONTAINERD,
-                Path::new("env"),
-                &[environment, containerd, "--config".into(), file("containerd.toml")],
-            ),
+            runtime::component(&space, programs, &dir)?,
             component(
                 "torpor-netpol",
                 &programs.netpol,
@@ -120,14 +110,11 @@ impl Worker {
         Ok(Self { name, network, dir, programs: programs.clone(), spawner: Arc::clone(spawner), components, space })
     }
 
-    /// Starts containerd and imports images; needs no API server.
-    pub(super) fn start_runtime(&self, archives: &[PathBuf]) -> Result<()> {
-        self.start(CONTAINERD)?;
-        wait_until("containerd", START_LIMIT, || {
-            self.check()?;
-            Ok(self.ctr(&["version"]).is_ok())
-        })?;
-        archives.iter().try_for_each(|archive| self.import_image(archive))
+    /// Starts containerd with the images of the store; needs no API server.
+    pub(super) fn start_runtime(&self, store: &Path) -> Result<()> {
+        store::share(store, &self.dir.join("lib"))?;
+        let mut components = self.components();
+        runtime::start(find(&mut components, CONTAINERD)?, &self.spawner, &self.space, &self.programs)
     }
 
     /// Starts what talks to the API server. Policies are enforced before the first pod can start.
@@ -158,11 +145,7 @@ impl Worker {
 
     /// Makes the images of an OCI archive known to the node, under the names in it.
     pub fn import_image(&self, archive: &Path) -> Result<()> {
-        let path = archive.to_str().context("the path of an image is not text")?;
-        // Unpacking in the client fails for names that the image service would have to look up.
-        self.ctr(&["images", "import", "--local", "--snapshotter", "overlayfs", path])
-            .map(drop)
-            .with_context(|| format!("{} cannot import {path}", self.name))
+        runtime::import(&self.space, &self.programs, archive)
     }
 
     /// Gives an image that the node has another name, too.
@@ -172,7 +155,7 @@ impl Worker {
 
     /// Names of the images that the node has.
     pub fn images(&self) -> Result<Vec<String>> {
-        Ok(self.ctr(&["images", "ls", "-q"])?.lines().map(String::from).collect())
+        runtime::images(&self.space, &self.programs)
     }
 
     /// Runs a program of this machine on the node, as root, and gives what it printed.
@@ -235,6 +218,12 @@ impl Worker {
         stop(find(&mut components, name)?)
     }
 
+    /// Ends it by SIGKILL and leaves it down.
+    pub fn kill_component(&self, name: &str) -> Result<()> {
+        let mut components = self.components();
+        kill(find(&mut components, name)?)
+    }
+
     /// Starts it again.
     pub fn start_component(&self, name: &str) -> Result<()> {
         self.start(name)
@@ -259,17 +248,12 @@ impl Worker {
         self.space.init()
     }
 
-    fn ctr(&self, args: &[&str]) -> Result<String> {
-        let program = self.programs.containerd_dir().join("ctr");
-        self.space.exec(program, &[&["--address", SOCKET, "--namespace", "k8s.io"], args].concat())
-    }
-
     fn start(&self, name: &str) -> Result<()> {
         find(&mut self.components(), name)?.start(&self.spawner).with_context(|| self.name.clone())
     }
 
     fn components(&self) -> MutexGuard<'_, Vec<Component>> {
-        self.components.lock().unwrap_or_else(|error| error.into_inner())
+        locked(&self.components)
     }
 }
 
@@ -283,11 +267,20 @@ impl Drop for Worker {
 
 /// Asks the program behind nsenter to end, and waits for it: its ports and sockets are free only then.
 pub(super) fn stop(component: &mut Component) -> Result<()> {
+    end(component, Signal::TERM)
+}
+
+/// Kills it, and waits for it.
+pub(super) fn kill(component: &mut Component) -> Result<()> {
+    end(component, Signal::KILL)
+}
+
+fn end(component: &mut Component, signal: Signal) -> Result<()> {
     let nsenter = component.pid().with_context(|| format!("{} does not run", component.name))?;
     if let Some(child) = child_of(nsenter)
         && let Some(pid) = i32::try_from(child).ok().and_then(Pid::from_raw)
     {
-        kill_process(pid, Signal::TERM)?;
+        kill_process(pid, signal)?;
         wait_for_end(child);
     }
     component.kill();
@@ -308,7 +301,7 @@ fn counts_as(status: &str, inside: u32) -> bool {
     numbers.split_whitespace().nth(1) == Some(&inside.to_string())
 }
 
-fn write_files(dir: &Path, name: &str, network: NodeNetwork, authority: &Authority, programs: &Programs) -> Result<()> {
+fn write_files(dir: &Path, name: &str, network: NodeNetwork, authority: &Authority) -> Result<()> {
     ensure!(!dir.exists(), "{} is there already", dir.display());
     for folder in ["lib", "log", "cni"] {
         fs::create_dir_all(dir.join(folder))?;
@@ -326,7 +319,6 @@ fn write_files(dir: &Path, name: &str, network: NodeNetwork, authority: &Authori
         ("kubelet.kubeconfig", kubeconfig(&format!("system:node:{name}"), &["system:nodes"])?),
         ("kube-proxy.kubeconfig", kubeconfig("system:kube-proxy", &[])?),
         ("netpol.kubeconfig", kubeconfig(crate::netpol::USER, &[])?),
-        ("containerd.toml", containerd_config(dir, &programs.runc())),
         ("kubelet.yaml", kubelet_config(dir, name, network).to_string()),
         ("kube-proxy.yaml", kube_proxy_config(dir, name, network).to_string()),
         ("cni/10-torpor.conflist", cni_config(network).to_string()),
@@ -335,40 +327,6 @@ fn write_files(dir: &Path, name: &str, network: NodeNetwork, authority: &Authori
         fs::write(dir.join(file), text)?;
     }
     Ok(())
-}
-
-fn containerd_config(dir: &Path, runc: &Path) -> String {
-    let (dir, runc) = (dir.display(), runc.display());
-    format!(
-        r#"version = 3
-root = "/var/lib/containerd"
-state = "/run/containerd"
-disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.erofs", "io.containerd.snapshotter.v1.blockfile", "io.containerd.tracing.processor.v1.otlp"]
-[grpc]
-  address = "{SOCKET}"
-[ttrpc]
-  address = "{SOCKET}.ttrpc"
-[plugins."io.containerd.cri.v1.images".pinned_images]
-  sandbox = "{pause}"
-[plugins."io.containerd.cri.v1.runtime"]
-  # Its profiles would stay in the kernel.
-  disable_apparmor = true
-  # Without the right to lower scores, containers must not ask for it.
-  restrict_oom_score_adj = true
-  netns_mounts_under_state_dir = true
-  [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
-    runtime_type = "io.containerd.runc.v2"
-    [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
-      SystemdCgroup = false
-      BinaryName = "{runc}"
-  [plugins."io.containerd.cri.v1.runtime".cni]
-    bin_dirs = ["/usr/lib/cni"]
-    conf_dir = "{dir}/cni"
-[plugins."io.containerd.nri.v1.nri"]
-  disable = true
-"#,
-        pause = images::PAUSE
-    )
 }
 
 fn kubelet_config(dir: &Path, name: &str, network: NodeNetwork) -> Value {

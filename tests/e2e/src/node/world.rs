@@ -16,7 +16,7 @@ use serde_json::Value;
 use torpor_cluster::process::{Component, Spawner};
 
 use super::{
-    command::run,
+    command::{locked, run},
     network,
     space::Space,
     worker::{find, stop},
@@ -27,7 +27,7 @@ const ARRIVALS: &str = r"table inet torpor_arrivals {
   set seen { type ipv4_addr . inet_proto . inet_service; flags dynamic; size 65535; counter; }
   set other { type ipv4_addr . inet_proto; flags dynamic; size 65535; counter; }
   chain prerouting {
-    type filter hook prerouting priority -300; policy accept;
+    type filter hook prerouting priority -150; policy accept;
     ct direction original meta l4proto { tcp, udp, sctp } update @seen { ip saddr . meta l4proto . th dport }
     ct direction original meta l4proto != { tcp, udp, sctp } update @other { ip saddr . meta l4proto }
   }
@@ -109,7 +109,7 @@ impl World {
     /// Takes TCP connections on a port, notes each, and answers HTTP with the world's name and the asker's address. Port
     /// 80 is listened on from the start.
     pub fn listen(&self, port: u16) -> Result<()> {
-        if !self.listening.lock().unwrap_or_else(|error| error.into_inner()).insert(port) {
+        if !locked(&self.listening).insert(port) {
             return Ok(());
         }
         let network = self.space.network()?;
@@ -137,7 +137,7 @@ impl World {
 
     /// The connections that its own listeners took so far.
     pub fn connections(&self) -> Vec<Connection> {
-        self.connections.lock().unwrap_or_else(|error| error.into_inner()).clone()
+        locked(&self.connections).clone()
     }
 
     /// Who sent it packets so far, to whatever port.
@@ -167,19 +167,19 @@ impl World {
     pub fn spawn(&self, name: &'static str, program: impl AsRef<Path>, args: &[String]) -> Result<()> {
         let mut component = self.space.component(name, program.as_ref(), args, &self.dir);
         component.start(&self.spawner)?;
-        self.components.lock().unwrap_or_else(|error| error.into_inner()).push(component);
+        locked(&self.components).push(component);
         Ok(())
     }
 
     /// An error with the end of its log if a program of [`World::spawn`] has ended by itself.
     pub fn check(&self) -> Result<()> {
-        let mut components = self.components.lock().unwrap_or_else(|error| error.into_inner());
+        let mut components = locked(&self.components);
         components.iter_mut().try_for_each(Component::check)
     }
 
     /// Ends a program of [`World::spawn`] by SIGTERM.
     pub fn stop(&self, name: &str) -> Result<()> {
-        let mut components = self.components.lock().unwrap_or_else(|error| error.into_inner());
+        let mut components = locked(&self.components);
         stop(find(&mut components, name)?)?;
         components.retain(|one| one.name != name);
         Ok(())
@@ -207,7 +207,7 @@ fn serve(listener: &TcpListener, name: &str, connections: &Weak<Mutex<Vec<Connec
             continue;
         };
         let connection = Connection { at: SystemTime::now(), from: from.ip(), to };
-        connections.lock().unwrap_or_else(|error| error.into_inner()).push(connection);
+        locked(&connections).push(connection);
         let name = name.to_owned();
         std::thread::spawn(move || {
             // Whoever hangs up before the answer is in the record all the same.
