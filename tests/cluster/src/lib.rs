@@ -15,6 +15,7 @@
 mod audit;
 mod cluster;
 mod control_plane;
+pub mod image;
 pub mod oci;
 mod options;
 mod pki;
