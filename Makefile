@@ -15,8 +15,11 @@ TRAEFIK := $(CACHE)/traefik-$(shell sed -n 's|^require github.com/traefik/traefi
 TORPOR := cargo run --quiet --package torpor --bin torpor --
 CLUSTER := cargo run --quiet --package torpor-cluster --bin torpor-cluster --
 DEMO := cargo run --quiet --package torpor-cluster --bin torpor-demo --
+IMAGE := cargo run --quiet --locked --package torpor-cluster --bin torpor-image --
+# A network of its own, with a loopback device and nothing else.
+ALONE := target."cfg(all())".runner=["unshare", "--net", "sh", "-c", "ip link set lo up && exec \"$$0\" \"$$@\""]
 
-.PHONY: help demo demo-stop test bench page-test api-test traefik-test lint fresh crds generate cluster-up cluster-down deps-check need-cargo need-go need-chromium
+.PHONY: help demo demo-stop test bench page-test api-test traefik-test image image-check lint fresh crds generate cluster-up cluster-down deps-check need-cargo need-go need-chromium need-namespaces
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +54,13 @@ traefik-test: need-cargo need-go $(TRAEFIK) ## Show one host per tenant behind a
 $(TRAEFIK):
 	@echo "building Traefik into $(CACHE); once, takes minutes" >&2
 	@tests/cluster/tools/traefik/build $@
+
+image: need-cargo need-go ## Build the container image without Docker: target/image/torpor.oci.tar and its SBOM
+	@$(IMAGE) build
+
+image-check: need-cargo need-go need-namespaces ## Build the image of the commit twice, compare, inspect, and try names and TLS in it; minutes
+	@$(IMAGE) check
+	TORPOR_OUTSIDE=1 TORPOR_IMAGE=$(CURDIR)/target/image/torpor.oci.tar cargo test --locked --config '$(ALONE)' --test integration -- image
 
 lint: need-cargo ## Formatting, clippy and missing documentation; any finding is an error
 	cargo fmt --all --check
@@ -93,6 +103,12 @@ need-chromium:
 	command -v apt-get >/dev/null || { echo "chromium and chromedriver are not installed" >&2; exit 1; }; \
 	sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
 	$$sudo apt-get update -qq; $$sudo apt-get install -y -qq --no-install-recommends chromium chromium-driver; }
+
+need-namespaces:
+	@[ "$$(id -u)" = 0 ] || { echo "the image is tried in a network and with a root folder of its own, which only root may make" >&2; exit 1; }
+	@command -v ip >/dev/null && command -v unshare >/dev/null || { \
+	command -v apt-get >/dev/null || { echo "ip and unshare are not installed (iproute2, util-linux)" >&2; exit 1; }; \
+	apt-get update -qq; apt-get install -y -qq --no-install-recommends iproute2 util-linux; }
 
 need-cargo:
 	@command -v cargo >/dev/null || { echo "cargo is not installed: Torpor needs Rust 1.89 or newer, see https://rustup.rs" >&2; exit 1; }

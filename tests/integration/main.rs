@@ -16,6 +16,7 @@ mod gateway;
 mod harness;
 mod hibernation;
 mod hindered;
+mod image;
 mod install;
 mod leader;
 mod many;
@@ -125,12 +126,13 @@ const ALONE: &[(&str, OwnTest)] = &[
     ("receiver::receiver_behaves_as_told", receiver::receiver_behaves_as_told),
 ];
 
-/// Tests that need programs from elsewhere, run by `make page-test`, `make api-test` and `make traefik-test`, and by
-/// nothing else.
+/// Tests that need programs from elsewhere or the image, run by `make page-test`, `make api-test`, `make traefik-test` and
+/// `make image-check`, and by nothing else.
 const OUTSIDE: &[(&str, OwnTest)] = &[
     ("browser::the_page_leads_to_the_dashboard", browser::the_page_leads_to_the_dashboard),
     ("gateway::document::answers_are_documented", gateway::document::answers_are_documented),
     ("gateway::hosts::sleeping_hosts_lead_to_the_page", gateway::hosts::sleeping_hosts_lead_to_the_page),
+    ("image::names_and_certificates_work_inside", image::names_and_certificates_work_inside),
 ];
 
 /// Measurements, run by `cargo bench --test integration` and by nothing else.

@@ -16,6 +16,7 @@ mod audit;
 mod cluster;
 pub mod control_plane;
 mod go_module;
+pub mod image;
 mod kubectl;
 pub mod oci;
 mod options;
