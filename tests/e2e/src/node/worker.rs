@@ -150,7 +150,7 @@ impl Worker {
 
     /// Gives an image that the node has another name, too.
     pub fn tag_image(&self, image: &str, name: &str) -> Result<()> {
-        self.ctr(&["images", "tag", image, name]).map(drop)
+        runtime::ctr(&self.space, &self.programs, &["images", "tag", image, name]).map(drop)
     }
 
     /// Names of the images that the node has.
