@@ -69,6 +69,9 @@ pub struct Config {
     /// Where the program starts.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub working_dir: String,
+    /// What asks it to stop, where that is not SIGTERM.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub stop_signal: String,
     /// Labels, e.g. `org.opencontainers.image.version`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,

@@ -99,9 +99,10 @@ pub fn build_once(dir: &Path, build: impl FnOnce(&Path) -> Result<()>) -> Result
     }
     let cache = cache_dir()?;
     fs::create_dir_all(&cache).with_context(|| format!("cannot create the cache folder {}", cache.display()))?;
-    let lock = File::create(cache.join("build.lock"))?;
+    // One for each folder: a build may want what another one makes.
+    let lock = File::create(dir.with_extension("lock"))?;
     if lock.try_lock().is_err() {
-        eprintln!("another process is building the tools, waiting for it");
+        eprintln!("waiting for another build of {}", dir.display());
         lock.lock()?;
     }
     if dir.is_dir() {

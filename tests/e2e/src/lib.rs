@@ -5,6 +5,8 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod exchange;
+pub mod images;
 pub mod netpol;
 pub mod node;
 pub mod selftest;

@@ -1,0 +1,89 @@
+//! Debian trees, by the machine's own apt sources.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, ensure};
+
+/// One suite on every machine: the pinned Python packages are for its Python.
+pub(super) const SUITE: &str = "bookworm";
+
+/// Where pip's own configuration and the machine's certificates stand, here and in a tree that builds.
+const OF_MACHINE: [&str; 2] = ["/etc/pip.conf", "/etc/ssl/certs/ca-certificates.crt"];
+
+/// Fails where no tree can be made.
+pub(super) fn check() -> Result<()> {
+    ensure!(
+        cfg!(all(target_arch = "x86_64", target_os = "linux")),
+        "the images' Python packages are pinned for x86-64 Linux, and this is another machine"
+    );
+    ensure!(rustix::process::geteuid().is_root(), "Debian trees are made by root; run it with sudo");
+    let there = Command::new("mmdebstrap").arg("--version").output().is_ok_and(|output| output.status.success());
+    ensure!(there, "mmdebstrap is not there; install it with apt-get install mmdebstrap");
+    Ok(())
+}
+
+/// Packages and what they depend on, unpacked into a tar file.
+pub(super) fn unpack(packages: &[&str], tar: &Path) -> Result<()> {
+    let mut command = tree(packages, "extract")?;
+    command.args(["--skip=output/dev", SUITE]).arg(tar).args(apt_sources()?);
+    run(command)
+}
+
+/// Runs `build.sh` of the folder `sources`, which is `/build` in the tree, and gives the layer that it leaves.
+pub(super) fn build(packages: &[&str], sources: &Path, tar: &Path) -> Result<()> {
+    let mut command = tree(packages, "apt")?;
+    let hook = |text: String| format!("--customize-hook={text}");
+    command.arg(hook(format!("copy-in {} /", quoted(sources)?)));
+    for file in OF_MACHINE.into_iter().filter(|file| Path::new(file).is_file()) {
+        command.arg(hook(format!("upload {file} {file}")));
+    }
+    command.arg(hook("chroot \"$1\" sh /build/build.sh".to_owned()));
+    command.arg(hook(format!("download /layer.tar {}", quoted(tar)?)));
+    command.args(["--format=null", SUITE, "-"]).args(apt_sources()?);
+    run(command)
+}
+
+fn tree(packages: &[&str], variant: &str) -> Result<Command> {
+    let mut command = Command::new("mmdebstrap");
+    command
+        .args(["--quiet", "--mode=root", &format!("--variant={variant}"), &format!("--include={}", packages.join(","))])
+        .args(["man", "doc", "locale", "info"].map(|what| format!("--dpkgopt=path-exclude=/usr/share/{what}/*")))
+        .env("SOURCE_DATE_EPOCH", "0");
+    Ok(command)
+}
+
+/// A path as a word of a hook, which a shell takes apart.
+fn quoted(path: &Path) -> Result<String> {
+    let text = path.to_str().context("the cache folder's name is no text")?;
+    Ok(format!("'{}'", text.replace('\'', "'\\''")))
+}
+
+/// The machine's sources where they are of this suite; else none, and mmdebstrap takes its own.
+fn apt_sources() -> Result<Vec<PathBuf>> {
+    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    if !release.lines().any(|line| line == format!("VERSION_CODENAME={SUITE}")) {
+        return Ok(Vec::new());
+    }
+    let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
+    if let Ok(entries) = fs::read_dir("/etc/apt/sources.list.d") {
+        for entry in entries {
+            files.push(entry?.path());
+        }
+    }
+    files.retain(|file| file.is_file() && file.extension().is_some_and(|kind| kind == "list" || kind == "sources"));
+    files.sort();
+    Ok(files)
+}
+
+fn run(mut command: Command) -> Result<()> {
+    let output = command.output().context("cannot start mmdebstrap")?;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let lines: Vec<&str> = stderr.lines().collect();
+    let end = lines[lines.len().saturating_sub(20)..].join("\n");
+    ensure!(output.status.success(), "mmdebstrap: {}:\n{end}", output.status);
+    Ok(())
+}
