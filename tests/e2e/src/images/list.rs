@@ -123,6 +123,8 @@ pub(super) fn all() -> Vec<Image> {
                     "PATH=/usr/lib/postgresql/17/bin:/usr/local/bin:/usr/bin:/bin".into(),
                     "LANG=C.UTF-8".into(),
                     "PGDATA=/var/lib/postgresql/data".into(),
+                    // This build would look for the server's socket in /tmp.
+                    "PGHOST=/var/run/postgresql".into(),
                 ],
                 entrypoint: words(&["docker-entrypoint.sh"]),
                 cmd: words(&["postgres"]),
