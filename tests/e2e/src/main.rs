@@ -35,6 +35,8 @@ enum Action {
     },
     /// Start the cluster, show that it is what scenarios take it for, stop it
     SelfTest(UpArgs),
+    /// Build the images of what tenants run, and print the names of their archives
+    Images,
     #[command(hide = true)]
     Serve(UpArgs),
 }
@@ -67,6 +69,13 @@ fn self_test(options: Options) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn images() -> Result<ExitCode> {
+    for archive in torpor_e2e::images::ensure(|line| eprintln!("{line}"))? {
+        println!("{}", archive.display());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 /// The exit code when the machine lacks something.
 const MISSING: u8 = 3;
 
@@ -75,6 +84,7 @@ fn main() -> ExitCode {
         Action::Up(_) => daemon::up(),
         Action::Serve(args) => args.options().and_then(daemon::serve),
         Action::Down => daemon::down(),
+        Action::Images => images(),
         Action::SelfTest(args) => args.options().and_then(self_test),
         Action::Run { up, command } => up.options().and_then(|options| daemon::run(options, &command)),
     };
