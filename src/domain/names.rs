@@ -159,12 +159,20 @@ pub fn selector(tenant: &str, component: Component) -> BTreeMap<String, String> 
         .collect()
 }
 
+/// Value of [`label::INSTANCE`]. Argo CD may take that label for the name of the Application that an object belongs to, and
+/// would delete a namespace or a volume that it does not find in that Application's repository. No Application's name has
+/// an underscore.
+pub fn instance(tenant: &str) -> String {
+    format!("torpor_{tenant}")
+}
+
 /// Labels of every object of a tenant. Those of pods are the same, so that one selector finds all.
 pub fn labels(tenant: &str, tier: Tier, component: Component) -> BTreeMap<String, String> {
     let mut labels = selector(tenant, component);
+    let instance = instance(tenant);
     for (key, value) in [
         (label::NAME, component.program()),
-        (label::INSTANCE, tenant),
+        (label::INSTANCE, &*instance),
         (label::PART_OF, label::TORPOR),
         (label::MANAGED_BY, label::TORPOR),
         (label::TIER, tier.as_str()),

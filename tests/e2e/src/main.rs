@@ -37,6 +37,8 @@ enum Action {
     Test(TestArgs),
     /// Start the cluster, show that it is what scenarios take it for, stop it
     SelfTest(UpArgs),
+    /// Build the images of what tenants run, and print the names of their archives
+    Images,
     #[command(hide = true)]
     Serve(UpArgs),
 }
@@ -99,6 +101,13 @@ fn self_test(options: Options) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn images() -> Result<ExitCode> {
+    for archive in torpor_e2e::images::ensure(|line| eprintln!("{line}"))? {
+        println!("{}", archive.display());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 /// The exit code when the machine lacks something.
 const MISSING: u8 = 3;
 
@@ -108,6 +117,7 @@ fn main() -> ExitCode {
         Action::Serve(args) => args.options().and_then(daemon::serve),
         Action::Down => daemon::down(),
         Action::Test(args) => args.run(),
+        Action::Images => images(),
         Action::SelfTest(args) => args.options().and_then(self_test),
         Action::Run { up, command } => up.options().and_then(|options| daemon::run(options, &command)),
     };

@@ -11,6 +11,13 @@ use anyhow::{Context, Result, ensure};
 /// One suite on every machine: the pinned Python packages are for its Python.
 pub(super) const SUITE: &str = "bookworm";
 
+/// What the operator's scripts and probes need of a shell, and the time zones that databases know.
+pub(super) const SHELL: [&str; 8] =
+    ["base-files", "coreutils", "dash", "findutils", "grep", "netbase", "sed", "tzdata"];
+
+/// Perl's library, which packages want for scripts that do not run.
+pub(super) const WITHOUT: [&str; 2] = ["/usr/share/perl/*", "/usr/lib/*/perl/*"];
+
 /// Where pip's own configuration and the machine's certificates stand, here and in a tree that builds.
 const OF_MACHINE: [&str; 2] = ["/etc/pip.conf", "/etc/ssl/certs/ca-certificates.crt"];
 
@@ -26,16 +33,17 @@ pub(super) fn check() -> Result<()> {
     Ok(())
 }
 
-/// Packages and what they depend on, unpacked into a tar file.
+/// A shell, these packages and what they depend on, unpacked into a tar file.
 pub(super) fn unpack(packages: &[&str], tar: &Path) -> Result<()> {
-    let mut command = tree(packages, "extract")?;
+    let mut command = tree(&[&SHELL, packages].concat(), "extract");
+    command.args(WITHOUT.map(|path| format!("--dpkgopt=path-exclude={path}")));
     command.args(["--skip=output/dev", SUITE]).arg(tar).args(apt_sources()?);
     run(command)
 }
 
 /// Runs `build.sh` of the folder `sources`, which is `/build` in the tree, and gives the layer that it leaves.
 pub(super) fn build(packages: &[&str], sources: &Path, tar: &Path) -> Result<()> {
-    let mut command = tree(packages, "apt")?;
+    let mut command = tree(packages, "apt");
     let hook = |text: String| format!("--customize-hook={text}");
     command.arg(hook(format!("copy-in {} /", quoted(sources)?)));
     for file in OF_MACHINE.into_iter().filter(|file| Path::new(file).is_file()) {
@@ -47,13 +55,13 @@ pub(super) fn build(packages: &[&str], sources: &Path, tar: &Path) -> Result<()>
     run(command)
 }
 
-fn tree(packages: &[&str], variant: &str) -> Result<Command> {
+fn tree(packages: &[&str], variant: &str) -> Command {
     let mut command = Command::new("mmdebstrap");
     command
         .args(["--quiet", "--mode=root", &format!("--variant={variant}"), &format!("--include={}", packages.join(","))])
         .args(["man", "doc", "locale", "info"].map(|what| format!("--dpkgopt=path-exclude=/usr/share/{what}/*")))
         .env("SOURCE_DATE_EPOCH", "0");
-    Ok(command)
+    command
 }
 
 /// A path as a word of a hook, which a shell takes apart.

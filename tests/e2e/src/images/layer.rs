@@ -14,7 +14,7 @@ use super::debian;
 /// One layer, which several images may share.
 #[derive(Clone, Debug)]
 pub(super) enum Layer {
-    /// Debian packages and what they depend on, unpacked. Their scripts do not run.
+    /// A shell, Debian packages and what they depend on, unpacked. Their scripts do not run.
     Debian {
         /// Names the folder in the cache.
         name: &'static str,
@@ -51,7 +51,13 @@ pub(super) struct File {
 impl Layer {
     /// A hash of everything that decides what is in it. The suite's packages may be newer; that is no other layer.
     pub(super) fn key(&self) -> u64 {
-        hash(&[&format!("{self:?}"), debian::SUITE])
+        let itself = format!("{self:?}");
+        match self {
+            Layer::Debian { .. } => {
+                hash(&[&itself, debian::SUITE, &debian::SHELL.join(" "), &debian::WITHOUT.join(" ")])
+            }
+            _ => hash(&[&itself, debian::SUITE]),
+        }
     }
 
     /// Builds it unless it is in the cache, and gives its tar file.

@@ -7,18 +7,9 @@ use super::{
     layer::{File, Layer},
 };
 
-/// What the operator's scripts and probes need of a shell, and the time zones that databases know.
-const SHELL: [&str; 8] = ["base-files", "coreutils", "dash", "findutils", "grep", "netbase", "sed", "tzdata"];
-
-const PYTHON: Layer = Layer::Debian { name: "python", packages: &with_shell(["python3", "libstdc++6"]) };
-const REDIS: Layer = Layer::Debian { name: "redis", packages: &with_shell(["redis-server", "redis-tools"]) };
-const POSTGRES: Layer = Layer::Debian { name: "postgres", packages: &with_shell(["ncurses-base", "libc-bin"]) };
-
-const fn with_shell(more: [&'static str; 2]) -> [&'static str; 10] {
-    let [a, b, c, d, e, f, g, h] = SHELL;
-    let [i, j] = more;
-    [a, b, c, d, e, f, g, h, i, j]
-}
+const PYTHON: Layer = Layer::Debian { name: "python", packages: &["libstdc++6", "python3"] };
+const REDIS: Layer = Layer::Debian { name: "redis", packages: &["redis-server", "redis-tools"] };
+const POSTGRES: Layer = Layer::Debian { name: "postgres", packages: &["libc-bin", "ncurses-base"] };
 
 /// Users by the official images' numbers. The operator's other users have no name there, and so none here.
 const USERS: Layer = Layer::Files(&[
@@ -123,6 +114,8 @@ pub(super) fn all() -> Vec<Image> {
                     "PATH=/usr/lib/postgresql/17/bin:/usr/local/bin:/usr/bin:/bin".into(),
                     "LANG=C.UTF-8".into(),
                     "PGDATA=/var/lib/postgresql/data".into(),
+                    // This build would look for the server's socket in /tmp.
+                    "PGHOST=/var/run/postgresql".into(),
                 ],
                 entrypoint: words(&["docker-entrypoint.sh"]),
                 cmd: words(&["postgres"]),

@@ -42,6 +42,17 @@ pub enum Peers {
     },
 }
 
+impl Peers {
+    /// Whether the address is meant.
+    pub fn include(&self, address: Ipv4Addr) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Pods(addresses) => addresses.contains(&address),
+            Self::Block { cidr, except } => within(cidr, address) && !except.iter().any(|cidr| within(cidr, address)),
+        }
+    }
+}
+
 /// Ports of the receiving end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ports {
@@ -161,25 +172,10 @@ fn allow(
     allowed: &mut Vec<Allow>,
 ) {
     let (named, numbered): (Vec<_>, Vec<_>) = ports.unwrap_or_default().iter().partition(|port| is_named(port));
-    let mut ends = Vec::new();
-    let mut selected: Vec<Ipv4Addr> = Vec::new();
-    match peers.unwrap_or_default() {
-        [] => {
-            ends.push(Peers::Any);
-            selected.extend(view.pods.keys());
-        }
-        peers => {
-            for peer in peers {
-                if let Some(block) = &peer.ip_block {
-                    ends.extend(range(block));
-                } else {
-                    let pods = pods(view, namespace, peer);
-                    selected.extend(&pods);
-                    ends.push(Peers::Pods(pods));
-                }
-            }
-        }
-    }
+    let mut ends: Vec<Peers> = match peers.unwrap_or_default() {
+        [] => vec![Peers::Any],
+        peers => peers.iter().filter_map(|peer| end(view, namespace, peer)).collect(),
+    };
     ends.retain(|end| !matches!(end, Peers::Pods(pods) if pods.is_empty()));
     if ports.is_none_or(<[_]>::is_empty) {
         allowed.extend(ends.into_iter().map(|peers| Allow { peers, ports: Ports::All }));
@@ -198,13 +194,19 @@ fn allow(
             }
             // Each receiver has its own number for the name; what is not a pod has no names.
             None => {
-                for address in &selected {
-                    let Some(pod) = view.pods.get(address) else { continue };
+                for (address, pod) in view.pods.iter().filter(|(at, _)| ends.iter().any(|end| end.include(**at))) {
                     let peers = Peers::Pods(vec![*address]);
                     allowed.extend(resolve(port, pod).map(|ports| Allow { peers: peers.clone(), ports }));
                 }
             }
         }
+    }
+}
+
+fn end(view: &View, namespace: &str, peer: &NetworkPolicyPeer) -> Option<Peers> {
+    match &peer.ip_block {
+        Some(block) => range(block),
+        None => Some(Peers::Pods(pods(view, namespace, peer))),
     }
 }
 
@@ -257,4 +259,16 @@ fn range(block: &IPBlock) -> Option<Peers> {
 /// A selector that says something we don't understand selects nothing.
 fn matches(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool {
     Selector::try_from(selector.clone()).is_ok_and(|selector| selector.matches(labels))
+}
+
+fn within(cidr: &str, address: Ipv4Addr) -> bool {
+    let Some((base, length)) = cidr.split_once('/') else {
+        return false;
+    };
+    let (Ok(base), Ok(length @ 0..=32)) = (base.parse::<Ipv4Addr>(), length.parse::<u32>()) else {
+        return false;
+    };
+    // A shift by the whole width is what a length of zero means.
+    let mask = u32::MAX.checked_shl(32 - length).unwrap_or(0);
+    base.to_bits() & mask == address.to_bits() & mask
 }

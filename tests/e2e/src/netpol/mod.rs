@@ -24,6 +24,7 @@
 
 mod compile;
 mod render;
+mod verdict;
 mod view;
 
 pub use compile::{Allow, Isolation, Peers, Ports, Protocol, Rules, compile};
