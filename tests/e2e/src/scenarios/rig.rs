@@ -4,6 +4,7 @@ use std::{
     fs,
     net::Ipv4Addr,
     path::{Path, PathBuf},
+    process::Command,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -254,6 +255,12 @@ impl Times {
         }
         Ok(catalog)
     }
+}
+
+/// Now, as RFC 3339.
+pub fn timestamp() -> Result<String> {
+    let output = Command::new("date").args(["-u", "+%Y-%m-%dT%H:%M:%SZ"]).output()?;
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }
 
 /// A file of the project.

@@ -42,9 +42,13 @@ fn parts(rig: &Rig, tenant: &str) -> Result<Vec<String>> {
     Ok(parts)
 }
 
-/// The user is seen: idle time starts anew.
+/// The user is seen: idle time starts anew. The gateway writes activity of who is awake every few minutes only, which
+/// is too seldom for stages of seconds.
 fn log_in(rig: &Rig, tenant: &str) -> Result<()> {
-    rig.portal(tenant, "activity").map(drop)
+    let now = super::rig::timestamp()?;
+    rig.cluster
+        .kubectl(["annotate", "--overwrite", "tenant", tenant, &format!("torpor.dev/last-activity={now}")])
+        .map(drop)
 }
 
 pub fn stages(rig: &Rig) -> Result<()> {
@@ -53,7 +57,7 @@ pub fn stages(rig: &Rig) -> Result<()> {
         log_in(rig, tenant)?;
     }
     let full = memory_limit(rig, BASIC)?;
-    rig.install(Some(&Times([20, 45, 70])))?;
+    rig.install(Some(&Times([50, 75, 100])))?;
     for (stage, left) in [
         ("BotsStopped", &["dashboard", "database", "monitoring", "redis"][..]),
         ("ServicesStopped", &["database", "monitoring"]),
