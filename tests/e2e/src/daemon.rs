@@ -126,7 +126,13 @@ pub fn serve(options: Options) -> Result<ExitCode> {
     on_signal(move |_| {
         let _ = stop.send(());
     })?;
-    let cluster = Cluster::start(options)?;
+    let cluster = match Cluster::start(options) {
+        Ok(cluster) => cluster,
+        Err(error) => {
+            state.clear()?;
+            return Err(error);
+        }
+    };
     publish(cluster.kubeconfig(), &state.kubeconfig())?;
     stopped.recv()?;
     state.clear()?;
