@@ -182,7 +182,7 @@ pub fn run(options: Options, command: &[OsString]) -> Result<ExitCode> {
         let _ = stop.send(());
     })?;
     let cluster = Cluster::start(options)?;
-    let mut path = OsString::from(cluster.bin_dir().unwrap_or(Path::new("")));
+    let mut path = OsString::from(cluster.bin_dir());
     if let Some(rest) = env::var_os("PATH") {
         path.push(":");
         path.push(rest);
