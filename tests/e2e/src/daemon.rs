@@ -126,7 +126,13 @@ pub fn serve(options: Options) -> Result<ExitCode> {
     on_signal(move |_| {
         let _ = stop.send(());
     })?;
-    let cluster = Cluster::start(options)?;
+    let cluster = match Cluster::start(options) {
+        Ok(cluster) => cluster,
+        Err(error) => {
+            state.clear()?;
+            return Err(error);
+        }
+    };
     publish(cluster.kubeconfig(), &state.kubeconfig())?;
     stopped.recv()?;
     state.clear()?;
@@ -176,7 +182,7 @@ pub fn run(options: Options, command: &[OsString]) -> Result<ExitCode> {
         let _ = stop.send(());
     })?;
     let cluster = Cluster::start(options)?;
-    let mut path = OsString::from(cluster.bin_dir().unwrap_or(Path::new("")));
+    let mut path = OsString::from(cluster.bin_dir());
     if let Some(rest) = env::var_os("PATH") {
         path.push(":");
         path.push(rest);

@@ -43,11 +43,11 @@ fn pass_on(parent: &Path, group: &Path) -> Result<()> {
             fs::write(&file, fs::read_to_string(parent.join(set))?)?;
         }
     }
-    let controllers = parent.join("cgroup.controllers");
-    if controllers.exists() {
-        let wanted: Vec<String> =
-            fs::read_to_string(&controllers)?.split_whitespace().map(|name| format!("+{name}")).collect();
-        fs::write(parent.join("cgroup.subtree_control"), wanted.join(" "))?;
+    let there = fs::read_to_string(parent.join("cgroup.controllers")).unwrap_or_default();
+    let switch = parent.join("cgroup.subtree_control");
+    for controller in there.split_whitespace() {
+        // One that can't be passed on must not keep the others from it; the kubelet says which it misses.
+        let _ = fs::write(&switch, format!("+{controller}"));
     }
     Ok(())
 }

@@ -11,9 +11,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
 use torpor_cluster::{
-    AuditLog, Kubectl,
-    control_plane::{self, API_SERVER, AUDIT_LOG, ETCD},
+    AuditLog, Kubectl, Tools,
+    control_plane::{API_SERVER, AUDIT_LOG, ETCD},
     pki::Authority,
     process::{Component, Spawner, wait_until},
 };
@@ -21,8 +22,9 @@ use torpor_cluster::{
 use super::{
     addons,
     command::{locked, run},
+    control::{self, CONTROLLER_MANAGER, SCHEDULER, VOLUMES},
     images,
-    network::{self, API_PORT, CONTROL, FORWARD, NodeNetwork},
+    network::{self, CONTROL, FORWARD, NodeNetwork},
     preflight,
     programs::Programs,
     space::Space,
@@ -32,9 +34,6 @@ use super::{
     world::World,
 };
 
-const CONTROLLER_MANAGER: &str = "kube-controller-manager";
-const SCHEDULER: &str = "kube-scheduler";
-const VOLUMES: &str = "local-path-provisioner";
 const START_LIMIT: Duration = Duration::from_secs(120);
 
 /// How the cluster is to be made.
@@ -60,7 +59,8 @@ impl Default for Options {
 /// A Kubernetes with real nodes. Dropping it ends everything and leaves the machine as it was.
 pub struct Cluster {
     kubectl: Kubectl,
-    helm: PathBuf,
+    tools: Tools,
+    authority: Authority,
     data: PathBuf,
     run: PathBuf,
     keep_logs: Option<PathBuf>,
@@ -97,7 +97,7 @@ impl Cluster {
         network::connect(&router, &control, "control", &[CONTROL])?;
 
         let authority = Authority::new()?;
-        let components = write_control_plane(&data, &control, &programs, &authority)?;
+        let components = control::create(&data, &control, &programs, &authority)?;
         let mut workers = Vec::new();
         for number in 1..=options.nodes {
             let network = NodeNetwork(number);
@@ -111,7 +111,8 @@ impl Cluster {
                 kubeconfig: data.join("admin.kubeconfig"),
                 cache: run.join("kube-cache"),
             },
-            helm: programs.tools.bin("helm"),
+            tools: programs.tools.clone(),
+            authority,
             data,
             run,
             keep_logs: options.keep_logs.clone(),
@@ -199,9 +200,29 @@ impl Cluster {
         &self.kubectl.kubeconfig
     }
 
+    /// A new kubeconfig file for any user, by a client certificate of that name; two groups at most.
+    pub fn kubeconfig_for(&self, user: &str, groups: &[&str]) -> Result<PathBuf> {
+        self.user_file(user, &self.authority.kubeconfig(&control::server(), user, groups)?)
+    }
+
+    /// A new kubeconfig file for an existing service account, with a token as its pods get it, good for an hour.
+    pub fn kubeconfig_for_service_account(&self, namespace: &str, name: &str) -> Result<PathBuf> {
+        let token = self.kubectl(["create", "token", name, "-n", namespace])?;
+        let text = self.kubectl(["config", "view", "--raw", "--flatten", "--minify", "-o=json"])?;
+        let mut config: Value = serde_json::from_str(&text)?;
+        config["users"][0]["user"] = json!({"token": token.trim()});
+        self.user_file(&format!("{namespace}-{name}"), &config.to_string())
+    }
+
+    fn user_file(&self, user: &str, content: &str) -> Result<PathBuf> {
+        let file = self.data.join(format!("user-{}.kubeconfig", user.replace([':', '/'], "-")));
+        fs::write(&file, content)?;
+        Ok(file)
+    }
+
     /// The folder of the control plane's programs, of kubectl and helm.
-    pub fn bin_dir(&self) -> Option<&Path> {
-        self.helm.parent()
+    pub fn bin_dir(&self) -> &Path {
+        self.tools.path()
     }
 
     /// The folder that holds everything of this run; deleted at its end.
@@ -221,7 +242,7 @@ impl Cluster {
 
     /// Runs helm as administrator and returns its stdout; the error carries its stderr.
     pub fn helm<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Result<String> {
-        let mut command = Command::new(&self.helm);
+        let mut command = Command::new(self.tools.bin("helm"));
         command.args(args).env("KUBECONFIG", self.kubeconfig());
         for (name, folder) in [("HELM_CACHE_HOME", "cache"), ("HELM_CONFIG_HOME", "config"), ("HELM_DATA_HOME", "data")]
         {
@@ -338,77 +359,6 @@ impl Drop for Cluster {
         self.components().iter_mut().for_each(Component::kill);
         self.router.end();
     }
-}
-
-/// Writes the files of the control plane and gives its programs.
-fn write_control_plane(
-    data: &Path,
-    space: &Space,
-    programs: &Programs,
-    authority: &Authority,
-) -> Result<Vec<Component>> {
-    const ETCD_PORTS: (u16, u16) = (2379, 2380);
-    let address = CONTROL.to_string();
-    let server = format!("https://{address}:{API_PORT}");
-    let names = [&address, network::API_SERVICE, "kubernetes.default.svc.cluster.local"];
-    control_plane::write_control_plane_files(data, authority, &server, &names)?;
-    let kubelet_client = authority.client("kube-apiserver-kubelet-client", &["system:masters"])?;
-    let files = [
-        ("kubelet-client.crt", kubelet_client.cert),
-        ("kubelet-client.key", kubelet_client.key),
-        ("volumes.kubeconfig", authority.kubeconfig(&server, VOLUMES, &["system:masters"])?),
-        ("volumes.json", addons::volumes_config()),
-        ("volumes-helper.yaml", addons::volumes_helper()),
-    ];
-    for (name, content) in files {
-        fs::write(data.join(name), content)?;
-    }
-    let file = |name: &str| data.join(name).display().to_string();
-    let component = |name: &'static str, args: Vec<String>, more: &[String]| {
-        space.component(name, &programs.tools.bin(name), &[&args, more].concat(), data)
-    };
-    let api_server = control_plane::api_server(data, ETCD_PORTS.0, network::SERVICES);
-    Ok(vec![
-        component(ETCD, control_plane::etcd(data, ETCD_PORTS.0, ETCD_PORTS.1), &[]),
-        component(
-            API_SERVER,
-            api_server,
-            &[
-                format!("--bind-address={address}"),
-                format!("--advertise-address={address}"),
-                format!("--secure-port={API_PORT}"),
-                format!("--kubelet-certificate-authority={}", file("ca.crt")),
-                format!("--kubelet-client-certificate={}", file("kubelet-client.crt")),
-                format!("--kubelet-client-key={}", file("kubelet-client.key")),
-                "--kubelet-preferred-address-types=InternalIP".into(),
-                // Pods of a node that is gone are given up after seconds, not after the usual five minutes.
-                "--default-not-ready-toleration-seconds=20".into(),
-                "--default-unreachable-toleration-seconds=20".into(),
-            ],
-        ),
-        component(
-            CONTROLLER_MANAGER,
-            control_plane::controller_manager(data),
-            &["--node-monitor-grace-period=20s".into(), "--node-monitor-period=2s".into()],
-        ),
-        component(SCHEDULER, control_plane::scheduler(data), &[]),
-        space.component(
-            VOLUMES,
-            &programs.local_path_provisioner(),
-            &[
-                "start".into(),
-                format!("--config={}", file("volumes.json")),
-                format!("--kubeconfig={}", file("volumes.kubeconfig")),
-                format!("--helper-pod-file={}", file("volumes-helper.yaml")),
-                format!("--helper-image={}", images::TOOLS),
-                "--namespace=local-path".into(),
-                "--configmap-name=local-path".into(),
-                "--service-account-name=default".into(),
-                "--provisioner-name=rancher.io/local-path".into(),
-            ],
-            data,
-        ),
-    ])
 }
 
 /// Every `*.log` of the run, with the folders they are in.

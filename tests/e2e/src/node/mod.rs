@@ -11,6 +11,7 @@ mod addons;
 mod cgroup;
 mod cluster;
 mod command;
+mod control;
 mod images;
 mod network;
 mod preflight;

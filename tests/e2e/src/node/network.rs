@@ -1,8 +1,8 @@
 //! Addresses, links and the guard: a star of point-to-point links around a router that knows no way off the machine.
 
-use std::{fmt::Write, net::Ipv4Addr};
+use std::{fmt::Write, net::Ipv4Addr, process::Command};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::{command::run, space::Space};
 
@@ -16,6 +16,8 @@ pub(super) const HOST_LINK: &str = "torpor0";
 pub(super) const CONTROL: Ipv4Addr = Ipv4Addr::new(10, 245, 0, 10);
 /// Where the API server listens.
 pub(super) const API_PORT: u16 = 6443;
+/// Holds all of the following.
+const ALL: &str = "10.244.0.0/14";
 /// All machines of the cluster.
 const MACHINES: &str = "10.245.0.0/24";
 /// All pods; the node with index `n` has 10.244.n.0/24.
@@ -125,6 +127,35 @@ pub(super) fn connect_node(router: &Space, space: &Space, node: NodeNetwork) -> 
     ip(router, &format!("route add {} via {} dev {} onlink\n", node.pods(), node.address(), node.link()))
 }
 
+/// Fails if the machine itself has any of the cluster's addresses, or a way to them.
+pub(super) fn check_addresses() -> Result<()> {
+    let used = run(Command::new("ip").args(["route", "show", "table", "all", "root", ALL]), "")?;
+    let used: Vec<&str> = used.lines().map(str::trim).collect();
+    let routes = used.join("; ");
+    ensure!(used.is_empty(), "the machine's network has addresses in {ALL}, which the cluster needs: {routes}");
+    Ok(())
+}
+
+/// While a run lasts, its addresses lead nowhere else, also after its link has gone with a run that was killed: somebody
+/// outside of the machine might have them.
+pub(super) fn reserve_addresses() -> Result<()> {
+    host_routes("add").context("cannot reserve the cluster's addresses")
+}
+
+/// Gives the addresses back.
+pub(super) fn release_addresses() -> Result<()> {
+    host_routes("delete").context("cannot release the cluster's addresses")
+}
+
+fn host_routes(action: &str) -> Result<()> {
+    // The real routes are shorter of metric, and so they win.
+    let lines: String = [MACHINES, PODS, SERVICES]
+        .iter()
+        .map(|range| format!("route {action} unreachable {range} metric 4096\n"))
+        .collect();
+    run(Command::new("ip").args(["-batch", "-"]), &lines).map(drop)
+}
+
 /// The link between the router and this machine.
 pub(super) fn connect_host(router: &Space) -> Result<()> {
     let own = std::process::id();
@@ -134,13 +165,12 @@ pub(super) fn connect_host(router: &Space) -> Result<()> {
             "link add host type veth peer name {HOST_LINK} netns {own}\nlink set host up\nroute add {HOST}/32 dev host\n"
         ),
     )?;
-    let mut lines = format!(
-        "address add {HOST}/32 dev {HOST_LINK}\nlink set {HOST_LINK} up\nroute add {ROUTER}/32 dev {HOST_LINK}\n"
-    );
+    let mut lines = format!("address add {HOST}/32 dev {HOST_LINK}\nlink set {HOST_LINK} up\n");
+    let _ = writeln!(lines, "route add {ROUTER}/32 dev {HOST_LINK}");
     for range in [MACHINES, PODS] {
         let _ = writeln!(lines, "route add {range} via {ROUTER} dev {HOST_LINK}");
     }
-    run(std::process::Command::new("ip").args(["-batch", "-"]), &lines).map(drop).context("cannot link this machine")
+    run(Command::new("ip").args(["-batch", "-"]), &lines).map(drop).context("cannot link this machine")
 }
 
 /// Cuts what runs on the node itself off the control plane; its pods keep their network.

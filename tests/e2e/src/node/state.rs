@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use torpor_cluster::cache_dir;
 
 use super::{
-    cgroup,
+    cgroup, network,
     space::{runs, start_time, wait_for_end},
 };
 
@@ -44,9 +44,12 @@ pub fn clean() -> Result<()> {
 
 /// What there is to undo.
 #[derive(Default, Deserialize, Serialize)]
+#[serde(default)]
 struct Changes {
     /// Values of the machine's settings before the run.
     sysctls: BTreeMap<String, String>,
+    /// Whether the cluster's addresses were taken out of the machine's routes.
+    addresses: bool,
     /// Process 1 of each space, with its start time.
     spaces: BTreeMap<u32, String>,
 }
@@ -90,7 +93,10 @@ impl Machine {
                 self.changes.sysctls.insert(name.into(), value.trim().into());
             }
         }
+        network::check_addresses()?;
+        self.changes.addresses = true;
         self.save()?;
+        network::reserve_addresses()?;
         let run = run_dir()?;
         fs::create_dir_all(&run)?;
         Ok(run)
@@ -126,6 +132,10 @@ impl Machine {
             fs::write(&path, value).with_context(|| format!("cannot restore {}", path.display()))?;
         }
         cgroup::remove()?;
+        if self.changes.addresses {
+            // They are gone already if the last attempt came to an end after this.
+            let _ = network::release_addresses();
+        }
         remove_dir(&run_dir()?)?;
         self.changes = Changes::default();
         match fs::remove_file(&self.file) {

@@ -206,6 +206,13 @@ impl Worker {
         })
     }
 
+    /// Ends a container's process 1 by SIGKILL, behind the kubelet's back: what a crash looks like.
+    pub fn crash(&self, container: &Container) -> Result<()> {
+        let pid = container.pid.and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+        let pid = pid.with_context(|| format!("{}/{} has ended already", container.pod, container.name))?;
+        Ok(kill_process(pid, Signal::KILL)?)
+    }
+
     /// Ends the kubelet by SIGTERM and starts it again; containers go on.
     pub fn restart_kubelet(&self) -> Result<()> {
         self.stop_component(KUBELET)?;
