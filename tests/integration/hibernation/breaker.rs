@@ -53,7 +53,7 @@ fn metric(hibernator: &Process, line: &str) -> Result<(), String> {
 /// Waits until the breaker is open for this reason, and every place where a person looks says so.
 fn is_open(objects: &Objects, hibernator: &Process, reason: &str, due: usize) -> Result<(), String> {
     eventually(SOON, || {
-        let data = objects.get(&["configmap", "torpor-breaker"])?["data"].clone();
+        let data = objects.get(&["configmap", "torpor-breaker", "-n", HOME])?["data"].clone();
         ensure(data["state"] == "open" && data["reason"] == reason, || format!("{data}, {}", hibernator.log_text()))
     })?;
     eventually(SOON, || metric(hibernator, &format!("torpor_breaker_open{{reason=\"{reason}\"}} 1")))?;
@@ -138,9 +138,9 @@ pub fn a_silent_feed_and_a_hand_hold() -> Result<(), String> {
     eventually(SOON, || metric(&hibernator, "torpor_breaker_open{reason=\"ByHand\"} 1"))?;
     drop(hibernator);
     let hibernator = objects.hibernator(&["--catalog", &seconds])?;
-    objects.kubectl(&["delete", "configmap", "torpor-breaker"])?;
+    objects.kubectl(&["delete", "configmap", "torpor-breaker", "-n", HOME])?;
     eventually(SOON, || {
-        let data = objects.get(&["configmap", "torpor-breaker"])?["data"].clone();
+        let data = objects.get(&["configmap", "torpor-breaker", "-n", HOME])?["data"].clone();
         let kept = data["state"] == "open" && data["message"].as_str().is_some_and(|m| m.contains("second migration"));
         ensure(kept, || format!("the hold was lost with its object: {data}"))
     })?;
@@ -171,7 +171,7 @@ pub fn a_clock_that_jumps_puts_nobody_to_sleep() -> Result<(), String> {
     let open = "torpor_breaker_open{reason=\"ClockJump\"} 1";
     eventually(SOON, || ensure(metrics.encode().contains(open), || metrics.encode()))?;
     eventually(SOON, || {
-        let data = objects.get(&["configmap", "torpor-breaker"])?["data"].clone();
+        let data = objects.get(&["configmap", "torpor-breaker", "-n", HOME])?["data"].clone();
         let message = data["message"].as_str().unwrap_or_default().to_owned();
         ensure(message == "the wall clock jumped by 31d", || data.to_string())
     })?;
