@@ -60,7 +60,7 @@ fn generated(path: &str, now: &str) {
         match (old.next(), new.next()) {
             (None, None) => break,
             (was, is) => {
-                assert!(was == is, "{path}:{number}: was {was:?}, is {is:?}; if that is meant, run `make generate`")
+                assert!(was == is, "{path}:{number}: was {was:?}, is {is:?}; if that is meant, run `make generate`");
             }
         }
     }

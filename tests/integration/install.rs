@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use torpor_cluster::Options;
 
-use self::release::{Release, SPACE};
+use self::release::{Release, SPACE, free_address};
 use crate::Ctx;
 use crate::harness::eventually;
 use crate::process::{Process, TORPOR};
@@ -223,7 +223,8 @@ fn new_values() -> Value {
         json!({"gatewayNamespace": "traefik", "scraperNamespace": "monitoring", "ingressClass": "traefik"});
     if let Some(pools) = values["workerPools"].as_array_mut() {
         pools[1]["maxTenantsPerNode"] = json!(50);
-        let mut other = pool("worker-other", "basic", "torpor-medium", 10000);
+        // For another tier: one more pool for the tenant's own would let its Deployments' pods roll.
+        let mut other = pool("worker-other", "pro", "torpor-high", 100_000);
         other["nodeSelector"] = json!({"example.com/other": "nodes"});
         pools.push(other);
     }
@@ -271,7 +272,7 @@ fn helm_test(release: &Release, ctx: &Ctx) -> Result<(), String> {
     let arguments: Vec<String> =
         pod["spec"]["containers"][0]["args"].as_array().into_iter().flatten().map(text).collect();
     let hibernator = release.program(&ctx.cluster, "hibernator")?.start()?;
-    let door = release.free_address()?;
+    let door = free_address()?;
     let gateway = release.program(&ctx.cluster, "gateway")?.arguments(&["--address", &door]).start()?;
     hibernator.await_ready(READY)?;
     gateway.await_ready(READY)?;

@@ -192,10 +192,10 @@ impl Release {
         }
         Ok(program)
     }
+}
 
-    /// An address that nothing listens on.
-    pub fn free_address(&self) -> Result<String, String> {
-        let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-        free.map(|address| address.to_string()).map_err(|error| error.to_string())
-    }
+/// An address that nothing listens on.
+pub fn free_address() -> Result<String, String> {
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    free.map(|address| address.to_string()).map_err(|error| error.to_string())
 }
