@@ -8,7 +8,6 @@ mod names;
 mod root;
 
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +22,7 @@ use crate::receiver::{Receiver, Request};
 use crate::tenants::{ensure, same, tenant};
 
 use names::Names;
-use root::Root;
+use root::{Authorities, Root};
 
 const KEY: &[u8] = b"a key of more than sixteen bytes";
 const SOON: Duration = Duration::from_secs(60);
@@ -50,7 +49,7 @@ pub fn names_and_certificates_work_inside() -> Result<(), String> {
 
     let receiver = Receiver::start()?;
     let plain = receiver.url().replace("127.0.0.1", IN_CLUSTER);
-    warned(&root, &objects, &receiver, "by-search", &format!("{plain}/hook"), None)?;
+    warned(&root, &objects, &receiver, "by-search", &format!("{plain}/hook"), Authorities::Own)?;
     let asked = names.asked();
     let full = |suffix: &str| format!("{IN_CLUSTER}.{suffix}");
     for suffix in ["torpor-system.svc.cluster.local", "svc.cluster.local"] {
@@ -64,7 +63,8 @@ pub fn names_and_certificates_work_inside() -> Result<(), String> {
     refused(&root, &objects, "unknown-authority", &url, "UnknownIssuer")?;
     let bundle = data.join("authorities.pem");
     std::fs::write(&bundle, issued.cert.pem()).map_err(|error| error.to_string())?;
-    warned(&root, &objects, &receiver, "known-authority", &url, Some(&bundle))?;
+    warned(&root, &objects, &receiver, "mounted-authority", &url, Authorities::Mounted(&bundle))?;
+    warned(&root, &objects, &receiver, "named-authority", &url, Authorities::Named("authorities.pem"))?;
     refused(&root, &objects, "unknown-name", "https://nobody.example/hook", "Name or service not known")
 }
 
@@ -75,7 +75,7 @@ fn warned(
     receiver: &Receiver,
     name: &str,
     url: &str,
-    authorities: Option<&Path>,
+    authorities: Authorities,
 ) -> Result<(), String> {
     let _hibernator = root.hibernator(objects, url, authorities)?;
     create_tenants(&objects.cluster, [tenant(name, json!({"tier": "free"}))])?;
@@ -91,7 +91,7 @@ fn warned(
 
 /// The tenant stays awake since its warning could not be given, and the program tells why.
 fn refused(root: &Root, objects: &Objects, name: &str, url: &str, why: &str) -> Result<(), String> {
-    let hibernator = root.hibernator(objects, url, None)?;
+    let hibernator = root.hibernator(objects, url, Authorities::Own)?;
     create_tenants(&objects.cluster, [tenant(name, json!({"tier": "free"}))])?;
     let told = eventually(SOON, || {
         let held = condition(&objects.get(&["tenant", name])?, "SleepHeld").to_string();

@@ -19,6 +19,17 @@ const RESOLV_CONF: &str = "search torpor-system.svc.cluster.local svc.cluster.lo
 /// Where the program finds what a test has for it.
 const DATA: &str = "/run/test";
 
+/// Whom the program trusts.
+#[derive(Clone, Copy)]
+pub enum Authorities<'a> {
+    /// Those of the image.
+    Own,
+    /// Those of a file that is mounted over the image's.
+    Mounted(&'a Path),
+    /// Those of a file in the data folder that an environment variable names.
+    Named(&'a str),
+}
+
 /// The unpacked image.
 pub struct Root {
     dir: PathBuf,
@@ -66,9 +77,8 @@ impl Root {
         fs::set_permissions(file, Permissions::from_mode(0o644)).map_err(|error| error.to_string())
     }
 
-    /// A hibernator that is ready: the image's program, as its user, in its files, with other certificate authorities or
-    /// its own.
-    pub fn hibernator(&self, objects: &Objects, url: &str, authorities: Option<&Path>) -> Result<Process, String> {
+    /// A hibernator that is ready: the image's program, as its user, in its files.
+    pub fn hibernator(&self, objects: &Objects, url: &str, authorities: Authorities) -> Result<Process, String> {
         objects.kubectl(&["delete", "lease", "torpor-hibernator", "-n", "default", "--ignore-not-found"])?;
         let data = objects.cluster.data_dir().join("image");
         let start = data.join("start");
@@ -76,7 +86,11 @@ impl Root {
         fs::set_permissions(&start, Permissions::from_mode(0o755)).map_err(|error| error.to_string())?;
         let key = format!("{DATA}/webhook.key");
         let catalog = format!("{DATA}/catalog.yaml");
-        let process = Program::new(&objects.cluster, "hibernator")
+        let mut program = Program::new(&objects.cluster, "hibernator");
+        if let Authorities::Named(file) = authorities {
+            program = program.environment("SSL_CERT_FILE", &format!("{DATA}/{file}"));
+        }
+        let process = program
             .binary(&start)
             .kubeconfig(&Path::new(DATA).join("kubeconfig"))
             .arguments(&LEASE)
@@ -88,10 +102,13 @@ impl Root {
     }
 
     /// Mounts what a kubelet mounts, makes the rest read-only, and becomes the program.
-    fn script(&self, data: &Path, authorities: Option<&Path>) -> String {
+    fn script(&self, data: &Path, authorities: Authorities) -> String {
         let (root, data) = (self.path().display().to_string(), data.display());
         let own = format!("{root}/etc/ssl/certs/ca-certificates.crt");
-        let bundle = authorities.map(|file| format!("mount --bind '{}' '{own}'", file.display())).unwrap_or_default();
+        let bundle = match authorities {
+            Authorities::Mounted(file) => format!("mount --bind '{}' '{own}'", file.display()),
+            Authorities::Own | Authorities::Named(_) => String::new(),
+        };
         let inside = format!(
             "mount --bind '{root}' '{root}'
             mount --bind '{data}' '{root}{DATA}'

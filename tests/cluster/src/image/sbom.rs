@@ -126,7 +126,14 @@ fn add(bill: &mut Value, compiler: &str, packages: &BTreeSet<Package>, os_releas
     let of_system = |field: &str| release.get(field).map_or("", |value| value.trim_matches('"'));
     let (system, version) = (of_system("ID"), of_system("VERSION_ID"));
     let root = bill["metadata"]["component"]["bom-ref"].clone();
-    bill["metadata"]["properties"] = json!([{"name": "torpor:compiler", "value": compiler}]);
+    let properties = &mut bill["metadata"]["properties"];
+    if properties.is_null() {
+        *properties = json!([]);
+    }
+    properties.as_array_mut().context("the bill's properties are no list")?.push(json!({
+        "name": "torpor:compiler",
+        "value": compiler,
+    }));
     let mut references = Vec::new();
     for package in packages {
         let reference = format!(
