@@ -14,6 +14,7 @@ mod faults;
 mod fleets;
 mod gateway;
 mod harness;
+mod health;
 mod hibernation;
 mod hindered;
 mod leader;
@@ -60,6 +61,7 @@ const SHARED: &[(&str, Test)] = &[
     ("gateway::limits::callers_are_kept_to_their_pace", gateway::limits::callers_are_kept_to_their_pace),
     ("gateway::limits::the_gateway_may_only_note", gateway::limits::the_gateway_may_only_note),
     ("gateway::limits::certificates_are_exchanged", gateway::limits::certificates_are_exchanged),
+    ("health::manifests_fit_their_tools", health::manifests_fit_their_tools),
     ("hibernation::rbac::the_hibernator_may_only_decide", hibernation::rbac::the_hibernator_may_only_decide),
     ("tenants::foreign::foreign_namespaces_stay_untouched", tenants::foreign::foreign_namespaces_stay_untouched),
     ("tenants::foreign::missing_references_are_awaited", tenants::foreign::missing_references_are_awaited),
@@ -85,6 +87,7 @@ const ALONE: &[(&str, OwnTest)] = &[
     ("silence::changes_restart_no_pod", silence::changes_restart_no_pod),
     ("faults::kills_change_nothing", faults::kills_change_nothing),
     ("faults::deletions_lose_no_data", faults::deletions_lose_no_data),
+    ("health::tools_agree_on_every_version", health::tools_agree_on_every_version),
     ("hindered::late_bots_are_named", hindered::late_bots_are_named),
     ("hindered::full_nodes_stop_nobody", hindered::full_nodes_stop_nobody),
     ("turning::tenants_turn_round_at_each_write", turning::tenants_turn_round_at_each_write),
