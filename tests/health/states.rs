@@ -4,7 +4,8 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
+use serde::Deserialize;
+use serde_json::Value;
 use torpor_cluster::kstatus::{Rules, Verdict};
 
 /// The health that Argo CD should show. kstatus has another word for each.
@@ -150,12 +151,15 @@ pub fn rules() -> Rules {
 
 /// The documents of a YAML file of the project.
 pub fn documents(path: &str) -> Vec<Value> {
-    use serde::Deserialize;
     let text = std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
-    serde_yaml::Deserializer::from_str(&text)
-        .map(|document| Value::deserialize(document).unwrap_or_else(|error| panic!("{path}: {error}")))
-        .filter(|document| !document.is_null())
-        .collect()
+    objects(&text).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The documents of a YAML text, less those that are empty.
+pub fn objects(text: &str) -> Result<Vec<Value>, String> {
+    let read = serde_yaml::Deserializer::from_str(text).map(Value::deserialize);
+    let all: Vec<Value> = read.collect::<Result<_, _>>().map_err(|error| error.to_string())?;
+    Ok(all.into_iter().filter(|document| !document.is_null()).collect())
 }
 
 /// Where the recorded versions are, one file for each state.
