@@ -126,3 +126,15 @@ fn waves_wait_for_applications() {
     assert_eq!(health(json!({"health": {"status": "Healthy"}})), expected("Healthy", ""));
     assert_eq!(health(json!({"health": {"status": "Degraded", "message": "why"}})), expected("Degraded", "why"));
 }
+
+/// The judge has no more to give to scripts than Argo CD has, and says when one does not answer.
+#[test]
+fn scripts_that_argo_cd_would_not_run_are_refused() {
+    for script in ["return {status = 'Fine'}", "return string.rep('x', 2)", "while true do end", "return nil", "hs ="] {
+        let mut rules = rules();
+        rules.argocd["resource.customizations.health.torpor.dev_Tenant"] = json!(script);
+        let tenant = json!({"apiVersion": "torpor.dev/v1alpha1", "kind": "Tenant", "metadata": {"name": "a"}});
+        let told = judge(&rules).judge(&tenant);
+        assert!(told.is_err(), "{script}: {told:?}");
+    }
+}

@@ -62,7 +62,7 @@ pub const STATES: &[(&str, Health)] = &[
     ("bot-fleet-refused", Degraded),
     ("bot-fleet-undecodable", Degraded),
     ("bot-fleet-changed-ready", Progressing),
-    ("bot-fleet-deleted-ready", Progressing),
+    ("bot-fleet-deleted-over-tier", Progressing),
     ("bot-fleet-deleted-deleting", Progressing),
     ("worker-pool-new", Progressing),
     ("worker-pool-ready", Healthy),

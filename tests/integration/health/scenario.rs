@@ -1,6 +1,6 @@
 //! A life that leads Tenants, BotFleets and WorkerPools through all their states at once, within a minute.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use torpor_cluster::{NodeSpec, Options};
@@ -50,6 +50,7 @@ pub fn start() -> Result<(Ctx, Process), String> {
 
 /// Does everything that somebody must do for all states to come, and waits until they have.
 pub fn run(ctx: &Ctx, witness: &Witness) -> Result<(), String> {
+    let began = Instant::now();
     pools(ctx)?;
     let basic = |fleets: Value| json!({"tier": "basic", "fleets": fleets});
     let mut idle = fleet("idle", 1);
@@ -94,10 +95,16 @@ pub fn run(ctx: &Ctx, witness: &Witness) -> Result<(), String> {
     hook(ctx)?;
 
     witness.await_states(|seen| {
-        let deep = ["tenant-asleep-database-only-suspended", "tenant-asleep-database-only", "tenant-stop-overdue"];
-        deep.into_iter().filter(|name| !seen.contains(*name)).map(str::to_owned).collect()
+        let first = [
+            "tenant-asleep-database-only-suspended",
+            "tenant-asleep-database-only",
+            "tenant-stop-overdue",
+            "bot-fleet-over-tier",
+        ];
+        first.into_iter().filter(|name| !seen.contains(*name)).map(str::to_owned).collect()
     })?;
     nothing_drifts(ctx, &tenants)?;
+    ctx.kubectl(&["delete", "botfleet", "surplus", "-n", "tenant-many", "--timeout=30s"])?;
     patch(ctx, &["tenant", "payer"], &json!({"spec": {"suspended": false}}))?;
     ctx.await_condition(&["tenant", "sleeper"], "Hibernated", "True", READY)?;
     eventually(READY, || {
@@ -106,6 +113,7 @@ pub fn run(ctx: &Ctx, witness: &Witness) -> Result<(), String> {
     })?;
     annotate(ctx, "sleeper", "last-activity")?;
     witness.await_all()?;
+    println!("health: every state was there after {:.0} s", began.elapsed().as_secs_f64());
     nothing_drifts(ctx, &tenants)
 }
 
