@@ -17,6 +17,7 @@ mod cluster;
 pub mod control_plane;
 mod go_module;
 pub mod image;
+pub mod kstatus;
 mod kubectl;
 pub mod oci;
 mod options;
