@@ -77,7 +77,7 @@ impl Rig {
         let rig = Self { cluster, forbidden, internet, wakes: settings.wakes, record, values };
         rig.prepare()?;
         rig.install(None)?;
-        for tenant in [rig.tenant(BASIC, "basic", "600m"), rig.tenant(FREE, "free", "200m")] {
+        for tenant in [Self::tenant(BASIC, "basic", "600m"), Self::tenant(FREE, "free", "200m")] {
             rig.apply(&tenant)?;
         }
         Ok(rig)
@@ -140,7 +140,7 @@ impl Rig {
         self.cluster.helm(arguments).map(drop).context("helm upgrade --install")
     }
 
-    fn tenant(&self, name: &str, tier: &str, cpu: &str) -> Value {
+    fn tenant(name: &str, tier: &str, cpu: &str) -> Value {
         let fleet = json!({
             "name": "makers", "replicas": 1, "resources": {"cpu": cpu, "memory": "512Mi"},
             "strategy": {"kind": "script", "config": strategy(0)},
@@ -175,7 +175,11 @@ impl Rig {
         })
     }
 
+    /// The Tenant once it is awake. One that an earlier scenario left asleep is woken.
     pub fn await_awake(&self, tenant: &str) -> Result<Value> {
+        if condition(&self.get(&["tenant", tenant])?, "Hibernated")["status"] == "True" {
+            self.portal(tenant, "wake")?;
+        }
         self.await_stage(tenant, "Active", Duration::from_secs(240))
     }
 

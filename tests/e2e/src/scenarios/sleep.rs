@@ -56,8 +56,27 @@ pub fn stages(rig: &Rig) -> Result<()> {
         rig.await_awake(tenant)?;
         log_in(rig, tenant)?;
     }
+    let asleep = rig.install(Some(&Times([50, 75, 100]))).and_then(|()| fall_asleep(rig));
+    rig.install(None)?;
+    asleep?;
+    for tenant in [BASIC, FREE] {
+        let before = copies(rig, tenant)?.len();
+        rig.portal(tenant, "wake")?;
+        rig.await_awake(tenant)?;
+        row_is_there(rig, tenant)?;
+        let copies = copies(rig, tenant)?;
+        let now = copies.len();
+        ensure!(now == before + 1, "{tenant} had {before} copies of its bot, and {now} after it woke");
+    }
+    Ok(())
+}
+
+/// Stage by stage: what is left, how bots stopped, and the database at its least.
+fn fall_asleep(rig: &Rig) -> Result<()> {
+    for tenant in [BASIC, FREE] {
+        log_in(rig, tenant)?;
+    }
     let full = memory_limit(rig, BASIC)?;
-    rig.install(Some(&Times([50, 75, 100])))?;
     for (stage, left) in [
         ("BotsStopped", &["dashboard", "database", "monitoring", "redis"][..]),
         ("ServicesStopped", &["database", "monitoring"]),
@@ -78,19 +97,6 @@ pub fn stages(rig: &Rig) -> Result<()> {
         row_is_there(rig, tenant)?;
         println!(
             "         {tenant}: the database sleeps with {least} and shared_buffers {buffers}, and the row is there"
-        );
-    }
-    rig.install(None)?;
-    for tenant in [BASIC, FREE] {
-        let before = copies(rig, tenant)?.len();
-        rig.portal(tenant, "wake")?;
-        rig.await_awake(tenant)?;
-        row_is_there(rig, tenant)?;
-        let copies = copies(rig, tenant)?;
-        ensure!(
-            copies.len() == before + 1,
-            "{tenant} had {before} copies of its bot, and {} after it woke",
-            copies.len()
         );
     }
     Ok(())
