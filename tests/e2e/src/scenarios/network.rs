@@ -24,7 +24,7 @@ async def one(host, port, room):
         except (asyncio.TimeoutError, OSError) as error:
             return None
 async def main():
-    room = asyncio.Semaphore(400)
+    room = asyncio.Semaphore(1100)
     found = await asyncio.gather(*(one(h, p, room) for h, p in json.loads(sys.argv[1])))
     print(json.dumps([x for x in found if x]))
 asyncio.run(main())
