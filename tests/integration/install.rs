@@ -175,7 +175,7 @@ pub fn releases_come_and_go() -> Result<(), String> {
     await_let_in(&ctx, SPACE)?;
     unchanged(&ctx, "rolled back", &before)?;
 
-    refuses_what_cannot_work(&release, &mut ctx, &new, &old_values)?;
+    refuses_what_cannot_work(&release, &ctx, &new)?;
     unchanged(&ctx, "a release that could not work", &before)?;
 
     helm_test(&release, &ctx)?;
@@ -233,7 +233,7 @@ fn new_values() -> Value {
 
 /// A catalogue that contradicts itself ends the new operator at its start, and the old one goes on. A release whose pods
 /// do not become ready is taken back by Helm, and its old pods never went.
-fn refuses_what_cannot_work(release: &Release, ctx: &mut Ctx, chart: &str, values: &str) -> Result<(), String> {
+fn refuses_what_cannot_work(release: &Release, ctx: &Ctx, chart: &str) -> Result<(), String> {
     let home = ["--namespace", SPACE];
     let mut wrong = new_values();
     wrong["catalog"]["tiers"]["basic"]["total"]["memory"] = json!("1025Mi");
@@ -259,8 +259,7 @@ fn refuses_what_cannot_work(release: &Release, ctx: &mut Ctx, chart: &str, value
     ensure(running.iter().all(|pod| kept.contains(pod)), || format!("{running:?} became {kept:?}"))?;
     same("the release", &release.status()?, &"deployed".to_owned())?;
     println!("install: refused: {}", log.lines().last().unwrap_or_default());
-    // What is deployed now is the first revision's again; the operator that runs has its settings.
-    ensure(values.ends_with("old.yaml"), || values.to_owned())
+    Ok(())
 }
 
 /// `helm test`, but for kwok, which plays a pod and runs none: its command as rendered, on programs that run with the
@@ -295,8 +294,9 @@ fn helm_test(release: &Release, ctx: &Ctx) -> Result<(), String> {
         .collect();
     let (code, said) = check(&here)?;
     ensure(code == Some(0) && said.lines().filter(|line| line.starts_with("ok ")).count() == 4, || said.clone())?;
-    print!("install: {}", said.replace('\n', "\n  "));
-    println!();
+    for line in said.lines() {
+        println!("install: {line}");
+    }
     drop::<Process>(gateway);
     let (code, said) = check(&[&here[..], &["--within".to_owned(), "2s".to_owned()]].concat())?;
     let failed = said.lines().filter(|line| line.starts_with("failed ")).count();
