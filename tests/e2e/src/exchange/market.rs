@@ -211,8 +211,10 @@ mod tests {
 
     const RULES: Rules = Rules { lease: Duration::from_secs(10), fill_after: Duration::from_secs(3) };
 
+    /// The bot is the instance's name before `@`.
     fn ask(market: &mut Market, at: u64, instance: &str, wish: serde_json::Value) -> Answer {
-        let mut request = json!({"bot": "a", "instance": instance});
+        let (bot, _) = instance.split_once('@').expect("bot@start");
+        let mut request = json!({"bot": bot, "instance": instance});
         request.as_object_mut().expect("an object").extend(wish.as_object().expect("an object").clone());
         market.handle(at, &serde_json::from_value(request).expect("a request"))
     }
@@ -230,6 +232,9 @@ mod tests {
         assert_eq!(place(&mut market, 3, "a@1"), Answer::Order(1));
         assert!(matches!(ask(&mut market, 4, "a@2", json!({"do": "cancel", "order": 1})), Answer::Refused(_)));
         assert!(matches!(ask(&mut market, 4, "a@2", json!({"do": "unlock"})), Answer::Refused(_)));
+        assert_eq!(ask(&mut market, 4, "b@1", json!({"do": "lock"})), Answer::Done);
+        assert_eq!(ask(&mut market, 4, "b@1", json!({"do": "cancel", "order": 1})), Answer::NotOpen);
+        assert_eq!(ask(&mut market, 4, "b@1", json!({"do": "orders"})), Answer::Orders(Vec::new()));
         assert_eq!(ask(&mut market, 5, "a@1", json!({"do": "cancel", "order": 1})), Answer::Done);
         assert_eq!(ask(&mut market, 5, "a@1", json!({"do": "cancel", "order": 1})), Answer::NotOpen);
         assert_eq!(ask(&mut market, 6, "a@1", json!({"do": "unlock"})), Answer::Done);
