@@ -19,7 +19,7 @@ IMAGE := cargo run --quiet --locked --package torpor-cluster --bin torpor-image 
 # A network of its own, with a loopback device and nothing else.
 ALONE := target."cfg(all())".runner=["unshare", "--net", "sh", "-c", "ip link set lo up && exec \"$$0\" \"$$@\""]
 
-.PHONY: help demo demo-stop test bench page-test api-test traefik-test image image-check lint fresh crds generate cluster-up cluster-down deps-check need-cargo need-go need-chromium need-namespaces
+.PHONY: help demo demo-stop test e2e bench page-test api-test traefik-test image image-check lint fresh crds generate cluster-up cluster-down deps-check need-cargo need-go need-chromium need-namespaces
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,11 @@ test: lint fresh ## All checks: lint, fresh generated files, then every test
 
 bench: need-cargo need-go ## Measure sleep and wake: 10,000 tenants, wakes among 500; minutes, prints figures
 	cargo bench --locked --test integration -- $(BENCH)
+
+e2e: need-cargo need-go ## Install Torpor by helm on real kubelets, with real PostgreSQL, Redis and Hummingbot; needs root on Debian
+	@cargo build --quiet --locked --package torpor-e2e
+	@$(IMAGE) build
+	@cargo run --quiet --locked --package torpor-e2e --bin torpor-e2e -- test --image target/image/torpor.oci.tar $(E2E)
 
 page-test: need-cargo need-go need-chromium ## Show the waiting page in a real Chromium; screenshots go to target/page
 	TORPOR_OUTSIDE=1 cargo test --locked --test integration -- browser

@@ -64,9 +64,12 @@ pub fn stages(rig: &Rig) -> Result<()> {
         rig.portal(tenant, "wake")?;
         rig.await_awake(tenant)?;
         row_is_there(rig, tenant)?;
-        let copies = copies(rig, tenant)?;
-        let now = copies.len();
-        ensure!(now == before + 1, "{tenant} had {before} copies of its bot, and {now} after it woke");
+        // A bot is ready a moment before its first tick.
+        eventually(Duration::from_secs(30), || {
+            let now = copies(rig, tenant)?.len();
+            ensure!(now == before + 1, "{tenant} had {before} copies of its bot, and {now} after it woke");
+            Ok(())
+        })?;
     }
     Ok(())
 }
