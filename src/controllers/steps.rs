@@ -3,8 +3,9 @@
 //!
 //! Down: bots, then Redis and dashboard, then the exporter, then the database to its least size; each only when
 //! everything before it has gone. Up: the database at full size, then Redis and exporter, then the dashboard, then
-//! bots; each only when what it stands on is ready, and only during a wake. A part that runs is never stopped
-//! because of another one.
+//! bots; each only when what it stands on is ready, and only during a wake. Bots come last, but they do not stand on
+//! the dashboard: one that is slow or broken keeps nobody from trading. A part that runs is never stopped because of
+//! another one.
 
 use crate::domain::names;
 use crate::domain::stage::Stage;
@@ -103,7 +104,7 @@ pub fn next(wanted: Stage, seen: Seen, waking: bool) -> Parts {
         exporter: step(target.exporter, seen.exporter, database, seen.bots.gone() && seen.services_gone()),
         redis: step(target.redis, seen.redis, database, seen.bots.gone()),
         dashboard: step(target.dashboard, seen.dashboard, services, seen.bots.gone()),
-        bots: step(target.bots, seen.bots, services && seen.dashboard.ready(), true),
+        bots: step(target.bots, seen.bots, services && seen.dashboard.runs(), true),
     }
 }
 
@@ -130,8 +131,11 @@ pub fn held(wanted: Stage, parts: Parts, seen: Seen) -> Option<(&'static str, &'
         (names::BOTS, target.bots && !parts.bots),
     ];
     let (waiting, _) = waits.into_iter().find(|(_, waits)| *waits)?;
-    let before = [(names::DATABASE, seen.database), (names::REDIS, seen.redis), (names::DASHBOARD, seen.dashboard)];
-    let awaited = before.into_iter().find(|(_, state)| !state.ready()).map_or(names::DATABASE, |(name, _)| name);
+    let awaited = match (seen.database.ready(), seen.redis.ready()) {
+        (false, _) => names::DATABASE,
+        (true, false) => names::REDIS,
+        (true, true) => names::DASHBOARD,
+    };
     Some((waiting, awaited))
 }
 
@@ -263,7 +267,7 @@ mod tests {
             assert!(!parts.exporter || seen.exporter.runs() || ready(seen.database), "{case}");
             let services = ready(seen.database) && ready(seen.redis);
             assert!(!parts.dashboard || seen.dashboard.runs() || services, "{case}");
-            assert!(!parts.bots || seen.bots.runs() || services && ready(seen.dashboard), "{case}");
+            assert!(!parts.bots || seen.bots.runs() || services && seen.dashboard.runs(), "{case}");
             let target = Parts::of(wanted);
             let waits = (target.redis && !parts.redis)
                 || (target.exporter && !parts.exporter)
@@ -336,8 +340,9 @@ mod tests {
         assert_eq!(wait(ASLEEP), Some(("redis", "postgres")));
         let up = Seen { database: State::Ready, shrunk: Shrunk::No, exporter: State::Ready, ..ASLEEP };
         assert_eq!(wait(Seen { redis: State::Starting, ..up }), Some(("dashboard", "redis")));
-        let up = Seen { redis: State::Ready, dashboard: State::Starting, ..up };
+        let up = Seen { redis: State::Ready, ..up };
         assert_eq!(wait(up), Some(("bots", "dashboard")));
+        assert_eq!(wait(Seen { dashboard: State::Starting, ..up }), None);
         assert_eq!(wait(AWAKE), None);
     }
 

@@ -10,7 +10,7 @@ const MESSAGE_LENGTH: usize = 1_000;
 
 /// The parts in the order in which they come up. `unready` tells why a workload is not as wanted.
 pub fn of(seen: Seen, fleets: &[FleetView], unready: impl Fn(&str) -> Option<String>) -> Vec<WakePart> {
-    let before = [(names::DATABASE, seen.database), (names::REDIS, seen.redis), (names::DASHBOARD, seen.dashboard)];
+    let before = [(names::DATABASE, seen.database), (names::REDIS, seen.redis)];
     let part = |name: &str, state: State, stands_on: usize| {
         let awaited = before.iter().take(stands_on).find(|(_, state)| !state.ready());
         let message = match state {
@@ -28,7 +28,7 @@ pub fn of(seen: Seen, fleets: &[FleetView], unready: impl Fn(&str) -> Option<Str
         part(names::DASHBOARD, seen.dashboard, 2),
     ];
     if !fleets.is_empty() {
-        let waits = part(names::BOTS, seen.bots, 3);
+        let waits = part(names::BOTS, seen.bots, 2);
         parts.push(if waits.state == PartState::Starting { bots(fleets) } else { waits });
     }
     parts
@@ -89,8 +89,8 @@ mod tests {
                 "bots Stopping stops first",
             ]
         );
-        let late = told(seen(State::Ready, State::Ready, State::Starting, State::Gone), &working);
-        assert_eq!(late[3..], ["dashboard Starting dashboard 0/1 ready", "bots Waiting waits for dashboard"]);
+        let late = told(seen(State::Ready, State::Starting, State::Gone, State::Gone), &working);
+        assert_eq!(late[3..], ["dashboard Waiting waits for redis", "bots Waiting waits for redis"]);
         let up = seen(State::Ready, State::Ready, State::Ready, State::Starting);
         assert_eq!(told(up, &working)[4], "bots Starting fleet makers: 1/3 bots ready");
         assert_eq!(told(up, &[fleet(FleetState::Ready)])[4], "bots Ready ");

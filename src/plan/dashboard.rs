@@ -104,7 +104,7 @@ fn server(scope: &Scope, dashboard: &Dashboard) -> Container {
         ..Probe::default()
     };
     // Python imports on a fraction of a core take a while.
-    server.startup_probe = Some(health(5, 60));
+    server.startup_probe = Some(health(1, 300));
     server.readiness_probe = Some(health(10, 3));
     server.liveness_probe = Some(health(30, 5));
     server

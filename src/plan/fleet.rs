@@ -159,9 +159,9 @@ fn bot(scope: &Scope, fleet: &ValidatedFleet) -> Container {
     bot.lifecycle = Some(Lifecycle { pre_stop: Some(pre_stop), ..Lifecycle::default() });
     // Ten minutes: imports, and the markets' first data, on a fifth of a core.
     bot.startup_probe = Some(Probe {
-        period_seconds: Some(2),
+        period_seconds: Some(1),
         timeout_seconds: Some(5),
-        failure_threshold: Some(300),
+        failure_threshold: Some(600),
         ..exec_probe(&["sh", "/etc/torpor/started.sh"])
     });
     // A restart leaves orders untended, and every question makes the bot ask its exchanges for

@@ -46,7 +46,7 @@ fn exporter(image: &str, size: Size) -> Container {
     exporter.ports = Some(vec![container_port("metrics", PORT)]);
     exporter.volume_mounts = Some(vec![read_only_mount("secrets", SECRETS)]);
     // The front page: metrics would ask the database at every probe.
-    let page = |period: i32| Probe {
+    let page = |period: i32, failures: i32| Probe {
         http_get: Some(HTTPGetAction {
             path: Some("/".to_owned()),
             port: IntOrString::String("metrics".to_owned()),
@@ -54,10 +54,11 @@ fn exporter(image: &str, size: Size) -> Container {
         }),
         period_seconds: Some(period),
         timeout_seconds: Some(5),
-        failure_threshold: Some(5),
+        failure_threshold: Some(failures),
         ..Probe::default()
     };
-    exporter.readiness_probe = Some(page(10));
-    exporter.liveness_probe = Some(page(60));
+    exporter.startup_probe = Some(page(1, 60));
+    exporter.readiness_probe = Some(page(10, 5));
+    exporter.liveness_probe = Some(page(60, 5));
     exporter
 }

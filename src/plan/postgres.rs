@@ -142,11 +142,12 @@ fn server(image: &str, size: Size) -> Container {
     ]);
     // Over TCP: while the entrypoint prepares an empty volume, its server answers on the socket only.
     let ready = exec_probe(&["pg_isready", "-q", "-h", "127.0.0.1"]);
-    // 30 minutes, because recovery after a crash replays the write-ahead log before it answers.
+    // 30 minutes, because recovery after a crash replays the write-ahead log before it answers. Asked each second,
+    // because the rest of a tenant that wakes waits for it.
     server.startup_probe = Some(Probe {
-        period_seconds: Some(5),
+        period_seconds: Some(1),
         timeout_seconds: Some(5),
-        failure_threshold: Some(360),
+        failure_threshold: Some(1800),
         ..ready.clone()
     });
     server.readiness_probe = Some(Probe { period_seconds: Some(10), timeout_seconds: Some(5), ..ready });

@@ -117,6 +117,8 @@ fn server(scope: &Scope, redis: &Redis) -> Container {
         failure_threshold: Some(failures),
         ..exec_probe(&["sh", "/etc/redis/ping.sh", question])
     };
+    // Five minutes, to read a snapshot. Asked each second, because the rest of a tenant that wakes waits for it.
+    server.startup_probe = Some(probe("ready", 1, 300));
     server.readiness_probe = Some(probe("ready", 10, 3));
     server.liveness_probe = Some(probe("alive", 30, 5));
     server

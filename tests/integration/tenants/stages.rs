@@ -128,10 +128,10 @@ pub fn suspended_tenants_sleep(ctx: &Ctx) -> Result<(), String> {
     awake(ctx, &payer)?;
     let resumed = ctx.get(&["tenant", name])?["status"]["hibernation"].clone();
     ensure(resumed["suspendedSince"].is_null() && resumed["resumedAt"].is_string(), || resumed.to_string())?;
-    let up = ["postgres resized", "database ready", "redis=1", "redis ready", "dashboard=1", "dashboard ready"];
+    let up = ["postgres resized", "database ready", "redis=1", "redis ready", "dashboard=1"];
     timeline.in_order(start.1, &up)?;
     for fleet in ["bots-a=2", "bots-b=1"] {
-        timeline.in_order(start.1, &["dashboard ready", fleet, "bot ready"])?;
+        timeline.in_order(start.1, &["dashboard=1", fleet, "bot ready"])?;
     }
     timeline.in_order(start.1, &["database ready", "monitoring=1"])?;
     same("readings on the way up", &reads(ctx, start.0, name)?, &0)?;

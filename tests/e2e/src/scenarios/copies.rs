@@ -75,11 +75,15 @@ pub fn restarts(rig: &Rig) -> Result<()> {
     ensure!(killed > 0, "no operator was found to kill");
     let since = rig.record()?.len();
     eventually(LIMIT, || {
-        let operator = rig.get(&["deployment", "torpor-operator", "-n", HOME])?;
+        let pods = rig.get(&["pods", "-n", HOME, "-l", "app.kubernetes.io/component=operator"])?;
+        let again = |pod: &Value| {
+            let status = &pod["status"]["containerStatuses"][0];
+            status["restartCount"].as_u64() > Some(0) && status["ready"] == true
+        };
         ensure!(
-            operator["status"]["readyReplicas"].as_u64() >= Some(1),
+            pods["items"].as_array().into_iter().flatten().any(again),
             "the operator is not back: {}",
-            operator["status"]
+            pods["items"]
         );
         Ok(())
     })?;
@@ -96,15 +100,9 @@ pub fn restarts(rig: &Rig) -> Result<()> {
 pub fn drain(rig: &Rig) -> Result<()> {
     rig.await_awake(BASIC)?;
     let (node, before) = (node(rig, BASIC)?, copies(rig, BASIC)?.len());
-    rig.cluster.drain(&node, LIMIT)?;
-    let after = copies(rig, BASIC)?;
-    ensure!(
-        after.len() == before && after.iter().all(|run| run.locked.is_none() || run.was_graceful()),
-        "after the drain: {after:#?}"
-    );
-    std::thread::sleep(Duration::from_secs(5));
-    ensure!(copies(rig, BASIC)?.len() == before, "a bot was started while the node of its volume was closed");
+    let drained = closed(rig, &node, before);
     rig.cluster.uncordon(&node)?;
+    drained?;
     rig.await_awake(BASIC)?;
     row_is_there(rig, BASIC)?;
     eventually(LIMIT, || {
@@ -113,6 +111,18 @@ pub fn drain(rig: &Rig) -> Result<()> {
         Ok(())
     })?;
     no_bot_had_two_copies(rig)
+}
+
+fn closed(rig: &Rig, node: &str, before: usize) -> Result<()> {
+    rig.cluster.drain(node, LIMIT)?;
+    let after = copies(rig, BASIC)?;
+    ensure!(
+        after.len() == before && after.iter().all(|run| run.locked.is_none() || run.was_graceful()),
+        "after the drain: {after:#?}"
+    );
+    std::thread::sleep(Duration::from_secs(5));
+    ensure!(copies(rig, BASIC)?.len() == before, "a bot was started while the node of its volume was closed");
+    Ok(())
 }
 
 /// A kubelet is cut off until its pods are given up. The bot there trades on, and nobody starts it a second time before it

@@ -100,8 +100,16 @@ impl Rig {
         let container = json!({
             "name": "portal", "image": TOOLS_IMAGE, "imagePullPolicy": "Never", "command": ["sleep", "infinity"],
         });
+        let labels = json!({"app": "portal"});
+        // A drain refuses to end a pod that nobody would make again.
         let spec = json!({"containers": [container], "terminationGracePeriodSeconds": 0});
-        self.apply(&json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "portal", "namespace": "portal"}, "spec": spec}))
+        self.apply(&json!({
+            "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "portal", "namespace": "portal"},
+            "spec": {
+                "serviceName": "portal", "selector": {"matchLabels": labels},
+                "template": {"metadata": {"labels": labels}, "spec": spec},
+            },
+        }))
     }
 
     /// `helm upgrade --install` as README says, with these times of the tiers' stages.
@@ -197,7 +205,8 @@ impl Rig {
         let url = format!("http://torpor-gateway.{HOME}:8090/v1/tenants/{tenant}/{request}");
         let header = format!("Authorization: Bearer {}", token.trim());
         let command = ["wget", "-q", "-O", "-", "--header", &header, "--post-data", "", &url];
-        self.cluster.exec_in_pod("portal", "portal", None, &command)
+        // Every request may be repeated; the portal itself may just be moving to another node.
+        eventually(Duration::from_secs(60), || self.cluster.exec_in_pod("portal", "portal-0", None, &command))
     }
 
     /// What the exchange has seen so far.
