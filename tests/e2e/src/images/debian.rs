@@ -35,7 +35,7 @@ pub(super) fn check() -> Result<()> {
 
 /// A shell, these packages and what they depend on, unpacked into a tar file.
 pub(super) fn unpack(packages: &[&str], tar: &Path) -> Result<()> {
-    let mut command = tree(&[&SHELL, packages].concat(), "extract");
+    let mut command = tree(&[&SHELL, packages].concat(), "extract", tar)?;
     command.args(WITHOUT.map(|path| format!("--dpkgopt=path-exclude={path}")));
     command.args(["--skip=output/dev", SUITE]).arg(tar).args(apt_sources()?);
     run(command)
@@ -43,25 +43,27 @@ pub(super) fn unpack(packages: &[&str], tar: &Path) -> Result<()> {
 
 /// Runs `build.sh` of the folder `sources`, which is `/build` in the tree, and gives the layer that it leaves.
 pub(super) fn build(packages: &[&str], sources: &Path, tar: &Path) -> Result<()> {
-    let mut command = tree(packages, "apt");
+    let mut command = tree(packages, "apt", tar)?;
     let hook = |text: String| format!("--customize-hook={text}");
     command.arg(hook(format!("copy-in {} /", quoted(sources)?)));
     for file in OF_MACHINE.into_iter().filter(|file| Path::new(file).is_file()) {
         command.arg(hook(format!("upload {file} {file}")));
     }
-    command.arg(hook("chroot \"$1\" sh /build/build.sh".to_owned()));
+    command.arg(hook("chroot \"$1\" env --unset=TMPDIR sh /build/build.sh".to_owned()));
     command.arg(hook(format!("download /layer.tar {}", quoted(tar)?)));
     command.args(["--format=null", SUITE, "-"]).args(apt_sources()?);
     run(command)
 }
 
-fn tree(packages: &[&str], variant: &str) -> Command {
+/// The tree itself grows beside the tar file: `/tmp` may be in memory, and some trees are large.
+fn tree(packages: &[&str], variant: &str, tar: &Path) -> Result<Command> {
     let mut command = Command::new("mmdebstrap");
     command
         .args(["--quiet", "--mode=root", &format!("--variant={variant}"), &format!("--include={}", packages.join(","))])
         .args(["man", "doc", "locale", "info"].map(|what| format!("--dpkgopt=path-exclude=/usr/share/{what}/*")))
-        .env("SOURCE_DATE_EPOCH", "0");
-    command
+        .env("SOURCE_DATE_EPOCH", "0")
+        .env("TMPDIR", tar.parent().context("a layer has a folder")?);
+    Ok(command)
 }
 
 /// A path as a word of a hook, which a shell takes apart.
