@@ -14,6 +14,7 @@ mod faults;
 mod fleets;
 mod gateway;
 mod harness;
+mod health;
 mod hibernation;
 mod hindered;
 mod leader;
@@ -61,6 +62,7 @@ const SHARED: &[(&str, Test)] = &[
     ("gateway::page::a_link_opens_the_page", gateway::page::a_link_opens_the_page),
     ("gateway::limits::callers_are_kept_to_their_pace", gateway::limits::callers_are_kept_to_their_pace),
     ("gateway::limits::certificates_are_exchanged", gateway::limits::certificates_are_exchanged),
+    ("health::manifests_fit_their_tools", health::manifests_fit_their_tools),
     ("privilege::stolen_tokens_are_worth_little", privilege::stolen_tokens_are_worth_little),
     ("privilege::fields::no_field_leads_out", privilege::fields::no_field_leads_out),
     ("privilege::fields::a_fleet_cannot_name_another_tenant", privilege::fields::a_fleet_cannot_name_another_tenant),
@@ -88,6 +90,7 @@ const ALONE: &[(&str, OwnTest)] = &[
     ("silence::changes_restart_no_pod", silence::changes_restart_no_pod),
     ("faults::kills_change_nothing", faults::kills_change_nothing),
     ("faults::deletions_lose_no_data", faults::deletions_lose_no_data),
+    ("health::tools_agree_on_every_version", health::tools_agree_on_every_version),
     ("hindered::late_bots_are_named", hindered::late_bots_are_named),
     ("hindered::full_nodes_stop_nobody", hindered::full_nodes_stop_nobody),
     ("turning::tenants_turn_round_at_each_write", turning::tenants_turn_round_at_each_write),

@@ -15,6 +15,7 @@
 mod audit;
 mod cluster;
 mod control_plane;
+pub mod kstatus;
 mod options;
 mod pki;
 mod process;

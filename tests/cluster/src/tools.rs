@@ -57,19 +57,7 @@ impl Tools {
     /// Builds what is missing (minutes when Go's caches are cold) and says so on stderr; returns at once otherwise.
     pub fn ensure() -> Result<Self> {
         let dir = Self::dir()?;
-        if dir.is_dir() {
-            return Ok(Self { dir });
-        }
-        let cache = cache_dir()?;
-        fs::create_dir_all(&cache).with_context(|| format!("cannot create the cache folder {}", cache.display()))?;
-        let lock = File::create(cache.join("build.lock"))?;
-        if lock.try_lock().is_err() {
-            eprintln!("another process is building the tools, waiting for it");
-            lock.lock()?;
-        }
-        if !dir.is_dir() {
-            build_into(&dir)?;
-        }
+        build_once(&dir, |work| build_into(work, &dir))?;
         Ok(Self { dir })
     }
 
@@ -103,15 +91,35 @@ pub fn cache_dir() -> Result<PathBuf> {
     Ok(std::path::absolute(base)?.join("torpor"))
 }
 
-/// Two processes see either nothing or a complete folder: it is built beside and renamed at the end.
-fn build_into(dir: &Path) -> Result<()> {
-    require_go()?;
+/// Fills `dir`, a folder in the cache, unless it is there. Two processes see either nothing or a complete folder: `build`
+/// works in one beside it, which is renamed at the end.
+pub(crate) fn build_once(dir: &Path, build: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let cache = cache_dir()?;
+    fs::create_dir_all(&cache).with_context(|| format!("cannot create the cache folder {}", cache.display()))?;
+    let lock = File::create(cache.join("build.lock"))?;
+    if lock.try_lock().is_err() {
+        eprintln!("another process is building the tools, waiting for it");
+        lock.lock()?;
+    }
+    if dir.is_dir() {
+        return Ok(());
+    }
     let work = dir.with_extension("partial");
     if work.exists() {
         // Left by a build that was interrupted; we hold the lock, so nobody writes there.
         fs::remove_dir_all(&work)?;
     }
     fs::create_dir_all(&work)?;
+    build(&work)?;
+    fs::rename(&work, dir)?;
+    Ok(())
+}
+
+fn build_into(work: &Path, dir: &Path) -> Result<()> {
+    require_go()?;
     fs::write(work.join("go.mod"), GO_MOD)?;
     fs::write(work.join("go.sum"), GO_SUM)?;
     let started = Instant::now();
@@ -119,12 +127,10 @@ fn build_into(dir: &Path) -> Result<()> {
     eprintln!("building {total} tools into {} (once; 6 to 10 minutes on two cores)", dir.display());
     for (number, (name, package)) in (1..).zip(PROGRAMS) {
         let progress = Progress::new(format!("[{number}/{total}] {name}"), started);
-        build_one(&work, name, package, &progress)?;
+        build_one(work, name, package, &progress)?;
         progress.done();
     }
-    copy_kwok_files(&work)?;
-    fs::rename(&work, dir)?;
-    Ok(())
+    copy_kwok_files(work)
 }
 
 fn build_one(work: &Path, name: &str, package: &str, progress: &Progress) -> Result<()> {
@@ -177,7 +183,7 @@ fn copy_kwok_files(work: &Path) -> Result<()> {
 }
 
 /// A `go` command that sees our go.mod only: no workspace, no other toolchain, no cross compilation.
-fn go<const N: usize>(work: &Path, args: [&str; N]) -> Command {
+pub(crate) fn go<const N: usize>(work: &Path, args: [&str; N]) -> Command {
     let mut command = bound_to_us("go");
     command
         .args(args)
@@ -191,7 +197,7 @@ fn go<const N: usize>(work: &Path, args: [&str; N]) -> Command {
     command
 }
 
-fn require_go() -> Result<()> {
+pub(crate) fn require_go() -> Result<()> {
     let Ok(output) = Command::new("go")
         .args(["env", "GOVERSION"])
         .env("GOTOOLCHAIN", "local")
@@ -258,7 +264,7 @@ impl Progress {
 }
 
 /// The standard library's hasher may change between Rust releases, which would rebuild everything.
-fn fnv1a(parts: &[&str]) -> u64 {
+pub(crate) fn fnv1a(parts: &[&str]) -> u64 {
     parts
         .iter()
         .flat_map(|part| part.bytes().chain([0]))
