@@ -124,22 +124,23 @@ fn charts_fit(ctx: &Ctx, all: &[Value]) -> Result<(), String> {
         installed += rendered.len();
         let project = all.iter().find(|one| one["kind"] == "AppProject" && one["metadata"]["name"] == spec["project"]);
         let Some(project) = project else { continue };
-        for made in &rendered {
-            let kind = (group(&text(&made["apiVersion"])).to_owned(), text(&made["kind"]));
-            let listed = |list: &Value, key: &str, wanted: &str| {
-                list.as_array().into_iter().flatten().any(|one| one[key] == wanted)
-            };
-            let allowed = if of_cluster.contains(&kind) {
-                let whitelist = project["spec"]["clusterResourceWhitelist"].as_array();
-                whitelist.is_some_and(|all| all.iter().any(|one| one["group"] == kind.0 && one["kind"] == kind.1))
-            } else {
-                let namespace = made["metadata"]["namespace"].as_str().unwrap_or("torpor-system");
-                listed(&project["spec"]["destinations"], "namespace", namespace)
-            };
-            ensure(allowed, || format!("AppProject {} lets {name} bring no {kind:?}", spec["project"]))?;
+        if let Some(made) = rendered.iter().find(|made| !allows(project, made, &of_cluster)) {
+            let project = &spec["project"];
+            return Err(format!("AppProject {project} lets {name} bring no {} {}", made["kind"], made["metadata"]));
         }
     }
     ensure(installed > 20, || format!("the charts made {installed} objects only"))
+}
+
+/// Whether an AppProject lets an object of a chart into the cluster.
+fn allows(project: &Value, made: &Value, of_cluster: &BTreeSet<(String, String)>) -> bool {
+    let list = |field: &str| project["spec"][field].as_array().into_iter().flatten();
+    let (group, kind) = (group(&text(&made["apiVersion"])).to_owned(), text(&made["kind"]));
+    if of_cluster.contains(&(group.clone(), kind.clone())) {
+        return list("clusterResourceWhitelist").any(|one| one["group"] == group && one["kind"] == kind);
+    }
+    let namespace = made["metadata"]["namespace"].as_str().unwrap_or("torpor-system");
+    list("destinations").any(|one| one["namespace"] == namespace)
 }
 
 fn group(version: &str) -> &str {
