@@ -38,14 +38,14 @@ pub fn names_and_certificates_work_inside() -> Result<(), String> {
     // Names of the cluster are asked for with what the search list adds.
     let names = Names::serve(&["receiver.hooks.svc.cluster.local", OUTSIDE, API_SERVER])?;
     let objects = Objects::start()?;
-    let data = root.data(&objects.cluster)?;
+    let data = Root::data(&objects.cluster)?;
     std::fs::write(data.join("webhook.key"), KEY).map_err(|error| error.to_string())?;
     let made = catalog(&objects.cluster, "image", &[("free", "Auto", ["20s", "600s", "1200s"])])?;
     std::fs::copy(made, data.join("catalog.yaml")).map_err(|error| error.to_string())?;
     let port = objects.cluster.kubectl(["config", "view", "-o", "jsonpath={.clusters[0].cluster.server}"]);
     let port = port.map_err(|error| error.to_string())?;
     let port = port.rsplit(':').next().unwrap_or_default();
-    root.kubeconfig(&objects.cluster, &format!("https://{API_SERVER}:{port}"))?;
+    Root::kubeconfig(&objects.cluster, &format!("https://{API_SERVER}:{port}"))?;
 
     let receiver = Receiver::start()?;
     let plain = receiver.url().replace("127.0.0.1", IN_CLUSTER);

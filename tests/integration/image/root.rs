@@ -59,7 +59,7 @@ impl Root {
     }
 
     /// A folder that the program may read as [`DATA`].
-    pub fn data(&self, cluster: &Cluster) -> Result<PathBuf, String> {
+    pub fn data(cluster: &Cluster) -> Result<PathBuf, String> {
         let data = cluster.data_dir().join("image");
         fs::create_dir_all(&data).map_err(|error| error.to_string())?;
         fs::write(data.join("resolv.conf"), RESOLV_CONF).map_err(|error| error.to_string())?;
@@ -68,7 +68,7 @@ impl Root {
     }
 
     /// The administrator's kubeconfig with another address of the API server.
-    pub fn kubeconfig(&self, cluster: &Cluster, server: &str) -> Result<(), String> {
+    pub fn kubeconfig(cluster: &Cluster, server: &str) -> Result<(), String> {
         let view = cluster.kubectl(["config", "view", "--raw", "-o", "json"]).map_err(|error| error.to_string())?;
         let mut config: Value = serde_json::from_str(&view).map_err(|error| error.to_string())?;
         config["clusters"][0]["cluster"]["server"] = server.into();
@@ -79,7 +79,7 @@ impl Root {
 
     /// A hibernator that is ready: the image's program, as its user, in its files.
     pub fn hibernator(&self, objects: &Objects, url: &str, authorities: Authorities) -> Result<Process, String> {
-        objects.kubectl(&["delete", "lease", "torpor-hibernator", "-n", "default", "--ignore-not-found"])?;
+        objects.kubectl(&["delete", "lease", "torpor-hibernator", "-n", crate::rights::HOME, "--ignore-not-found"])?;
         let data = objects.cluster.data_dir().join("image");
         let start = data.join("start");
         fs::write(&start, self.script(&data, authorities)).map_err(|error| error.to_string())?;
