@@ -48,8 +48,6 @@ pub fn clean() -> Result<()> {
 struct Changes {
     /// Values of the machine's settings before the run.
     sysctls: BTreeMap<String, String>,
-    /// Whether the cluster's addresses were taken out of the machine's routes.
-    addresses: bool,
     /// Process 1 of each space, with its start time.
     spaces: BTreeMap<u32, String>,
 }
@@ -94,7 +92,6 @@ impl Machine {
             }
         }
         network::check_addresses()?;
-        self.changes.addresses = true;
         self.save()?;
         network::reserve_addresses()?;
         let run = run_dir()?;
@@ -132,10 +129,7 @@ impl Machine {
             fs::write(&path, value).with_context(|| format!("cannot restore {}", path.display()))?;
         }
         cgroup::remove()?;
-        if self.changes.addresses {
-            // They are gone already if the last attempt came to an end after this.
-            let _ = network::release_addresses();
-        }
+        network::release_addresses();
         remove_dir(&run_dir()?)?;
         self.changes = Changes::default();
         match fs::remove_file(&self.file) {
