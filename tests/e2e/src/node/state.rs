@@ -39,7 +39,26 @@ pub fn home() -> Result<PathBuf> {
 
 /// Clears away what a run that was killed has left.
 pub fn clean() -> Result<()> {
-    Machine::take().map(drop)
+    let taken = Machine::take(lock(false)?)?;
+    drop(taken);
+    Ok(())
+}
+
+/// One run at a time holds the machine.
+pub(super) fn lock(wait: bool) -> Result<File> {
+    let home = home()?;
+    fs::create_dir_all(&home).with_context(|| format!("cannot create {}", home.display()))?;
+    let lock = File::create(home.join("lock"))?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::Error(error)) => return Err(error.into()),
+        Err(TryLockError::WouldBlock) => {
+            ensure!(wait, "another run holds the machine; it ends by itself, or with torpor-e2e down");
+            eprintln!("another run holds the machine, waiting for its end");
+            lock.lock()?;
+        }
+    }
+    Ok(lock)
 }
 
 /// What there is to undo.
@@ -62,16 +81,8 @@ pub(super) struct Machine {
 
 impl Machine {
     /// Takes the machine, and clears away what a run that was killed has left.
-    pub(super) fn take() -> Result<Self> {
+    pub(super) fn take(lock: File) -> Result<Self> {
         let home = home()?;
-        fs::create_dir_all(&home).with_context(|| format!("cannot create {}", home.display()))?;
-        let lock = File::create(home.join("lock"))?;
-        match lock.try_lock() {
-            Err(TryLockError::WouldBlock) => {
-                ensure!(false, "the nodes run already: stop them with torpor-e2e down");
-            }
-            other => other?,
-        }
         let file = home.join("changes.json");
         let changes = match fs::read_to_string(&file) {
             Ok(text) => serde_json::from_str(&text).with_context(|| format!("cannot read {}", file.display()))?,
