@@ -28,7 +28,7 @@ use super::{
     preflight,
     programs::Programs,
     space::Space,
-    state::Machine,
+    state::{Machine, lock},
     store,
     worker::{Worker, find, kill, stop},
     world::World,
@@ -76,11 +76,11 @@ pub struct Cluster {
 
 impl Cluster {
     /// Brings it up: nodes Ready, names resolved, images there. The first time programs and images are built, which takes
-    /// minutes. Fails with [`super::Missing`] on a machine that can't hold it.
+    /// minutes. Waits for the end of another run on this machine. Fails with [`super::Missing`] on a machine that can't hold it.
     pub fn start(options: Options) -> Result<Self> {
         ensure!((1..=9).contains(&options.nodes), "there can be 1 to 9 nodes");
         preflight::check()?;
-        let mut machine = Machine::take()?;
+        let mut machine = Machine::take(lock(true)?)?;
         let programs = Programs::build()?;
         let archives = [images::build(&programs)?, options.images.clone()].concat();
         let run = machine.prepare()?;

@@ -139,21 +139,21 @@ pub(super) fn check_addresses() -> Result<()> {
 /// While a run lasts, its addresses lead nowhere else, also after its link has gone with a run that was killed: somebody
 /// outside of the machine might have them.
 pub(super) fn reserve_addresses() -> Result<()> {
-    host_routes("add").context("cannot reserve the cluster's addresses")
+    run(Command::new("ip").args(["-batch", "-"]), &host_routes("add"))
+        .context("cannot reserve the cluster's addresses")?;
+    Ok(())
 }
 
-/// Gives the addresses back.
-pub(super) fn release_addresses() -> Result<()> {
-    host_routes("delete").context("cannot release the cluster's addresses")
+/// Gives the addresses back, as many of them as were taken.
+pub(super) fn release_addresses() {
+    // It fails for each that was not.
+    let _ = run(Command::new("ip").args(["-force", "-batch", "-"]), &host_routes("delete"));
 }
 
-fn host_routes(action: &str) -> Result<()> {
+fn host_routes(action: &str) -> String {
     // The real routes are shorter of metric, and so they win.
-    let lines: String = [MACHINES, PODS, SERVICES]
-        .iter()
-        .map(|range| format!("route {action} unreachable {range} metric 4096\n"))
-        .collect();
-    run(Command::new("ip").args(["-batch", "-"]), &lines).map(drop)
+    let route = |range: &&str| format!("route {action} unreachable {range} metric 4096\n");
+    [MACHINES, PODS, SERVICES].iter().map(route).collect()
 }
 
 /// The link between the router and this machine.

@@ -39,7 +39,26 @@ pub fn home() -> Result<PathBuf> {
 
 /// Clears away what a run that was killed has left.
 pub fn clean() -> Result<()> {
-    Machine::take().map(drop)
+    let taken = Machine::take(lock(false)?)?;
+    drop(taken);
+    Ok(())
+}
+
+/// One run at a time holds the machine.
+pub(super) fn lock(wait: bool) -> Result<File> {
+    let home = home()?;
+    fs::create_dir_all(&home).with_context(|| format!("cannot create {}", home.display()))?;
+    let lock = File::create(home.join("lock"))?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::Error(error)) => return Err(error.into()),
+        Err(TryLockError::WouldBlock) => {
+            ensure!(wait, "another run holds the machine; it ends by itself, or with torpor-e2e down");
+            eprintln!("another run holds the machine, waiting for its end");
+            lock.lock()?;
+        }
+    }
+    Ok(lock)
 }
 
 /// What there is to undo.
@@ -48,8 +67,6 @@ pub fn clean() -> Result<()> {
 struct Changes {
     /// Values of the machine's settings before the run.
     sysctls: BTreeMap<String, String>,
-    /// Whether the cluster's addresses were taken out of the machine's routes.
-    addresses: bool,
     /// Process 1 of each space, with its start time.
     spaces: BTreeMap<u32, String>,
 }
@@ -64,16 +81,8 @@ pub(super) struct Machine {
 
 impl Machine {
     /// Takes the machine, and clears away what a run that was killed has left.
-    pub(super) fn take() -> Result<Self> {
+    pub(super) fn take(lock: File) -> Result<Self> {
         let home = home()?;
-        fs::create_dir_all(&home).with_context(|| format!("cannot create {}", home.display()))?;
-        let lock = File::create(home.join("lock"))?;
-        match lock.try_lock() {
-            Err(TryLockError::WouldBlock) => {
-                ensure!(false, "the nodes run already: stop them with torpor-e2e down");
-            }
-            other => other?,
-        }
         let file = home.join("changes.json");
         let changes = match fs::read_to_string(&file) {
             Ok(text) => serde_json::from_str(&text).with_context(|| format!("cannot read {}", file.display()))?,
@@ -94,7 +103,6 @@ impl Machine {
             }
         }
         network::check_addresses()?;
-        self.changes.addresses = true;
         self.save()?;
         network::reserve_addresses()?;
         let run = run_dir()?;
@@ -132,10 +140,7 @@ impl Machine {
             fs::write(&path, value).with_context(|| format!("cannot restore {}", path.display()))?;
         }
         cgroup::remove()?;
-        if self.changes.addresses {
-            // They are gone already if the last attempt came to an end after this.
-            let _ = network::release_addresses();
-        }
+        network::release_addresses();
         remove_dir(&run_dir()?)?;
         self.changes = Changes::default();
         match fs::remove_file(&self.file) {
