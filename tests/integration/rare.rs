@@ -78,7 +78,7 @@ pub fn fleets_without_a_plan_sleep(ctx: &Ctx) -> Result<(), String> {
     apply(ctx, &tenant(name, json!({"tier": "basic"})))?;
     ctx.await_ready(name)?;
     let config = ["configmap", "mine", "-n", namespace];
-    ctx.kubectl(&[&["create"], &config[..], &["--from-literal=strategy.yml=script_file_name: a.py"]].concat())?;
+    ctx.kubectl(&[&["create"], &config[..], &["--from-literal=config.yml=script_file_name: a.py"]].concat())?;
     let mut reader = fleet("reader", 1);
     reader["strategy"] = json!({"kind": "script", "configMapRef": {"name": "mine"}});
     patch(ctx, &["tenant", name], &json!({"spec": {"fleets": [reader]}}))?;
