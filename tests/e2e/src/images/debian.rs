@@ -21,18 +21,6 @@ pub(super) const WITHOUT: [&str; 2] = ["/usr/share/perl/*", "/usr/lib/*/perl/*"]
 /// Where pip's own configuration and the machine's certificates stand, here and in a tree that builds.
 const OF_MACHINE: [&str; 2] = ["/etc/pip.conf", "/etc/ssl/certs/ca-certificates.crt"];
 
-/// Fails where no tree can be made.
-pub(super) fn check() -> Result<()> {
-    ensure!(
-        cfg!(all(target_arch = "x86_64", target_os = "linux")),
-        "the images' Python packages are pinned for x86-64 Linux, and this is another machine"
-    );
-    ensure!(rustix::process::geteuid().is_root(), "Debian trees are made by root; run it with sudo");
-    let there = Command::new("mmdebstrap").arg("--version").output().is_ok_and(|output| output.status.success());
-    ensure!(there, "mmdebstrap is not there; install it with apt-get install mmdebstrap");
-    Ok(())
-}
-
 /// A shell, these packages and what they depend on, unpacked into a tar file.
 pub(super) fn unpack(packages: &[&str], tar: &Path) -> Result<()> {
     let mut command = tree(&[&SHELL, packages].concat(), "extract", tar)?;

@@ -10,12 +10,13 @@ mod list;
 
 use std::{path::PathBuf, sync::Mutex, thread, time::Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use torpor_cluster::{
     build_once, cache_dir, hash,
     oci::{self, Archive, Config},
 };
 
+use crate::node::check_machine;
 use layer::Layer;
 
 /// The registry in the images' names. Nothing listens there: the images are imported on every node.
@@ -35,9 +36,11 @@ struct Image {
 /// Builds the images that are not in the cache, which takes minutes, and gives the OCI archives of all. `progress` is
 /// told what begins and ends.
 pub fn ensure(progress: impl Fn(&str) + Sync) -> Result<Vec<PathBuf>> {
-    debian::check()?;
-    // One build at a time may hold the lock of a cached folder, and the writer of archives is one.
-    oci::tool()?;
+    ensure!(
+        cfg!(all(target_arch = "x86_64", target_os = "linux")),
+        "the Python packages of the images are pinned for x86-64 Linux: run it on such a machine"
+    );
+    check_machine()?;
     let images = list::all();
     let archives: Vec<PathBuf> = images.iter().map(Image::archive).collect::<Result<_>>()?;
     let missing = Mutex::new(images.iter().zip(&archives).filter(|(_, archive)| !archive.is_file()));

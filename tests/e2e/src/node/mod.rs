@@ -25,7 +25,7 @@ mod world;
 
 pub use cluster::{Cluster, Options};
 pub use images::TOOLS as TOOLS_IMAGE;
-pub use preflight::Missing;
+pub use preflight::{Missing, check as check_machine};
 pub use state::{clean, home, run_dir};
 pub use worker::{Container, Worker};
 pub use world::{Arrival, Connection, World};

@@ -64,8 +64,9 @@ enum Packages {
     Missing(Vec<&'static str>, String),
 }
 
-/// Installs missing packages where it may, and fails with [`Missing`] if the machine can't hold the nodes.
-pub(super) fn check() -> Result<()> {
+/// Installs missing packages where it may, and fails with [`Missing`] if the machine can't hold the nodes or make their
+/// images.
+pub fn check() -> Result<()> {
     let root = rustix::process::geteuid().is_root();
     let packages = packages(root)?;
     let facts = Facts {
