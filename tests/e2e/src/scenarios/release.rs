@@ -44,6 +44,8 @@ pub fn run(rig: &Rig) -> Result<()> {
         row_is_there(rig, tenant)?;
     }
     same("after it was installed again", &look(rig)?, &before)?;
+    let told = rig.cluster.helm(["test", "torpor", "--namespace", HOME, "--timeout", "60s"])?;
+    ensure!(told.contains("Succeeded"), "helm test says {told}");
     ensure!(copies(rig, BASIC)?.len() == bots, "a bot was started anew");
     Ok(())
 }
