@@ -130,6 +130,7 @@ fn closed(rig: &Rig, node: &str, before: usize) -> Result<()> {
 /// has stopped.
 pub fn partition(rig: &Rig) -> Result<()> {
     rig.await_awake(BASIC)?;
+    trades_on(rig, BASIC, rig.record()?.len())?;
     let node = node(rig, BASIC)?;
     let before = copies(rig, BASIC)?.len();
     let worker = rig.cluster.worker(&node)?;
