@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::Ctx;
 use crate::harness::{condition, eventually};
-use crate::tenants::{SOON, apply, ensure, fleet, list, patch, same, tenant, text};
+use crate::tenants::{SOON, apply, ensure, fleet, list, mark, patch, same, tenant, text, writes};
 
 /// An object that is controlled by the Tenant and that no plan wants goes, of whatever kind it is. An earlier version of the
 /// operator may have made any of them.
@@ -97,9 +97,12 @@ pub fn fleets_without_a_plan_sleep(ctx: &Ctx) -> Result<(), String> {
     })?;
     // Awake, it keeps what runs.
     awake(&Value::Null)?;
+    let start = mark(ctx)?;
     let now = format!("torpor.dev/sleep-requested-at={}", jiff::Timestamp::now());
     ctx.kubectl(&["annotate", "tenant", name, &now])?;
     ctx.await_condition(&["tenant", name], "Hibernated", "True", std::time::Duration::from_secs(60))?;
     let left: Vec<String> = list(ctx, "pods", namespace)?.iter().map(|pod| text(&pod["metadata"]["name"])).collect();
-    same("pods", &left, &vec!["postgres-0".to_owned()])
+    same("pods", &left, &vec!["postgres-0".to_owned()])?;
+    let scaled = writes(ctx, start)?.iter().any(|event| event.namespace == namespace && event.subresource == "scale");
+    ensure(scaled, || "the bots went, and not because their StatefulSet was scaled down".to_owned())
 }

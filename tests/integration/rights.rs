@@ -1,7 +1,7 @@
 //! Every program of the suite runs under the account, the rights and the admission policy that the chart gives it. What they
 //! asked the API server for is held against what they were given: no more was needed, and nothing was given for nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -43,10 +43,14 @@ impl fmt::Display for Right {
 #[derive(Default)]
 struct Record {
     used: BTreeSet<Right>,
-    refused: BTreeSet<String>,
+    /// For want of a right.
+    forbidden: BTreeMap<Right, String>,
+    /// By an admission policy.
+    denied: BTreeSet<String>,
 }
 
-static RECORD: Mutex<Record> = Mutex::new(Record { used: BTreeSet::new(), refused: BTreeSet::new() });
+static RECORD: Mutex<Record> =
+    Mutex::new(Record { used: BTreeSet::new(), forbidden: BTreeMap::new(), denied: BTreeSet::new() });
 
 /// Gives a cluster the accounts, rights and policies of the chart, and records what is done with them.
 pub fn install(cluster: &Cluster) -> Result<(), String> {
@@ -139,9 +143,6 @@ impl Record {
         if !COMPONENTS.contains(&component) || !event.user_agent.starts_with("torpor") || event.resource.is_empty() {
             return;
         }
-        if event.forbidden || event.message.contains("ValidatingAdmissionPolicy") {
-            self.refused.insert(format!("torpor-{component}: {} {}: {}", event.verb, event.request_uri, event.message));
-        }
         let group = if event.group.is_empty() { String::new() } else { format!("{}/", event.group) };
         let sub = if event.subresource.is_empty() { String::new() } else { format!("/{}", event.subresource) };
         let right = |verb: &str| Right {
@@ -151,6 +152,14 @@ impl Record {
             namespace: event.namespace.clone(),
             name: event.name.clone(),
         };
+        let what = || format!("torpor-{component}: {} {}: {}", event.verb, event.request_uri, event.message);
+        if event.forbidden {
+            self.forbidden.insert(right(&event.verb), what());
+            return;
+        }
+        if event.message.contains("ValidatingAdmissionPolicy") {
+            self.denied.insert(what());
+        }
         self.used.insert(right(&event.verb));
         // A server-side apply of what does not exist needs the right to create.
         if event.verb == "patch" && event.code == 201 {
@@ -164,18 +173,25 @@ pub fn balance() -> Result<(), String> {
     let tools = torpor_cluster::Tools::ensure().map_err(|error| format!("{error:#}"))?;
     let granted = granted(&chart(&tools.bin("helm"))?)?;
     let record = RECORD.lock().unwrap_or_else(PoisonError::into_inner);
-    let used = |right: &&Right| {
-        record.used.iter().any(|used| {
-            (&used.component, &used.verb, &used.resource) == (&right.component, &right.verb, &right.resource)
-                && (right.name.is_empty() || right.name == used.name)
-                && (right.namespace.is_empty() || right.namespace == used.namespace)
-        })
+    let covers = |right: &Right, use_: &Right| {
+        (&use_.component, &use_.verb, &use_.resource) == (&right.component, &right.verb, &right.resource)
+            && (right.name.is_empty() || right.name == use_.name)
+            && (right.namespace.is_empty() || right.namespace == use_.namespace)
     };
+    let used = |right: &&Right| record.used.iter().any(|use_| covers(right, use_));
+    // An API server that has just started does not know roles yet, and a release that is uninstalled has none left.
+    let missing: Vec<&String> = record
+        .forbidden
+        .iter()
+        .filter(|(use_, _)| !granted.iter().any(|right| covers(right, use_)))
+        .map(|(_, what)| what)
+        .chain(&record.denied)
+        .take(20)
+        .collect();
     let idle: Vec<String> = granted.iter().filter(|right| !used(right)).map(Right::to_string).collect();
     println!("rights: {} of {} that were given were used", granted.len() - idle.len(), granted.len());
-    if granted.is_empty() || !idle.is_empty() || !record.refused.is_empty() {
-        let refused: Vec<&String> = record.refused.iter().take(20).collect();
-        return Err(format!("given and never used: {idle:#?}; asked for and refused: {refused:#?}"));
+    if granted.is_empty() || !idle.is_empty() || !missing.is_empty() {
+        return Err(format!("given and never used: {idle:#?}; asked for and refused: {missing:#?}"));
     }
     Ok(())
 }
