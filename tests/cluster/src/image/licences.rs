@@ -9,9 +9,12 @@ use super::crates::Crate;
 const BEGINNINGS: [&str; 6] = ["LICENSE", "LICENCE", "COPYING", "COPYRIGHT", "NOTICE", "UNLICENSE"];
 const RULE: &str = "--------------------------------------------------------------------------------";
 
+/// A licence text, and the crates that carry it.
+type Carried = (String, Vec<String>);
+
 /// One text for all crates; each licence text once, with the crates that carry it.
 pub(super) fn collect(crates: &[Crate]) -> Result<String> {
-    let mut by_text: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut by_words: BTreeMap<String, Carried> = BTreeMap::new();
     let mut without = Vec::new();
     for one in crates {
         let label = format!("{} {} ({})", one.name, one.version, one.licence);
@@ -20,10 +23,11 @@ pub(super) fn collect(crates: &[Crate]) -> Result<String> {
             without.push(label.clone());
         }
         for text in texts {
-            by_text.entry(text).or_default().push(label.clone());
+            let carried = by_words.entry(words(&text)).or_insert_with(|| (text, Vec::new()));
+            carried.1.push(label.clone());
         }
     }
-    Ok(render(by_text, &without))
+    Ok(render(by_words.into_values(), &without))
 }
 
 fn texts(folder: &Path) -> Result<Vec<String>> {
@@ -32,17 +36,20 @@ fn texts(folder: &Path) -> Result<Vec<String>> {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().to_uppercase();
         if entry.file_type()?.is_file() && BEGINNINGS.iter().any(|beginning| name.starts_with(beginning)) {
-            // What differs in its line ends only is one text.
             let text = String::from_utf8_lossy(&fs::read(entry.path())?).replace("\r\n", "\n");
-            found.push(text.trim().to_owned());
+            found.push(text.trim_matches('\n').trim_end().to_owned());
         }
     }
     Ok(found)
 }
 
-fn render(by_text: BTreeMap<String, Vec<String>>, without: &[String]) -> String {
-    let mut groups: Vec<(Vec<String>, String)> = by_text
-        .into_iter()
+/// What is the same in copies of one text whose lines are broken and set in otherwise.
+fn words(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn render(carried: impl Iterator<Item = Carried>, without: &[String]) -> String {
+    let mut groups: Vec<(Vec<String>, String)> = carried
         .map(|(text, mut crates)| {
             crates.sort();
             crates.dedup();
@@ -70,11 +77,13 @@ mod tests {
 
     #[test]
     fn a_text_is_there_once() {
-        let labels = |names: &[&str]| names.iter().map(ToString::to_string).collect();
-        let by_text = BTreeMap::from([("MIT text".to_owned(), labels(&["b 1 (MIT)", "a 1 (MIT)"]))]);
-        let page = render(by_text, &labels(&["c 1 (ISC)"]));
+        let labels = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let carried = ("MIT text".to_owned(), labels(&["b 1 (MIT)", "a 1 (MIT)"]));
+        let page = render([carried].into_iter(), &labels(&["c 1 (ISC)"]));
         assert_eq!(page.matches("MIT text").count(), 1);
         assert!(page.contains("a 1 (MIT)\nb 1 (MIT)\n"), "{page}");
         assert!(page.contains("  c 1 (ISC)\n"), "{page}");
+        assert_eq!(words("  MIT\n  text\n"), words("MIT text"));
+        assert_ne!(words("Copyright A"), words("Copyright B"));
     }
 }

@@ -113,7 +113,8 @@ fn only(mut bill: Value, names: &BTreeSet<(&str, &str)>) -> Result<Value> {
     let dependencies = bill["dependencies"].as_array_mut().context("the bill has no dependencies")?;
     dependencies.retain(|one| is_kept(&one["ref"]));
     for one in dependencies {
-        if let Some(on) = one["dependsOn"].as_array_mut() {
+        // Asking by index would add a field where there is none.
+        if let Some(on) = one.get_mut("dependsOn").and_then(Value::as_array_mut) {
             on.retain(is_kept);
         }
     }
@@ -176,10 +177,11 @@ mod tests {
         let component = |name: &str| json!({"bom-ref": name, "name": name, "version": "1.0.0"});
         json!({
             "metadata": {"component": component("torpor")},
-            "components": [component("serde"), component("serde_derive")],
+            "components": [component("serde"), component("itoa"), component("serde_derive")],
             "dependencies": [
                 {"ref": "torpor", "dependsOn": ["serde"]},
                 {"ref": "serde", "dependsOn": ["serde_derive"]},
+                {"ref": "itoa"},
                 {"ref": "serde_derive"},
             ],
         })
@@ -187,12 +189,12 @@ mod tests {
 
     #[test]
     fn what_is_not_in_the_program_goes() {
-        let names = BTreeSet::from([("torpor", "1.0.0"), ("serde", "1.0.0")]);
+        let names = BTreeSet::from([("torpor", "1.0.0"), ("serde", "1.0.0"), ("itoa", "1.0.0")]);
         let bill = only(bill(), &names).expect("a bill");
-        assert_eq!(bill["components"].as_array().map(Vec::len), Some(1));
+        assert_eq!(bill["components"].as_array().map(Vec::len), Some(2));
         assert_eq!(
             bill["dependencies"],
-            json!([{"ref": "torpor", "dependsOn": ["serde"]}, {"ref": "serde", "dependsOn": []}])
+            json!([{"ref": "torpor", "dependsOn": ["serde"]}, {"ref": "serde", "dependsOn": []}, {"ref": "itoa"}])
         );
     }
 
@@ -215,7 +217,7 @@ mod tests {
         let release = "ID=debian\nVERSION_ID=\"12\"\n";
         add(&mut bill, "rustc 1.95.0", &BTreeSet::from([package]), release).expect("a bill");
         let reference = "pkg:deb/debian/libc6@2.36-9%2Bdeb12u14?arch=amd64&distro=debian-12";
-        assert_eq!(bill["components"][2]["purl"], reference);
+        assert_eq!(bill["components"][3]["purl"], reference);
         assert_eq!(bill["dependencies"][0]["dependsOn"], json!(["serde", reference]));
     }
 }

@@ -89,6 +89,8 @@ func read(folder string, build arguments) (*Report, error) {
 		SourceMap:    llb.NewSourceMap(nil, "Dockerfile", "Dockerfile", text),
 		MetaResolver: unknown{},
 	}
+	// The linter reads it and a build would fill it.
+	options.SourceMap.Definition = &llb.Definition{}
 	lint, err := dockerfile2llb.DockerfileLint(context.Background(), text, options)
 	if err != nil {
 		return nil, err
