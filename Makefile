@@ -16,8 +16,8 @@ TORPOR := cargo run --quiet --package torpor --bin torpor --
 CLUSTER := cargo run --quiet --package torpor-cluster --bin torpor-cluster --
 DEMO := cargo run --quiet --package torpor-cluster --bin torpor-demo --
 IMAGE := cargo run --quiet --locked --package torpor-cluster --bin torpor-image --
-# A network of its own, with a loopback device and nothing else.
-ALONE := target."cfg(all())".runner=["unshare", "--net", "sh", "-c", "ip link set lo up && exec \"$$0\" \"$$@\""]
+# A network of its own, with a loopback device and nothing else. The API server wants to see a way out, which leads back here.
+ALONE := target."cfg(all())".runner=["unshare", "--net", "sh", "-c", "ip link set lo up && ip address add 192.0.2.1/32 dev lo && ip route add default dev lo && exec \"$$0\" \"$$@\""]
 
 .PHONY: help demo demo-stop test e2e bench page-test api-test traefik-test image image-check lint fresh crds generate cluster-up cluster-down deps-check need-cargo need-go need-chromium need-namespaces
 

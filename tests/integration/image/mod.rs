@@ -15,11 +15,11 @@ use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::json;
 
-use crate::harness::{condition, eventually};
-use crate::hibernation::{Objects, catalog};
+use crate::harness::eventually;
+use crate::hibernation::{Objects, catalog, stage_of};
 use crate::many::create_tenants;
 use crate::receiver::{Receiver, Request};
-use crate::tenants::{ensure, same, tenant};
+use crate::tenants::{ensure, tenant};
 
 use names::Names;
 use root::{Authorities, Root};
@@ -38,14 +38,14 @@ pub fn names_and_certificates_work_inside() -> Result<(), String> {
     // Names of the cluster are asked for with what the search list adds.
     let names = Names::serve(&["receiver.hooks.svc.cluster.local", OUTSIDE, API_SERVER])?;
     let objects = Objects::start()?;
-    let data = Root::data(&objects.cluster)?;
+    let data = root::data(&objects.cluster)?;
     std::fs::write(data.join("webhook.key"), KEY).map_err(|error| error.to_string())?;
     let made = catalog(&objects.cluster, "image", &[("free", "Auto", ["20s", "600s", "1200s"])])?;
     std::fs::copy(made, data.join("catalog.yaml")).map_err(|error| error.to_string())?;
     let port = objects.cluster.kubectl(["config", "view", "-o", "jsonpath={.clusters[0].cluster.server}"]);
     let port = port.map_err(|error| error.to_string())?;
     let port = port.rsplit(':').next().unwrap_or_default();
-    Root::kubeconfig(&objects.cluster, &format!("https://{API_SERVER}:{port}"))?;
+    root::kubeconfig(&objects.cluster, &format!("https://{API_SERVER}:{port}"))?;
 
     let receiver = Receiver::start()?;
     let plain = receiver.url().replace("127.0.0.1", IN_CLUSTER);
@@ -94,12 +94,12 @@ fn refused(root: &Root, objects: &Objects, name: &str, url: &str, why: &str) -> 
     let hibernator = root.hibernator(objects, url, Authorities::Own)?;
     create_tenants(&objects.cluster, [tenant(name, json!({"tier": "free"}))])?;
     let told = eventually(SOON, || {
-        let held = condition(&objects.get(&["tenant", name])?, "SleepHeld").to_string();
         let log = hibernator.log_text();
-        let line = log.lines().find(|line| line.contains(why)).map(ToOwned::to_owned);
-        line.or_else(|| held.contains(why).then_some(held)).ok_or_else(|| format!("{name}: {why} is not told: {log}"))
+        let line = log.lines().find(|line| line.contains("a warning was not given") && line.contains(why));
+        line.map(ToOwned::to_owned).ok_or_else(|| format!("{name}: {why} is not told: {log}"))
     })?;
-    same("names of the place in what is told", &told.contains("hook"), &true)?;
+    let stage = stage_of(&objects.get(&["tenant", name])?);
+    ensure(["", "Active"].contains(&stage.as_str()), || format!("{name} sleeps unwarned: {stage}"))?;
     println!("image: {name}: {told}");
     objects.kubectl(&["delete", "tenant", name, "--wait=false"]).map(drop)
 }

@@ -58,25 +58,6 @@ impl Root {
         self.dir.join("root")
     }
 
-    /// A folder that the program may read as [`DATA`].
-    pub fn data(cluster: &Cluster) -> Result<PathBuf, String> {
-        let data = cluster.data_dir().join("image");
-        fs::create_dir_all(&data).map_err(|error| error.to_string())?;
-        fs::write(data.join("resolv.conf"), RESOLV_CONF).map_err(|error| error.to_string())?;
-        fs::set_permissions(&data, Permissions::from_mode(0o755)).map_err(|error| error.to_string())?;
-        Ok(data)
-    }
-
-    /// The administrator's kubeconfig with another address of the API server.
-    pub fn kubeconfig(cluster: &Cluster, server: &str) -> Result<(), String> {
-        let view = cluster.kubectl(["config", "view", "--raw", "-o", "json"]).map_err(|error| error.to_string())?;
-        let mut config: Value = serde_json::from_str(&view).map_err(|error| error.to_string())?;
-        config["clusters"][0]["cluster"]["server"] = server.into();
-        let file = cluster.data_dir().join("image/kubeconfig");
-        fs::write(&file, config.to_string()).map_err(|error| error.to_string())?;
-        fs::set_permissions(file, Permissions::from_mode(0o644)).map_err(|error| error.to_string())
-    }
-
     /// A hibernator that is ready: the image's program, as its user, in its files.
     pub fn hibernator(&self, objects: &Objects, url: &str, authorities: Authorities) -> Result<Process, String> {
         objects.kubectl(&["delete", "lease", "torpor-hibernator", "-n", crate::rights::HOME, "--ignore-not-found"])?;
@@ -122,6 +103,25 @@ impl Root {
         );
         format!("#!/bin/sh\nset -e\nexec unshare --mount -- sh -ec {} sh \"$@\"\n", quoted(&inside))
     }
+}
+
+/// A folder that the program may read as [`DATA`].
+pub fn data(cluster: &Cluster) -> Result<PathBuf, String> {
+    let data = cluster.data_dir().join("image");
+    fs::create_dir_all(&data).map_err(|error| error.to_string())?;
+    fs::write(data.join("resolv.conf"), RESOLV_CONF).map_err(|error| error.to_string())?;
+    fs::set_permissions(&data, Permissions::from_mode(0o755)).map_err(|error| error.to_string())?;
+    Ok(data)
+}
+
+/// The administrator's kubeconfig with another address of the API server.
+pub fn kubeconfig(cluster: &Cluster, server: &str) -> Result<(), String> {
+    let view = cluster.kubectl(["config", "view", "--raw", "-o", "json"]).map_err(|error| error.to_string())?;
+    let mut config: Value = serde_json::from_str(&view).map_err(|error| error.to_string())?;
+    config["clusters"][0]["cluster"]["server"] = server.into();
+    let file = cluster.data_dir().join("image/kubeconfig");
+    fs::write(&file, config.to_string()).map_err(|error| error.to_string())?;
+    fs::set_permissions(file, Permissions::from_mode(0o644)).map_err(|error| error.to_string())
 }
 
 impl Drop for Root {
