@@ -112,6 +112,7 @@ pub fn wakes(rig: &Rig) -> Result<()> {
         let mut took = Vec::new();
         for _ in 0..rig.wakes {
             rig.await_awake(tenant)?;
+            trades(rig, tenant)?;
             rig.portal(tenant, "sleep")?;
             rig.await_stage(tenant, "DatabaseOnly", STEP)?;
             let began = Instant::now();
@@ -153,14 +154,21 @@ fn until_ready(rig: &Rig, tenant: &str, began: Instant) -> Result<f64> {
     Ok(services.unwrap_or_else(|| began.elapsed().as_secs_f64()))
 }
 
+/// A bot is ready a moment before its first tick; one that is stopped then never traded.
+fn trades(rig: &Rig, tenant: &str) -> Result<()> {
+    eventually(STEP, || {
+        let trading = copies(rig, tenant)?.iter().filter(|run| run.locked.is_some() && run.end.is_none()).count();
+        ensure!(trading == 1, "{trading} copies of the bot of {tenant} trade");
+        Ok(())
+    })
+}
+
 fn all_but_the_last_stopped(rig: &Rig, tenant: &str) -> Result<()> {
+    trades(rig, tenant)?;
     let copies = copies(rig, tenant)?;
-    let ended = &copies[..copies.len().saturating_sub(1)];
-    let wrong: Vec<&Run> = ended.iter().filter(|run| run.locked.is_some() && !run.was_graceful()).collect();
-    ensure!(
-        ended.len() >= rig.wakes && wrong.is_empty(),
-        "of {} copies these did not stop in good order: {wrong:#?}",
-        ended.len()
-    );
+    let ended: Vec<&Run> = copies.iter().filter(|run| run.end.is_some()).collect();
+    let wrong: Vec<&&Run> = ended.iter().filter(|run| !run.was_graceful()).collect();
+    let count = ended.len();
+    ensure!(count >= rig.wakes && wrong.is_empty(), "of {count} copies these did not stop in good order: {wrong:#?}");
     Ok(())
 }
