@@ -147,7 +147,10 @@ fn inspect(image: &Image, source: &Source, work: &Path) -> Result<Vec<String>> {
 fn sizes(image: &Image, layer: &Path, entries: &[listing::Entry]) -> Result<Option<String>> {
     let archive = fs::metadata(&image.archive)?.len();
     let compressed = layer.with_extension("gz");
-    output(Command::new("sh").args(["-c", "gzip -9 --stdout \"$1\" >\"$2\"", "sh"]).arg(layer).arg(&compressed), "")?;
+    output(
+        Command::new("sh").args(["-c", "gzip -9 --no-name <\"$1\" >\"$2\"", "sh"]).arg(layer).arg(&compressed),
+        "install the package gzip",
+    )?;
     let program = entries.iter().find(|entry| entry.path == "torpor").map_or(0, |entry| entry.size);
     let files = entries.iter().filter(|entry| entry.size > 0).count();
     println!(
