@@ -78,7 +78,9 @@ pub async fn help_to_start(
     waking: bool,
 ) -> Result<(), Outcome> {
     let entries = context.index.namespace(namespace);
-    for Resize { pod, container, limit, more } in starting::resizes(&entries, workloads, context.catalog.start_cpu, waking) {
+    for Resize { pod, container, limit, more } in
+        starting::resizes(&entries, workloads, context.catalog.start_cpu, waking)
+    {
         match context.applier.resize_pod(pod, container, limit).await {
             Err(ClusterError::Refused { what, reason }) if more => {
                 tracing::info!(%what, %reason, "a starting pod gets no more CPU");

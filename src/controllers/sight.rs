@@ -134,7 +134,12 @@ mod tests {
     }
 
     fn pod(name: &str, component: Component, ended: bool) -> Entry {
-        entry(Slot::Pod, name, component, Facts::Pod { ready: !ended, problem: None, ended, starting: false, cpu: None })
+        entry(
+            Slot::Pod,
+            name,
+            component,
+            Facts::Pod { ready: !ended, problem: None, ended, starting: false, cpu: None },
+        )
     }
 
     fn wanted(name: &str, replicas: i32, hash: &str) -> Wanted {

@@ -108,7 +108,8 @@ mod tests {
     fn as_many_at_once_as_the_quota_has_room_for() {
         let all: Vec<Entry> = (0..9).map(fresh).collect();
         assert_eq!(due(&all, true).len(), 4);
-        let some: Vec<Entry> = (0..3).map(|n| pod(n, true, START, "torpor-operator")).chain((3..9).map(fresh)).collect();
+        let some: Vec<Entry> =
+            (0..3).map(|n| pod(n, true, START, "torpor-operator")).chain((3..9).map(fresh)).collect();
         assert_eq!(due(&some, true), [("bots-a-3".to_owned(), START)]);
         let leaving = {
             let mut pod = fresh(0);

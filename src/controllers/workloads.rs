@@ -57,11 +57,10 @@ pub fn unready(entries: &[Entry], wanted: &Wanted) -> Option<String> {
     let set = wanted.kind == ChildKind::StatefulSet;
     let ready = if set { (*ready).min(working(entries, wanted)) } else { *ready };
     if ready < wanted.replicas {
-        let problem = pods(entries, wanted)
-            .find_map(|entry| match &entry.facts {
-                Facts::Pod { problem: Some(problem), .. } => Some(format!(" ({}: {problem})", entry.name)),
-                Facts::Pod { problem: None, .. } | Facts::Workload { .. } | Facts::None => None,
-            });
+        let problem = pods(entries, wanted).find_map(|entry| match &entry.facts {
+            Facts::Pod { problem: Some(problem), .. } => Some(format!(" ({}: {problem})", entry.name)),
+            Facts::Pod { problem: None, .. } | Facts::Workload { .. } | Facts::None => None,
+        });
         return Some(format!("{} {ready}/{} ready{}", wanted.name, wanted.replicas, problem.unwrap_or_default()));
     }
     if wanted.restart_hash.is_some() && wanted.replicas > 0 {
@@ -159,8 +158,7 @@ mod tests {
             None,
             "one is on its way up"
         );
-        let leaving =
-            entry(Slot::Pod, "bots-a-1", "old", facts(true, None), true);
+        let leaving = entry(Slot::Pod, "bots-a-1", "old", facts(true, None), true);
         assert_eq!(next(&[set("new", 2, 2, 2), pod(0, "old", true), leaving]), None, "one is on its way down");
         assert_eq!(next(&[set("new", 2, 1, 1), pod(0, "old", true)]), None, "one is missing");
     }
