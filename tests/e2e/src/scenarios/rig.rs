@@ -201,7 +201,16 @@ impl Rig {
 
     /// What the portal says to the gateway, from a pod of its own with a token of its own.
     pub fn portal(&self, tenant: &str, request: &str) -> Result<String> {
-        let token = self.cluster.kubectl(["create", "token", "backend", "-n", "portal"])?;
+        self.portal_with(&self.portal_token()?, tenant, request)
+    }
+
+    /// A token of the portal's.
+    pub fn portal_token(&self) -> Result<String> {
+        self.cluster.kubectl(["create", "token", "backend", "-n", "portal"])
+    }
+
+    /// [`Self::portal`] with a token that is there already.
+    pub fn portal_with(&self, token: &str, tenant: &str, request: &str) -> Result<String> {
         let url = format!("http://torpor-gateway.{HOME}:8090/v1/tenants/{tenant}/{request}");
         let header = format!("Authorization: Bearer {}", token.trim());
         let command = ["wget", "-q", "-O", "-", "--header", &header, "--post-data", "", &url];

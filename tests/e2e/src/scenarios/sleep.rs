@@ -12,6 +12,8 @@ use super::{
 use crate::exchange::judge::{self, Run};
 
 const STEP: Duration = Duration::from_secs(120);
+/// Tenants sleep for days. A database that has just started with its least CPU is still busy with that.
+const SETTLED: Duration = Duration::from_secs(10);
 
 /// Copies of a tenant's bots that the exchange has seen.
 pub fn copies(rig: &Rig, tenant: &str) -> Result<Vec<Run>> {
@@ -115,8 +117,10 @@ pub fn wakes(rig: &Rig) -> Result<()> {
             trades(rig, tenant)?;
             rig.portal(tenant, "sleep")?;
             rig.await_stage(tenant, "DatabaseOnly", STEP)?;
+            std::thread::sleep(SETTLED);
+            let token = rig.portal_token()?;
             let began = Instant::now();
-            rig.portal(tenant, "wake")?;
+            rig.portal_with(&token, tenant, "wake")?;
             let parts = until_ready(rig, tenant, began)?;
             took.push((began.elapsed().as_secs_f64(), parts));
         }
