@@ -395,6 +395,13 @@ mod tests {
         assert_eq!(catalog.bot, size(200, 512));
         assert_eq!(catalog.bot_request, size(100, 256));
         assert_eq!(catalog.sleeping_database, size(50, 128));
+        assert_eq!(catalog.start_cpu, Cpu(2_000));
+    }
+
+    #[test]
+    fn a_catalogue_without_cpu_for_starting_pods_gives_none() {
+        let text: Vec<&str> = BUILT_IN.lines().filter(|line| !line.starts_with("startCpu")).collect();
+        assert_eq!(Catalog::parse("tiers.yaml", &text.join("\n")).expect("a catalogue").start_cpu, Cpu(0));
     }
 
     #[test]
@@ -438,5 +445,6 @@ mod tests {
         assert!(refused("  premium:", 0, "  platinum:").contains("unknown tier"));
         assert!(refused("maxBots: 50", 0, "maxBots: 0").contains("between 1 and 200"));
         assert!(refused("memory: 128Mi}", 0, "memory: 64Mi}").contains("at least 128Mi"));
+        assert!(refused("startCpu: 2", 0, "startCpu: two").contains(&format!(":{}: cpu \"two\"", line("startCpu", 0))));
     }
 }
