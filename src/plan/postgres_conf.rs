@@ -67,7 +67,7 @@ impl Conf {
 
     /// The file's text.
     pub fn text(&self) -> String {
-        let lines: [(&str, &dyn fmt::Display); 32] = [
+        let lines: [(&str, &dyn fmt::Display); 30] = [
             ("listen_addresses", &"'*'"),
             ("port", &super::postgres::PORT),
             ("unix_socket_directories", &"'/var/run/postgresql'"),
@@ -96,8 +96,6 @@ impl Conf {
             ("log_line_prefix", &"'%m [%p] %q%u@%d '"),
             ("log_min_duration_statement", &1000),
             ("log_checkpoints", &"on"),
-            ("log_connections", &"on"),
-            ("log_disconnections", &"on"),
             ("log_timezone", &"'UTC'"),
             ("timezone", &"'UTC'"),
         ];

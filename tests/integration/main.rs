@@ -88,23 +88,31 @@ const SHARED: &[(&str, Test)] = &[
     ("tenants::tiers::four_tiers_run", tenants::tiers::four_tiers_run),
 ];
 
-/// Tests that start clusters of their own, or need none.
+/// Tests that start clusters of their own and want both cores of a small machine, one after another.
 const ALONE: &[(&str, OwnTest)] = &[
-    ("examples::columns_and_names_are_short", examples::columns_and_names_are_short),
-    ("pools::pools_keep_nodes_and_classes", pools::pools_keep_nodes_and_classes),
     ("silence::settled_means_silent", silence::settled_means_silent),
     ("silence::changes_restart_no_pod", silence::changes_restart_no_pod),
+    ("scale::hundred_tenants_at_once", scale::hundred_tenants_at_once),
+    ("probes::api_server_restart_changes_nothing", probes::api_server_restart_changes_nothing),
+    ("leader::only_one_operator_writes", leader::only_one_operator_writes),
+    (
+        "hibernation::breaker::a_clock_that_jumps_puts_nobody_to_sleep",
+        hibernation::breaker::a_clock_that_jumps_puts_nobody_to_sleep,
+    ),
+];
+
+/// Tests that start clusters of their own, or need none, and mostly wait: two at a time.
+const PAIRED: &[(&str, OwnTest)] = &[
+    ("examples::columns_and_names_are_short", examples::columns_and_names_are_short),
+    ("pools::pools_keep_nodes_and_classes", pools::pools_keep_nodes_and_classes),
     ("faults::kills_change_nothing", faults::kills_change_nothing),
     ("faults::deletions_lose_no_data", faults::deletions_lose_no_data),
     ("health::tools_agree_on_every_version", health::tools_agree_on_every_version),
     ("hindered::late_bots_are_named", hindered::late_bots_are_named),
     ("hindered::full_nodes_stop_nobody", hindered::full_nodes_stop_nobody),
     ("turning::tenants_turn_round_at_each_write", turning::tenants_turn_round_at_each_write),
-    ("scale::hundred_tenants_at_once", scale::hundred_tenants_at_once),
     ("probes::readiness_names_what_is_missing", probes::readiness_names_what_is_missing),
-    ("probes::api_server_restart_changes_nothing", probes::api_server_restart_changes_nothing),
     ("undecodable::unreadable_objects_stop_nobody", undecodable::unreadable_objects_stop_nobody),
-    ("leader::only_one_operator_writes", leader::only_one_operator_writes),
     ("hibernation::stages::four_tiers_sleep_and_wake", hibernation::stages::four_tiers_sleep_and_wake),
     (
         "hibernation::stages::an_operator_that_was_away_catches_up",
@@ -116,10 +124,6 @@ const ALONE: &[(&str, OwnTest)] = &[
         hibernation::breaker::a_crowd_is_held_until_somebody_has_looked,
     ),
     ("hibernation::breaker::a_silent_feed_and_a_hand_hold", hibernation::breaker::a_silent_feed_and_a_hand_hold),
-    (
-        "hibernation::breaker::a_clock_that_jumps_puts_nobody_to_sleep",
-        hibernation::breaker::a_clock_that_jumps_puts_nobody_to_sleep,
-    ),
     ("hibernation::webhooks::nobody_sleeps_unwarned", hibernation::webhooks::nobody_sleeps_unwarned),
     ("hibernation::webhooks::a_dead_receiver_is_given_up", hibernation::webhooks::a_dead_receiver_is_given_up),
     ("gateway::faults::killed_replicas_lose_no_login", gateway::faults::killed_replicas_lose_no_login),
@@ -149,13 +153,17 @@ fn main() {
     let mut arguments = Arguments::from_args();
     let wanted = |name: &str| arguments.filter.as_deref().is_none_or(|filter| name.contains(filter));
     let outside = std::env::var_os("TORPOR_OUTSIDE").is_some();
-    let (shared, alone) = match (arguments.bench, outside) {
-        (true, _) => (&[][..], BENCHES),
-        (false, true) => (&[][..], OUTSIDE),
-        (false, false) => (SHARED, ALONE),
+    let (shared, paired, alone) = match (arguments.bench, outside) {
+        (true, _) => (&[][..], &[][..], BENCHES),
+        (false, true) => (&[][..], &[][..], OUTSIDE),
+        (false, false) => (SHARED, PAIRED, ALONE),
     };
     let shared: Vec<_> = shared.iter().filter(|(name, _)| wanted(name)).collect();
-    let alone: Vec<_> = alone.iter().filter(|(name, _)| wanted(name)).collect();
+    let own = |tests: &[(&'static str, OwnTest)]| -> Vec<Trial> {
+        let tests = tests.iter().filter(|(name, _)| wanted(name));
+        tests.map(|&(name, test)| Trial::test(name, move || test().map_err(Into::into))).collect()
+    };
+    let (paired, mut alone) = (own(paired), own(alone));
     let listing = arguments.list;
     let whole = !arguments.bench && !outside && arguments.filter.is_none() && arguments.skip.is_empty();
     let context = if shared.is_empty() || listing { None } else { Some(Arc::new(start())) };
@@ -167,26 +175,28 @@ fn main() {
             None => Err("no cluster".into()),
         }));
     }
-    let together = libtest_mimic::run(&arguments, trials);
-    drop(context);
-    if listing || alone.is_empty() {
-        together.exit();
+    if listing {
+        trials.extend(paired);
+        trials.extend(alone);
+        libtest_mimic::run(&arguments, trials).exit();
     }
-    // Each of these needs both cores for its own cluster.
-    arguments.test_threads = Some(1);
-    // Measurements are trials like the others; the library would run none of them as such.
-    arguments.bench = false;
-    let mut trials: Vec<_> =
-        alone.into_iter().map(|(name, test)| Trial::test(*name, move || test().map_err(Into::into))).collect();
     if whole {
         // Last: it judges what all others did.
-        trials.push(Trial::test("rights::given_and_used", || rights::balance().map_err(Into::into)));
+        alone.push(Trial::test("rights::given_and_used", || rights::balance().map_err(Into::into)));
     }
-    let apart = libtest_mimic::run(&arguments, trials);
-    if together.has_failed() {
-        together.exit();
+    let mut outcomes = vec![libtest_mimic::run(&arguments, trials)];
+    drop(context);
+    // Measurements are trials like the others; the library would run none of them as such.
+    arguments.bench = false;
+    for (threads, trials) in [(2, paired), (1, alone)] {
+        if !trials.is_empty() {
+            arguments.test_threads = Some(threads);
+            outcomes.push(libtest_mimic::run(&arguments, trials));
+        }
     }
-    apart.exit();
+    if let Some(failed) = outcomes.iter().find(|outcome| outcome.has_failed()) {
+        failed.exit();
+    }
 }
 
 fn start() -> Ctx {
