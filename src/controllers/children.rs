@@ -70,7 +70,8 @@ pub async fn replace_pods(context: &Context, namespace: &str, workloads: &[Wante
 /// Gives pods of a waking tenant more CPU until they are ready, and takes it back from those that are.
 ///
 /// # Errors
-/// The outcome of a request that failed. Being refused more is none: the pod starts more slowly.
+/// The outcome of a request that failed. Being refused is none: the pod starts more slowly, or has more than its tier
+/// gives until it is replaced. Neither is a reason to call the tenant broken.
 pub async fn help_to_start(
     context: &Context,
     namespace: &str,
@@ -78,12 +79,11 @@ pub async fn help_to_start(
     waking: bool,
 ) -> Result<(), Outcome> {
     let entries = context.index.namespace(namespace);
-    for Resize { pod, container, limit, more } in
-        starting::resizes(&entries, workloads, context.catalog.start_cpu, waking)
-    {
+    let helps = waking && context.nodes.resize_pods();
+    for Resize { pod, container, limit } in starting::resizes(&entries, workloads, context.catalog.start_cpu, helps) {
         match context.applier.resize_pod(pod, container, limit).await {
-            Err(ClusterError::Refused { what, reason }) if more => {
-                tracing::info!(%what, %reason, "a starting pod gets no more CPU");
+            Err(ClusterError::Refused { what, reason }) => {
+                tracing::warn!(%what, %limit, %reason, "the CPU limit of a pod was not changed");
             }
             other => other?,
         }

@@ -19,26 +19,24 @@ pub struct Resize<'a> {
     pub container: &'a str,
     /// The CPU limit it gets.
     pub limit: Cpu,
-    /// Whether that is more than its own.
-    pub more: bool,
 }
 
 /// The changes that are due for these workloads of a tenant, whose pods are all among `entries`. `start` is what a
-/// starting pod may use. A limit that somebody else has set stays.
-pub fn resizes<'a>(entries: &'a [Entry], workloads: &'a [Wanted], start: Cpu, waking: bool) -> Vec<Resize<'a>> {
-    let helped = entries.iter().filter(|pod| pod.slot == Slot::Pod && pod.resized && is_starting(pod)).count();
-    let mut room = usize::try_from(STARTING_AT_ONCE).unwrap_or_default().saturating_sub(helped);
+/// starting pod may use while its tenant is helped, `helps`. A limit that somebody else has set stays.
+pub fn resizes<'a>(entries: &'a [Entry], workloads: &'a [Wanted], start: Cpu, helps: bool) -> Vec<Resize<'a>> {
+    let already = entries.iter().filter(|pod| pod.slot == Slot::Pod && pod.resized && is_starting(pod)).count();
+    let mut room = usize::try_from(STARTING_AT_ONCE).unwrap_or_default().saturating_sub(already);
     let mut due = Vec::new();
     for wanted in workloads {
         for pod in pods(entries, wanted).filter(|pod| !pod.deleting) {
             let Facts::Pod { cpu: Some(cpu), .. } = pod.facts else { continue };
-            let helps = waking && is_starting(pod);
-            let change = |limit, more| Resize { pod, container: &wanted.container, limit, more };
-            if helps && !pod.resized && cpu == wanted.cpu && cpu < start && room > 0 {
+            let change = |limit| Resize { pod, container: &wanted.container, limit };
+            let helped = helps && is_starting(pod);
+            if helped && !pod.resized && cpu == wanted.cpu && cpu < start && room > 0 {
                 room -= 1;
-                due.push(change(start, true));
-            } else if !helps && pod.resized && cpu > wanted.cpu {
-                due.push(change(wanted.cpu, false));
+                due.push(change(start));
+            } else if !helped && pod.resized && cpu > wanted.cpu {
+                due.push(change(wanted.cpu));
             }
         }
     }
