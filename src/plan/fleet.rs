@@ -7,7 +7,8 @@ use k8s_openapi::api::core::v1::{
 use serde_json::json;
 
 use super::pod::{
-    self, DATA, Pod, container, exec_probe, field_env, mount, read_only_mount, secret_env, strings, text_env,
+    self, DATA, Pod, container, exec_probe, field_env, mount, read_only_mount, secret_env, startup_probe, strings,
+    text_env,
 };
 use super::scope::Scope;
 use super::secret::BOT_PASSWORD;
@@ -158,12 +159,7 @@ fn bot(scope: &Scope, fleet: &ValidatedFleet) -> Container {
     let pre_stop = LifecycleHandler { exec: Some(stop), ..LifecycleHandler::default() };
     bot.lifecycle = Some(Lifecycle { pre_stop: Some(pre_stop), ..Lifecycle::default() });
     // Ten minutes: imports, and the markets' first data, on a fifth of a core.
-    bot.startup_probe = Some(Probe {
-        period_seconds: Some(1),
-        timeout_seconds: Some(5),
-        failure_threshold: Some(600),
-        ..exec_probe(&["sh", "/etc/torpor/started.sh"])
-    });
+    bot.startup_probe = Some(startup_probe("sh /etc/torpor/started.sh", 600));
     // A restart leaves orders untended, and every question makes the bot ask its exchanges for
     // balances: asked seldom, and killed only after some twenty minutes of silence.
     bot.liveness_probe = Some(Probe {

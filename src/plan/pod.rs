@@ -195,6 +195,18 @@ pub(super) fn exec_probe(command: &[&str]) -> Probe {
     Probe { exec: Some(ExecAction { command: Some(strings(command)) }), ..Probe::default() }
 }
 
+/// Whether a container has started: asked five times within a second, because all that comes up after it waits for the
+/// answer, and the kubelet asks once a second at most. Given up after about as many seconds.
+pub(super) fn startup_probe(test: &str, seconds: i32) -> Probe {
+    let again = format!("for _ in 1 2 3 4 5; do {test} && exit; sleep 0.2; done; exit 1");
+    Probe {
+        period_seconds: Some(1),
+        timeout_seconds: Some(5),
+        failure_threshold: Some(seconds),
+        ..exec_probe(&["sh", "-c", &again])
+    }
+}
+
 pub(super) fn strings(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
 }

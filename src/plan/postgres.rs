@@ -4,7 +4,9 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Container, Probe, Service, VolumeMount};
 use serde_json::json;
 
-use super::pod::{self, DATA, Pod, SECRETS, container, exec_probe, mount, read_only_mount, service_requests, text_env};
+use super::pod::{
+    self, DATA, Pod, SECRETS, container, exec_probe, mount, read_only_mount, service_requests, startup_probe, text_env,
+};
 use super::postgres_conf::{self, Conf};
 use super::scope::Scope;
 use super::secret::{DATABASE_PASSWORD, MONITORING_PASSWORD, POSTGRES_PASSWORD};
@@ -142,14 +144,8 @@ fn server(image: &str, size: Size) -> Container {
     ]);
     // Over TCP: while the entrypoint prepares an empty volume, its server answers on the socket only.
     let ready = exec_probe(&["pg_isready", "-q", "-h", "127.0.0.1"]);
-    // 30 minutes, because recovery after a crash replays the write-ahead log before it answers. Asked each second,
-    // because the rest of a tenant that wakes waits for it.
-    server.startup_probe = Some(Probe {
-        period_seconds: Some(1),
-        timeout_seconds: Some(5),
-        failure_threshold: Some(1800),
-        ..ready.clone()
-    });
+    // 30 minutes, because recovery after a crash replays the write-ahead log before it answers.
+    server.startup_probe = Some(startup_probe("pg_isready -q -h 127.0.0.1", 1800));
     server.readiness_probe = Some(Probe { period_seconds: Some(10), timeout_seconds: Some(5), ..ready });
     // Exit code 1 says that the server is there and turns clients away, as in recovery. Only one
     // that gives no answer for five minutes is killed.

@@ -4,7 +4,9 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Container, Probe};
 use serde_json::json;
 
-use super::pod::{self, DATA, Pod, SECRETS, container, exec_probe, mount, read_only_mount, service_requests};
+use super::pod::{
+    self, DATA, Pod, SECRETS, container, exec_probe, mount, read_only_mount, service_requests, startup_probe,
+};
 use super::scope::Scope;
 use super::secret::{REDIS_AUTH, REDIS_PASSWORD};
 use super::workload::{Workload, cluster_service, container_port, texts};
@@ -117,8 +119,8 @@ fn server(scope: &Scope, redis: &Redis) -> Container {
         failure_threshold: Some(failures),
         ..exec_probe(&["sh", "/etc/redis/ping.sh", question])
     };
-    // Five minutes, to read a snapshot. Asked each second, because the rest of a tenant that wakes waits for it.
-    server.startup_probe = Some(probe("ready", 1, 300));
+    // Five minutes, to read a snapshot.
+    server.startup_probe = Some(startup_probe("sh /etc/redis/ping.sh ready", 300));
     server.readiness_probe = Some(probe("ready", 10, 3));
     server.liveness_probe = Some(probe("alive", 30, 5));
     server
