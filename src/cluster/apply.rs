@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::error::ClusterError;
 use super::index::{ChildIndex, Difference, Entry, Facts, Slot};
+use super::watch::{WatchedPod, facts_of};
 use crate::domain::names::{OPERATOR, annotation, label};
 use crate::domain::quantity::Cpu;
 use crate::leader::LeaderGuard;
@@ -258,7 +259,7 @@ impl Applier {
     pub async fn resize_pod(&self, pod: &Entry, container: &str, limit: Cpu) -> Result<(), ClusterError> {
         self.may_write()?;
         let resource = ApiResource::erase::<k8s_openapi::api::core::v1::Pod>(&());
-        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &pod.namespace, &resource);
+        let api: Api<WatchedPod> = Api::namespaced_with(self.client.clone(), &pod.namespace, &resource);
         let containers = json!([{"name": container, "resources": {"limits": {"cpu": limit.to_string()}}}]);
         let patch = json!({"metadata": {"uid": pod.uid}, "spec": {"containers": containers}});
         let params = PatchParams { field_manager: Some(OPERATOR.to_owned()), ..PatchParams::default() };
@@ -266,8 +267,9 @@ impl Applier {
         self.metrics.api_write("resize", "Pod");
         match answer {
             Ok(object) => {
-                let version = object.metadata.resource_version.as_deref().and_then(|v| v.parse().ok());
-                self.index.upsert(pod.clone().with_cpu(limit, version.unwrap_or(pod.version)));
+                if let Some(entry) = Entry::read(Slot::Pod, &object.metadata, facts_of(&object)) {
+                    self.index.upsert(entry);
+                }
                 Ok(())
             }
             // Gone, or another pod of that name, which is looked at when the watch tells of it.

@@ -142,17 +142,6 @@ impl Entry {
         })
     }
 
-    /// The same pod with another CPU limit of the operator's.
-    #[must_use]
-    pub fn with_cpu(mut self, limit: Cpu, version: u64) -> Self {
-        if let Facts::Pod { cpu, .. } = &mut self.facts {
-            *cpu = Some(limit);
-        }
-        self.resized = true;
-        self.version = version;
-        self
-    }
-
     /// The same entry of a workload whose spec asks for this many pods.
     #[must_use]
     pub fn asking_for(mut self, desired: Option<i32>) -> Self {

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// What nodes say of their kubelet: the version that `tools.rs` builds of the rest.
+/// What nodes say of their kubelet: the version that `tools.rs` builds of the rest, since what a node can do depends on it.
 const KUBELET: &str = "v1.37.2";
 
 /// The worker pools that get nodes by default.
@@ -106,6 +106,21 @@ impl NodeSpec {
             "memory": capacity.memory,
             "pods": capacity.pods.to_string(),
         });
+        // kwok fills in what is left empty.
+        let mut info = json!({"kubeletVersion": KUBELET});
+        for field in [
+            "architecture",
+            "bootID",
+            "containerRuntimeVersion",
+            "kernelVersion",
+            "kubeProxyVersion",
+            "machineID",
+            "operatingSystem",
+            "osImage",
+            "systemUUID",
+        ] {
+            info[field] = json!("");
+        }
         json!({
             "apiVersion": "v1",
             "kind": "Node",
@@ -114,11 +129,7 @@ impl NodeSpec {
                 "labels": labels,
                 "annotations": {"kwok.x-k8s.io/node": "fake"},
             },
-            "status": {
-                "capacity": resources, "allocatable": resources,
-                // Of the same minor version as the control plane: what it can do depends on that.
-                "nodeInfo": {"kubeletVersion": KUBELET},
-            },
+            "status": {"capacity": resources, "allocatable": resources, "nodeInfo": info},
         })
     }
 }
@@ -165,12 +176,15 @@ impl Options {
 /// kwok's stages, with pods whose containers tell what they may use, as those of a kubelet do. The API server takes a pod
 /// that does not for one whose node cannot resize it.
 pub(crate) fn telling_resources(stock: &str) -> Result<String> {
-    let line = stock.lines().find(|line| line.trim() == "restartCount: 0").context("kwok's pods count no restarts")?;
+    let at = stock.find("name: pod-ready").context("kwok has no stage pod-ready")?;
+    let (before, ready) = stock.split_at(at);
+    let counts = |line: &&str| line.trim() == "restartCount: 0";
+    let line = ready.lines().find(counts).context("kwok's pods count no restarts")?;
     let indent = &line[..line.len() - line.trim_start().len()];
     let told = format!(
         "{line}\n{indent}{{{{ with .resources }}}}\n{indent}resources: {{{{ toJson . }}}}\n{indent}{{{{ end }}}}"
     );
-    Ok(stock.replacen(line, &told, 1))
+    Ok(format!("{before}{}", ready.replacen(line, &told, 1)))
 }
 
 fn named<'a>(stages: &'a mut [Value], name: &str) -> Result<&'a mut Value> {
@@ -214,7 +228,7 @@ mod tests {
 
     #[test]
     fn containers_tell_what_they_may_use() {
-        let stock = "  next: |\n    containerStatuses:\n    - ready: true\n      restartCount: 0\n";
+        let stock = "name: other\n      restartCount: 0\nname: pod-ready\n  next: |\n    containerStatuses:\n    - ready: true\n      restartCount: 0\n";
         let told = telling_resources(stock).unwrap();
         assert!(
             told.ends_with(
