@@ -269,18 +269,10 @@ impl Change {
     }
 }
 
-/// A pod as far as it is read.
-pub type WatchedPod = Object<PodSpec, PodStatus>;
-
-/// What a pod tells.
-pub fn facts_of(pod: &WatchedPod) -> Facts {
-    pod_facts(&pod.spec, pod.status.as_ref())
-}
-
 /// The part of a pod's spec that tells what it may use.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
-pub struct PodSpec {
+struct PodSpec {
     containers: Vec<Container>,
 }
 
@@ -305,7 +297,7 @@ struct Limits {
 /// The part of a pod's status that tells whether it works and why not.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct PodStatus {
+struct PodStatus {
     phase: String,
     conditions: Vec<PodCondition>,
     init_container_statuses: Vec<ContainerStatus>,
