@@ -74,14 +74,6 @@ impl Nodes {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether all nodes of pools change the resources of running pods. Where one does not, a pod that was given more CPU
-    /// could not be made to give it back.
-    pub fn resize_pods(&self) -> bool {
-        let known = self.lock();
-        let mut of_pools = known.nodes.values().filter(|node| node.labels.contains_key(label::POOL)).peekable();
-        of_pools.peek().is_some() && of_pools.all(|node| node.resizes_pods)
-    }
-
     /// Takes in a node's event; `true` when something changed that pools care about.
     pub fn take_node(&self, seen: &mut Vec<String>, event: watcher::Event<ApiNode>) -> bool {
         let mut known = self.lock();
@@ -217,14 +209,6 @@ fn taint_value(taint: &Taint) -> Value {
     json!({"key": taint.key, "value": taint.value, "effect": taint.effect})
 }
 
-/// Kubernetes 1.33 is the first whose kubelets resize running pods without a feature gate.
-const RESIZES_PODS: u32 = 33;
-
-/// The minor version of Kubernetes 1, from a text such as `v1.33.4-gke.100`.
-fn minor_version(text: &str) -> Option<u32> {
-    text.strip_prefix("v1.")?.split('.').next()?.parse().ok()
-}
-
 fn read_node(node: &ApiNode) -> Node {
     let status = node.status.as_ref();
     let allocatable =
@@ -250,23 +234,5 @@ fn read_node(node: &ApiNode) -> Node {
         user_namespaces: handlers.map(|handlers| {
             handlers.iter().any(|h| h.features.as_ref().is_some_and(|f| f.user_namespaces == Some(true)))
         }),
-        resizes_pods: status
-            .and_then(|status| status.node_info.as_ref())
-            .is_some_and(|info| minor_version(&info.kubelet_version) >= Some(RESIZES_PODS)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::minor_version;
-
-    #[test]
-    fn reads_what_kubelets_call_themselves() {
-        for (text, minor) in [("v1.33.4-gke.100", Some(33)), ("v1.37.2", Some(37)), ("v1.9", Some(9))] {
-            assert_eq!(minor_version(text), minor, "{text}");
-        }
-        for text in ["", "kwok-v0.8.0", "v2.0.0", "v1.x"] {
-            assert_eq!(minor_version(text), None, "{text}");
-        }
     }
 }

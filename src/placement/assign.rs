@@ -71,8 +71,6 @@ pub struct Node {
     pub pods: i64,
     /// Whether its runtime says that it supports user namespaces; `None` when it says nothing.
     pub user_namespaces: Option<bool>,
-    /// Whether its kubelet changes the resources of running pods.
-    pub resizes_pods: bool,
 }
 
 /// A pool as far as nodes care.

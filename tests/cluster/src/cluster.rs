@@ -101,7 +101,7 @@ impl Cluster {
         let ports = Ports::choose()?;
         let server = format!("https://127.0.0.1:{}", ports.api_server);
         let authority = Authority::new()?;
-        let stages = options.stages(&crate::options::telling_resources(&tools.kwok_stages()?)?)?;
+        let stages = options.stages(&tools.kwok_stages()?)?;
         control_plane::write_files(&data, &authority, &server, &stages)?;
         let components = control_plane::components(&tools, &data, &ports, options);
         let cluster = Self {

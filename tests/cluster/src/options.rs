@@ -6,9 +6,6 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// What nodes say of their kubelet: the version that `tools.rs` builds of the rest, since what a node can do depends on it.
-const KUBELET: &str = "v1.37.2";
-
 /// The worker pools that get nodes by default.
 pub const POOLS: [&str; 4] = ["worker-low", "worker-mid", "worker-high", "worker-premium"];
 
@@ -106,21 +103,6 @@ impl NodeSpec {
             "memory": capacity.memory,
             "pods": capacity.pods.to_string(),
         });
-        // kwok fills in what is left empty.
-        let mut info = json!({"kubeletVersion": KUBELET});
-        for field in [
-            "architecture",
-            "bootID",
-            "containerRuntimeVersion",
-            "kernelVersion",
-            "kubeProxyVersion",
-            "machineID",
-            "operatingSystem",
-            "osImage",
-            "systemUUID",
-        ] {
-            info[field] = json!("");
-        }
         json!({
             "apiVersion": "v1",
             "kind": "Node",
@@ -129,7 +111,7 @@ impl NodeSpec {
                 "labels": labels,
                 "annotations": {"kwok.x-k8s.io/node": "fake"},
             },
-            "status": {"capacity": resources, "allocatable": resources, "nodeInfo": info},
+            "status": {"capacity": resources, "allocatable": resources},
         })
     }
 }
@@ -173,20 +155,6 @@ impl Options {
     }
 }
 
-/// kwok's stages, with pods whose containers tell what they may use, as those of a kubelet do. The API server takes a pod
-/// that does not for one whose node cannot resize it.
-pub(crate) fn telling_resources(stock: &str) -> Result<String> {
-    let at = stock.find("name: pod-ready").context("kwok has no stage pod-ready")?;
-    let (before, ready) = stock.split_at(at);
-    let counts = |line: &&str| line.trim() == "restartCount: 0";
-    let line = ready.lines().find(counts).context("kwok's pods count no restarts")?;
-    let indent = &line[..line.len() - line.trim_start().len()];
-    let told = format!(
-        "{line}\n{indent}{{{{ with .resources }}}}\n{indent}resources: {{{{ toJson . }}}}\n{indent}{{{{ end }}}}"
-    );
-    Ok(format!("{before}{}", ready.replacen(line, &told, 1)))
-}
-
 fn named<'a>(stages: &'a mut [Value], name: &str) -> Result<&'a mut Value> {
     let found = stages.iter_mut().find(|stage| stage["metadata"]["name"] == name);
     found.with_context(|| format!("kwok has no stage {name}"))
@@ -224,19 +192,6 @@ mod tests {
         assert_eq!((operator(1), operator(2)), ("NotIn", "In"));
         assert_eq!(stages[2]["spec"]["delay"]["durationMilliseconds"], 3000);
         assert_eq!(Options::default().stages(STOCK).unwrap(), STOCK);
-    }
-
-    #[test]
-    fn containers_tell_what_they_may_use() {
-        let stock = "name: other\n      restartCount: 0\nname: pod-ready\n  next: |\n    containerStatuses:\n    - ready: true\n      restartCount: 0\n";
-        let told = telling_resources(stock).unwrap();
-        assert!(
-            told.ends_with(
-                "      restartCount: 0\n      {{ with .resources }}\n      resources: {{ toJson . }}\n      {{ end }}\n"
-            ),
-            "{told}"
-        );
-        assert!(telling_resources("a: b").is_err());
     }
 
     #[test]
