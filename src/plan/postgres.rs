@@ -30,6 +30,9 @@ const GRACE_SECONDS: i64 = 120;
 /// Files of the `ConfigMap`, beside the volume so that they are never mistaken for data.
 const CONFIG: &str = "/etc/postgresql";
 
+/// Asks the server over TCP: while the entrypoint prepares an empty volume, it answers on the socket only.
+const IS_READY: &str = "pg_isready -q -h 127.0.0.1";
+
 /// No password-less way in, not even from inside the container.
 const PG_HBA: &str = "\
 # type  database  user  address  method
@@ -142,18 +145,17 @@ fn server(image: &str, size: Size) -> Container {
         mount("tmp", "/tmp"),
         mount("shm", "/dev/shm"),
     ]);
-    // Over TCP: while the entrypoint prepares an empty volume, its server answers on the socket only.
-    let ready = exec_probe(&["pg_isready", "-q", "-h", "127.0.0.1"]);
     // 30 minutes, because recovery after a crash replays the write-ahead log before it answers.
-    server.startup_probe = Some(startup_probe("pg_isready -q -h 127.0.0.1", 1800));
-    server.readiness_probe = Some(Probe { period_seconds: Some(10), timeout_seconds: Some(5), ..ready });
+    server.startup_probe = Some(startup_probe(IS_READY, 1800));
+    let words: Vec<&str> = IS_READY.split(' ').collect();
+    server.readiness_probe = Some(Probe { period_seconds: Some(10), timeout_seconds: Some(5), ..exec_probe(&words) });
     // Exit code 1 says that the server is there and turns clients away, as in recovery. Only one
     // that gives no answer for five minutes is killed.
     server.liveness_probe = Some(Probe {
         period_seconds: Some(30),
         timeout_seconds: Some(10),
         failure_threshold: Some(10),
-        ..exec_probe(&["sh", "-c", "pg_isready -q -h 127.0.0.1 || test $? -eq 1"])
+        ..exec_probe(&["sh", "-c", &format!("{IS_READY} || test $? -eq 1")])
     });
     server
 }

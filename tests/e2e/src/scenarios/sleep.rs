@@ -58,13 +58,13 @@ pub fn stages(rig: &Rig) -> Result<()> {
         rig.await_awake(tenant)?;
         log_in(rig, tenant)?;
     }
-    let asleep = rig.install(Some(&Times([50, 75, 100]))).and_then(|()| fall_asleep(rig));
-    // With the usual times nobody is idle for long enough, and both may wake before they are asked to.
-    let before = [BASIC, FREE].map(|tenant| copies(rig, tenant).map(|copies| copies.len()));
+    let asleep = rig.install(Some(&Times([50, 75, 100]))).and_then(|()| {
+        fall_asleep(rig)?;
+        // Counted now: with the usual times nobody is idle for long enough, and both may wake before they are asked to.
+        Ok([copies(rig, BASIC)?.len(), copies(rig, FREE)?.len()])
+    });
     rig.install(None)?;
-    asleep?;
-    for (tenant, before) in [BASIC, FREE].into_iter().zip(before) {
-        let before = before?;
+    for (tenant, before) in [BASIC, FREE].into_iter().zip(asleep?) {
         rig.portal(tenant, "wake")?;
         rig.await_awake(tenant)?;
         row_is_there(rig, tenant)?;
