@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::error::ClusterError;
 use super::index::{ChildIndex, Difference, Entry, Facts, Slot};
 use crate::domain::names::{OPERATOR, annotation, label};
+use crate::domain::quantity::Cpu;
 use crate::leader::LeaderGuard;
 use crate::metrics::Metrics;
 use crate::plan::{Child, ChildKind, hash, secret_values};
@@ -248,6 +249,28 @@ impl Applier {
         let answer = self.api(kind, namespace).patch_scale(name, &params, &Patch::Merge(&patch)).await;
         self.metrics.api_write("scale", kind.as_str());
         answer.map(|_| ()).map_err(|error| ClusterError::of(&format!("StatefulSet {namespace}/{name}"), &error))
+    }
+
+    /// Changes the CPU limit of a running pod's container, without a restart and only if the pod is the one that was seen.
+    ///
+    /// # Errors
+    /// [`ClusterError::Refused`] where the namespace's quota has no room.
+    pub async fn resize_pod(&self, pod: &Entry, container: &str, limit: Cpu) -> Result<(), ClusterError> {
+        self.may_write()?;
+        let resource = ApiResource::erase::<k8s_openapi::api::core::v1::Pod>(&());
+        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &pod.namespace, &resource);
+        let containers = json!([{"name": container, "resources": {"limits": {"cpu": limit.to_string()}}}]);
+        let patch = json!({"metadata": {"uid": pod.uid}, "spec": {"containers": containers}});
+        let params = PatchParams { field_manager: Some(OPERATOR.to_owned()), ..PatchParams::default() };
+        let answer = api.patch_subresource("resize", &pod.name, &params, &Patch::Strategic(&patch)).await;
+        self.metrics.api_write("resize", "Pod");
+        match answer {
+            // The watch tells, with all else that happened to the pod: taken from here, that would be news to nobody.
+            Ok(_) => Ok(()),
+            // Gone, or another pod of that name, which is looked at when the watch tells of it.
+            Err(error) if ClusterError::is_not_found(&error) || ClusterError::is_conflict(&error) => Ok(()),
+            Err(error) => Err(ClusterError::of(&format!("Pod {}/{}", pod.namespace, pod.name), &error)),
+        }
     }
 
     /// Deletes a `StatefulSet` and leaves its pods running; the next pass creates it anew around them.

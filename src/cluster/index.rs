@@ -9,11 +9,12 @@ use std::hash::{Hash, Hasher};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
 use serde_json::Value;
 
 use super::ownership;
-use crate::domain::names::{annotation, label};
+use crate::domain::names::{OPERATOR, annotation, label};
+use crate::domain::quantity::Cpu;
 use crate::plan::ChildKind;
 
 /// What an entry of the index is.
@@ -50,6 +51,10 @@ pub enum Facts {
         problem: Option<String>,
         /// Whether all its containers have ended for good, as those of an evicted pod that is still listed.
         ended: bool,
+        /// Its container runs for the first time, is not ready yet, and can be given other resources.
+        starting: bool,
+        /// CPU limit of its container.
+        cpu: Option<Cpu>,
     },
 }
 
@@ -84,11 +89,17 @@ pub struct Entry {
     pub applied_hash: Option<String>,
     /// Hash of what warrants a restart.
     pub restart_hash: Option<String>,
+    /// The operator has changed the resources of this pod.
+    pub resized: bool,
     /// Pods that a workload's spec asks for. `None` where that is not known, or makes no sense.
     pub desired: Option<i32>,
     /// Compact status.
     pub facts: Facts,
     fields: Fields,
+}
+
+fn is_resize(fields: &ManagedFieldsEntry) -> bool {
+    fields.manager.as_deref() == Some(OPERATOR) && fields.subresource.as_deref() == Some("resize")
 }
 
 /// The operator's field sets: kept in full until one pass has compared them, then as a hash.
@@ -124,6 +135,7 @@ impl Entry {
             fleet: text(&metadata.labels, label::FLEET),
             applied_hash: text(&metadata.annotations, annotation::APPLIED_HASH),
             restart_hash: text(&metadata.annotations, annotation::RESTART_HASH),
+            resized: slot == Slot::Pod && managed.iter().any(is_resize),
             desired: None,
             facts,
             fields,

@@ -15,15 +15,16 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use kube::api::{ApiResource, NotUsed, Object};
+use kube::api::{ApiResource, Object};
 use kube::core::PartialObjectMeta;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 use super::index::{ChildIndex, Entry, Facts, Slot};
 use crate::domain::names::label;
+use crate::domain::quantity::Cpu;
 use crate::http::probes::Health;
 use crate::metrics::Metrics;
 use crate::plan::ChildKind;
@@ -156,7 +157,7 @@ impl Watches {
                 Slot::Child(ChildKind::StatefulSet),
                 (&index, &notify),
                 |scale| scale.replicas,
-                |status| Facts::Workload {
+                |_, status| Facts::Workload {
                     observed_generation: status.as_ref().and_then(|s| s.observed_generation).unwrap_or(0),
                     replicas: status.as_ref().map_or(0, |s| s.replicas),
                     ready: status.as_ref().and_then(|s| s.ready_replicas).unwrap_or(0),
@@ -167,19 +168,19 @@ impl Watches {
                 Slot::Child(ChildKind::Deployment),
                 (&index, &notify),
                 |scale| scale.replicas,
-                |status| Facts::Workload {
+                |_, status| Facts::Workload {
                     observed_generation: status.as_ref().and_then(|s| s.observed_generation).unwrap_or(0),
                     replicas: status.as_ref().and_then(|s| s.replicas).unwrap_or(0),
                     // While a new template is rolled out, a pod of the old one still counts as ready.
                     ready: status.as_ref().map_or(0, |s| s.ready_replicas.min(s.updated_replicas).unwrap_or(0)),
                 },
             ),
-            self.status::<Pod, NotUsed, PodStatus, F>(
+            self.status::<Pod, PodSpec, PodStatus, F>(
                 "Pod",
                 Slot::Pod,
                 (&index, &notify),
                 |_| None,
-                |status| pod_facts(status.as_ref()),
+                |spec, status| pod_facts(spec, status.as_ref()),
             ),
         );
     }
@@ -211,7 +212,7 @@ impl Watches {
         slot: Slot,
         (index, notify): (&Arc<ChildIndex>, &F),
         desired: fn(&P) -> Option<i32>,
-        read: fn(&Option<S>) -> Facts,
+        read: fn(&P, &Option<S>) -> Facts,
     ) where
         K: Resource<DynamicType = ()>,
         P: DeserializeOwned + Clone + Debug + Send + Sync + 'static,
@@ -221,7 +222,7 @@ impl Watches {
         let api: Api<Object<P, S>> = Api::all_with(self.client.clone(), &ApiResource::erase::<K>(&()));
         let feed = Feed { slot, index, notify };
         self.run(name, api, Some(label::MANAGED_SELECTOR), |event| {
-            feed.take(event, |object: &Object<P, S>| (read(&object.status), desired(&object.spec)));
+            feed.take(event, |object: &Object<P, S>| (read(&object.spec, &object.status), desired(&object.spec)));
         })
         .await;
     }
@@ -268,6 +269,31 @@ impl Change {
     }
 }
 
+/// The part of a pod's spec that tells what it may use.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct PodSpec {
+    containers: Vec<Container>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Container {
+    resources: Resources,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Resources {
+    limits: Limits,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Limits {
+    cpu: Option<String>,
+}
+
 /// The part of a pod's status that tells whether it works and why not.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -292,6 +318,8 @@ struct PodCondition {
 #[serde(rename_all = "camelCase", default)]
 struct ContainerStatus {
     name: String,
+    restart_count: i32,
+    resources: Option<IgnoredAny>,
     state: ContainerState,
     last_state: ContainerState,
 }
@@ -299,6 +327,7 @@ struct ContainerStatus {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 struct ContainerState {
+    running: Option<IgnoredAny>,
     waiting: Option<Waiting>,
     terminated: Option<Terminated>,
 }
@@ -320,12 +349,23 @@ struct Terminated {
 /// Longest problem text that is kept of a pod.
 const PROBLEM_LENGTH: usize = 200;
 
-fn pod_facts(status: Option<&PodStatus>) -> Facts {
-    let Some(status) = status else { return Facts::Pod { ready: false, problem: None, ended: false } };
+fn pod_facts(spec: &PodSpec, status: Option<&PodStatus>) -> Facts {
+    let limit = spec.containers.first().and_then(|container| container.resources.limits.cpu.as_deref());
+    let cpu = limit.and_then(|text| Cpu::parse(text).ok());
+    let Some(status) = status else {
+        return Facts::Pod { ready: false, problem: None, ended: false, starting: false, cpu };
+    };
     let ready = status.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
     let problem = if ready { None } else { container_problem(status).or_else(|| scheduling_problem(status)) };
     let ended = matches!(status.phase.as_str(), "Succeeded" | "Failed");
-    Facts::Pod { ready, problem: problem.map(|text| text.chars().take(PROBLEM_LENGTH).collect()), ended }
+    let containers = status.init_container_statuses.iter().chain(&status.container_statuses);
+    // Only a container that runs, on a node that reports its resources, can be given others: asked for while it is made,
+    // the larger limit may reach the container before its pod, and the kernel then refuses to start it.
+    let runs = status.container_statuses.iter().any(|one| one.state.running.is_some() && one.resources.is_some());
+    let restarts = containers.map(|container| container.restart_count).sum::<i32>();
+    let starting = !ready && !ended && runs && restarts == 0;
+    let problem = problem.map(|text| text.chars().take(PROBLEM_LENGTH).collect());
+    Facts::Pod { ready, problem, ended, starting, cpu }
 }
 
 fn scheduling_problem(status: &PodStatus) -> Option<String> {
@@ -360,37 +400,39 @@ mod tests {
     use super::*;
 
     fn problem(status: serde_json::Value) -> Facts {
-        pod_facts(Some(&serde_json::from_value(status).expect("a status")))
+        let spec = json!({"containers": [{"resources": {"limits": {"cpu": "200m"}}}]});
+        let spec = serde_json::from_value(spec).expect("a spec");
+        pod_facts(&spec, Some(&serde_json::from_value(status).expect("a status")))
+    }
+
+    fn facts(ready: bool, problem: Option<&str>, ended: bool, starting: bool) -> Facts {
+        Facts::Pod { ready, problem: problem.map(str::to_owned), ended, starting, cpu: Some(Cpu(200)) }
     }
 
     #[test]
     fn a_pod_says_why_it_is_not_ready() {
         assert_eq!(
             problem(json!({"conditions": [{"type": "Ready", "status": "True"}]})),
-            Facts::Pod { ready: true, problem: None, ended: false }
+            facts(true, None, false, false)
         );
         assert_eq!(
             problem(
                 json!({"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/8 nodes"}]})
             ),
-            Facts::Pod { ready: false, problem: Some("Unschedulable: 0/8 nodes".to_owned()), ended: false }
+            facts(false, Some("Unschedulable: 0/8 nodes"), false, true)
         );
         assert_eq!(
             problem(
-                json!({"containerStatuses": [{"name": "bot", "state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": {"terminated": {"exitCode": 4, "reason": "Error"}}}]})
+                json!({"containerStatuses": [{"name": "bot", "restartCount": 1, "state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": {"terminated": {"exitCode": 4, "reason": "Error"}}}]})
             ),
-            Facts::Pod {
-                ready: false,
-                problem: Some("bot: CrashLoopBackOff after exit code 4 (Error)".to_owned()),
-                ended: false
-            }
+            facts(false, Some("bot: CrashLoopBackOff after exit code 4 (Error)"), false, false)
         );
         assert_eq!(
             problem(
                 json!({"containerStatuses": [{"name": "bot", "state": {"waiting": {"reason": "ContainerCreating"}}}]})
             ),
-            Facts::Pod { ready: false, problem: None, ended: false }
+            facts(false, None, false, true)
         );
-        assert_eq!(problem(json!({"phase": "Failed"})), Facts::Pod { ready: false, problem: None, ended: true });
+        assert_eq!(problem(json!({"phase": "Failed"})), facts(false, None, true, false));
     }
 }

@@ -97,6 +97,7 @@ async fn pass(context: &Context, fleet: &BotFleet) -> Result<(Outcome, View), Ou
     children::apply(context, &namespace, &planned.children).await?;
     children::prune(context, fleet.metadata.uid.as_deref(), &namespace, &planned.children).await?;
     children::replace_pods(context, &namespace, &workloads).await?;
+    children::help_to_start(context, &namespace, &workloads, waking).await?;
     let entries = context.index.namespace(&namespace);
     if tenant.spec.deletion_policy == DeletionPolicy::Delete {
         drop_surplus_volumes(context, fleet, &entries).await?;

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use super::context::Context;
 use super::outcome::Outcome;
+use super::starting::{self, Resize};
 use super::volumes;
 use super::workloads::{self, Wanted};
 use crate::cluster::error::ClusterError;
@@ -66,15 +67,46 @@ pub async fn replace_pods(context: &Context, namespace: &str, workloads: &[Wante
     Ok(())
 }
 
+/// Gives pods of a waking tenant more CPU until they are ready, and takes it back from those that are.
+///
+/// # Errors
+/// The outcome of a request that failed. Being refused is none: the pod starts more slowly, or has more than its tier
+/// gives until it is replaced. Neither is a reason to call the tenant broken.
+pub async fn help_to_start(
+    context: &Context,
+    namespace: &str,
+    workloads: &[Wanted],
+    waking: bool,
+) -> Result<(), Outcome> {
+    let entries = context.index.namespace(namespace);
+    for Resize { pod, container, limit } in starting::resizes(&entries, workloads, context.catalog.start_cpu, waking) {
+        match context.applier.resize_pod(pod, container, limit).await {
+            Err(ClusterError::Refused { what, reason }) => {
+                tracing::info!(%what, %limit, %reason, "the CPU limit of a pod was not changed");
+            }
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
 /// The workloads among planned children.
 pub fn workloads(children: &[Child]) -> Vec<Wanted> {
     children.iter().filter_map(workload).collect()
 }
 
 fn workload(child: &Child) -> Option<Wanted> {
-    let (replicas, _) = plan::pods(child)?;
+    let (replicas, pod) = plan::pods(child)?;
     // Only StatefulSets carry the hash; a Deployment replaces its pods itself.
     let annotations = child.metadata().annotations.as_ref();
     let restart_hash = annotations.and_then(|annotations| annotations.get(annotation::RESTART_HASH)).cloned();
-    Some(Wanted { kind: child.kind(), name: child.name().to_owned(), replicas, restart_hash })
+    let container = pod.containers.first()?;
+    Some(Wanted {
+        kind: child.kind(),
+        name: child.name().to_owned(),
+        replicas,
+        restart_hash,
+        container: container.name.clone(),
+        cpu: plan::limit(container).cpu,
+    })
 }

@@ -13,6 +13,7 @@ pub mod removal;
 pub mod report;
 pub mod run;
 pub mod sight;
+pub mod starting;
 pub mod steps;
 pub mod stops;
 pub mod tenant;

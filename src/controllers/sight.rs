@@ -116,6 +116,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::domain::quantity::Cpu;
 
     fn entry(slot: Slot, name: &str, component: Component, facts: Facts) -> Entry {
         let metadata: ObjectMeta = serde_json::from_value(json!({
@@ -133,12 +134,18 @@ mod tests {
     }
 
     fn pod(name: &str, component: Component, ended: bool) -> Entry {
-        entry(Slot::Pod, name, component, Facts::Pod { ready: !ended, problem: None, ended })
+        entry(
+            Slot::Pod,
+            name,
+            component,
+            Facts::Pod { ready: !ended, problem: None, ended, starting: false, cpu: None },
+        )
     }
 
     fn wanted(name: &str, replicas: i32, hash: &str) -> Wanted {
         let restart_hash = Some(hash.to_owned());
-        Wanted { kind: ChildKind::StatefulSet, name: name.to_owned(), replicas, restart_hash }
+        let (container, cpu) = (name.to_owned(), Cpu(200));
+        Wanted { kind: ChildKind::StatefulSet, name: name.to_owned(), replicas, restart_hash, container, cpu }
     }
 
     fn redis(entries: &[Entry]) -> State {

@@ -1,6 +1,7 @@
 //! What the index tells of workloads: ready or not and why, which pod to replace next, which volumes are left.
 
 use crate::cluster::index::{Entry, Facts, Slot};
+use crate::domain::quantity::Cpu;
 use crate::plan::ChildKind;
 
 /// One workload as it is wanted.
@@ -14,17 +15,25 @@ pub struct Wanted {
     pub replicas: i32,
     /// Hash of what warrants a restart, where the operator itself replaces pods.
     pub restart_hash: Option<String>,
+    /// Name of its container.
+    pub container: String,
+    /// CPU limit of its container; 0 where there is none.
+    pub cpu: Cpu,
 }
 
-/// A workload's pods: those whose name is the workload's and an ordinal.
-fn pods<'a>(entries: &'a [Entry], workload: &str) -> impl Iterator<Item = &'a Entry> {
-    entries.iter().filter(move |entry| entry.slot == Slot::Pod && ordinal(&entry.name, workload).is_some())
+/// A workload's pods: those whose name is the workload's and, for a `StatefulSet`, an ordinal.
+pub fn pods<'a>(entries: &'a [Entry], wanted: &Wanted) -> impl Iterator<Item = &'a Entry> {
+    let set = wanted.kind == ChildKind::StatefulSet;
+    entries.iter().filter(move |entry| {
+        let rest = entry.name.strip_prefix(wanted.name.as_str()).and_then(|rest| rest.strip_prefix('-'));
+        entry.slot == Slot::Pod && rest.is_some_and(|rest| !set || rest.parse::<i32>().is_ok())
+    })
 }
 
 /// Pods of a `StatefulSet` that are ready and stay.
-fn working(entries: &[Entry], workload: &str) -> i32 {
+fn working(entries: &[Entry], wanted: &Wanted) -> i32 {
     let works = |pod: &&Entry| !pod.deleting && matches!(pod.facts, Facts::Pod { ready: true, .. });
-    i32::try_from(pods(entries, workload).filter(works).count()).unwrap_or(i32::MAX)
+    i32::try_from(pods(entries, wanted).filter(works).count()).unwrap_or(i32::MAX)
 }
 
 /// The ordinal of a `StatefulSet`'s pod, or of a claim named after one.
@@ -46,19 +55,16 @@ pub fn unready(entries: &[Entry], wanted: &Wanted) -> Option<String> {
     }
     // The count lags behind its pods: one that was just deleted still counts for a moment.
     let set = wanted.kind == ChildKind::StatefulSet;
-    let ready = if set { (*ready).min(working(entries, &wanted.name)) } else { *ready };
+    let ready = if set { (*ready).min(working(entries, wanted)) } else { *ready };
     if ready < wanted.replicas {
-        let problem = entries
-            .iter()
-            .filter(|entry| entry.slot == Slot::Pod && entry.name.starts_with(&format!("{}-", wanted.name)))
-            .find_map(|entry| match &entry.facts {
-                Facts::Pod { problem: Some(problem), .. } => Some(format!(" ({}: {problem})", entry.name)),
-                Facts::Pod { problem: None, .. } | Facts::Workload { .. } | Facts::None => None,
-            });
+        let problem = pods(entries, wanted).find_map(|entry| match &entry.facts {
+            Facts::Pod { problem: Some(problem), .. } => Some(format!(" ({}: {problem})", entry.name)),
+            Facts::Pod { problem: None, .. } | Facts::Workload { .. } | Facts::None => None,
+        });
         return Some(format!("{} {ready}/{} ready{}", wanted.name, wanted.replicas, problem.unwrap_or_default()));
     }
     if wanted.restart_hash.is_some() && wanted.replicas > 0 {
-        let stale = pods(entries, &wanted.name).filter(|pod| pod.restart_hash != wanted.restart_hash).count();
+        let stale = pods(entries, wanted).filter(|pod| pod.restart_hash != wanted.restart_hash).count();
         if stale > 0 {
             return Some(format!("{}: {stale} pods still to be replaced", wanted.name));
         }
@@ -81,7 +87,7 @@ pub fn next_replacement<'a>(entries: &'a [Entry], wanted: &Wanted) -> Option<&'a
     {
         return None;
     }
-    let pods: Vec<&Entry> = pods(entries, &wanted.name).collect();
+    let pods: Vec<&Entry> = pods(entries, wanted).collect();
     if pods.iter().any(|pod| pod.deleting) {
         return None;
     }
@@ -119,8 +125,12 @@ mod tests {
         entry(Slot::Child(ChildKind::StatefulSet), "bots-a", hash, facts, false)
     }
 
+    fn facts(ready: bool, problem: Option<&str>) -> Facts {
+        Facts::Pod { ready, problem: problem.map(str::to_owned), ended: false, starting: !ready, cpu: None }
+    }
+
     fn pod(number: i32, hash: &str, ready: bool) -> Entry {
-        entry(Slot::Pod, &format!("bots-a-{number}"), hash, Facts::Pod { ready, problem: None, ended: false }, false)
+        entry(Slot::Pod, &format!("bots-a-{number}"), hash, facts(ready, None), false)
     }
 
     fn wanted() -> Wanted {
@@ -129,6 +139,8 @@ mod tests {
             name: "bots-a".to_owned(),
             replicas: 2,
             restart_hash: Some("new".to_owned()),
+            container: "bot".to_owned(),
+            cpu: Cpu(200),
         }
     }
 
@@ -146,8 +158,7 @@ mod tests {
             None,
             "one is on its way up"
         );
-        let leaving =
-            entry(Slot::Pod, "bots-a-1", "old", Facts::Pod { ready: true, problem: None, ended: false }, true);
+        let leaving = entry(Slot::Pod, "bots-a-1", "old", facts(true, None), true);
         assert_eq!(next(&[set("new", 2, 2, 2), pod(0, "old", true), leaving]), None, "one is on its way down");
         assert_eq!(next(&[set("new", 2, 1, 1), pod(0, "old", true)]), None, "one is missing");
     }
@@ -166,8 +177,8 @@ mod tests {
     #[test]
     fn says_what_is_missing() {
         assert_eq!(unready(&[], &wanted()).as_deref(), Some("bots-a is being created"));
-        let problem = Facts::Pod { ready: false, problem: Some("Unschedulable: 0/8 nodes".to_owned()), ended: false };
-        let stuck = entry(Slot::Pod, "bots-a-0", "new", problem, false);
+        let problem = Some("Unschedulable: 0/8 nodes");
+        let stuck = entry(Slot::Pod, "bots-a-0", "new", facts(false, problem), false);
         assert_eq!(
             unready(&[set("new", 2, 2, 0), stuck], &wanted()).as_deref(),
             Some("bots-a 0/2 ready (bots-a-0: Unschedulable: 0/8 nodes)")

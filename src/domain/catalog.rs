@@ -42,6 +42,8 @@ pub struct Catalog {
     pub bot: Size,
     /// Requests of one bot.
     pub bot_request: Size,
+    /// CPU that a pod of a waking tenant may use until it is ready, where its limit is less.
+    pub start_cpu: Cpu,
     /// Limits of `PostgreSQL` in stage `DatabaseOnly`.
     pub sleeping_database: Size,
     /// Room in the namespace's quota for one backup job.
@@ -171,6 +173,7 @@ impl Problem {
 struct RawCatalog {
     bot: RawSize,
     bot_request: RawSize,
+    start_cpu: Option<Scalar>,
     sleeping_database: RawSize,
     backup_job: RawSize,
     tiers: BTreeMap<String, RawTier>,
@@ -213,6 +216,10 @@ impl Scalar {
             Scalar::Fraction(number) => number.to_string(),
         }
     }
+
+    fn cpu(&self, path: &[&str]) -> Result<Cpu, Problem> {
+        Cpu::parse(&self.text()).map_err(|error| Problem::new(path, format!("cpu {error}")))
+    }
 }
 
 #[derive(Deserialize)]
@@ -252,6 +259,8 @@ impl RawCatalog {
         if !bot_request.fits_into(bot) {
             return Err(Problem::new(&["botRequest"], format!("{bot_request} is more than the bot's limit of {bot}")));
         }
+        // A catalogue from before this key gives nobody more than the limits.
+        let start_cpu = self.start_cpu.as_ref().map_or(Ok(Cpu(0)), |given| given.cpu(&["startCpu"]))?;
         let sleeping_database = self.sleeping_database.check(&["sleepingDatabase"])?;
         if sleeping_database.memory < LEAST_DATABASE {
             return Err(Problem::new(&["sleepingDatabase"], format!("memory must be at least {LEAST_DATABASE}")));
@@ -264,7 +273,7 @@ impl RawCatalog {
                 self.tiers.get(name).ok_or_else(|| Problem::new(&["tiers"], format!("tier {name} is missing")))?;
             tiers.insert(tier, raw.check(name, sleeping_database)?);
         }
-        Ok(Catalog { bot, bot_request, sleeping_database, backup_job, tiers })
+        Ok(Catalog { bot, bot_request, start_cpu, sleeping_database, backup_job, tiers })
     }
 }
 
@@ -309,7 +318,7 @@ impl RawTier {
 
 impl RawSize {
     fn check(&self, path: &[&str]) -> Result<Size, Problem> {
-        let cpu = Cpu::parse(&self.cpu.text()).map_err(|error| Problem::new(path, format!("cpu {error}")))?;
+        let cpu = self.cpu.cpu(path)?;
         let memory =
             Bytes::parse(&self.memory.text()).map_err(|error| Problem::new(path, format!("memory {error}")))?;
         if cpu.0 < 2 || memory.0 < Bytes::MI {
@@ -386,6 +395,13 @@ mod tests {
         assert_eq!(catalog.bot, size(200, 512));
         assert_eq!(catalog.bot_request, size(100, 256));
         assert_eq!(catalog.sleeping_database, size(50, 128));
+        assert_eq!(catalog.start_cpu, Cpu(2_000));
+    }
+
+    #[test]
+    fn a_catalogue_without_cpu_for_starting_pods_gives_none() {
+        let text: Vec<&str> = BUILT_IN.lines().filter(|line| !line.starts_with("startCpu")).collect();
+        assert_eq!(Catalog::parse("tiers.yaml", &text.join("\n")).expect("a catalogue").start_cpu, Cpu(0));
     }
 
     #[test]
@@ -429,5 +445,6 @@ mod tests {
         assert!(refused("  premium:", 0, "  platinum:").contains("unknown tier"));
         assert!(refused("maxBots: 50", 0, "maxBots: 0").contains("between 1 and 200"));
         assert!(refused("memory: 128Mi}", 0, "memory: 64Mi}").contains("at least 128Mi"));
+        assert!(refused("startCpu: 2", 0, "startCpu: two").contains(&format!(":{}: cpu \"two\"", line("startCpu", 0))));
     }
 }

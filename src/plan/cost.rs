@@ -44,6 +44,12 @@ fn requests(pod: &PodSpec) -> Size {
         .fold(running, |most, init| Size { cpu: most.cpu.max(init.cpu), memory: most.memory.max(init.memory) })
 }
 
+/// What a container may use; what it does not say is 0.
+pub fn limit(container: &Container) -> Size {
+    let limits = container.resources.as_ref().and_then(|resources| resources.limits.as_ref());
+    limits.map(size).unwrap_or_default()
+}
+
 fn request(container: &Container) -> Size {
     let requests = container.resources.as_ref().and_then(|resources| resources.requests.as_ref());
     requests.map(size).unwrap_or_default()

@@ -28,11 +28,16 @@ pub(super) fn plan(scope: &Scope, tenant: &ValidatedTenant) -> Vec<Child> {
     vec![Child::ResourceQuota(quota(scope, tenant)), Child::LimitRange(limit_range(scope, tenant))]
 }
 
-/// Services, all bots and a backup job, exactly. Nothing needs more for a moment: `StatefulSets`
-/// replace pods in place, and Deployments end the old pod before they start the new one.
+/// Pods of a waking tenant that may have more CPU at once: the dashboard and three bots. The others of a large tenant
+/// start with their own limits until it is their turn.
+pub const STARTING_AT_ONCE: i64 = 4;
+
+/// Services, all bots and a backup job, exactly, and CPU for starting pods. Nothing else needs more for a moment:
+/// `StatefulSets` replace pods in place, and Deployments end the old pod before they start the new one.
 fn quota(scope: &Scope, tenant: &ValidatedTenant) -> ResourceQuota {
     let bots = i64::from(tenant.plan.max_bots);
-    let limits = tenant.plan.total + tenant.bot * bots + tenant.backup_job;
+    let mut limits = tenant.plan.total + tenant.bot * bots + tenant.backup_job;
+    limits.cpu = limits.cpu + tenant.start_cpu * STARTING_AT_ONCE;
     let requests =
         service_requests(tenant.plan.total) + tenant.bot_request * bots + service_requests(tenant.backup_job);
     let hard: BTreeMap<String, Quantity> = [
@@ -55,11 +60,11 @@ fn quota(scope: &Scope, tenant: &ValidatedTenant) -> ResourceQuota {
 
 /// The quota refuses pods that do not say what they need, so those get a small default. One
 /// container may take as much as the larger of all services and all bots, which is what the
-/// largest overrides add up to.
+/// largest overrides add up to, or what it may have while it starts.
 fn limit_range(scope: &Scope, tenant: &ValidatedTenant) -> LimitRange {
     let services = tenant.plan.total;
     let bots = tenant.bot * i64::from(tenant.plan.max_bots);
-    let most = Size { cpu: services.cpu.max(bots.cpu), memory: services.memory.max(bots.memory) };
+    let most = Size { cpu: services.cpu.max(bots.cpu).max(tenant.start_cpu), memory: services.memory.max(bots.memory) };
     let item = LimitRangeItem {
         type_: "Container".to_owned(),
         default: Some(quantities(DEFAULT_LIMITS)),

@@ -155,7 +155,8 @@ fn all_pods_fit_into_the_quota() {
         let requested = cost(&children) + Size { cpu: Cpu(backup.cpu.0 / 2), ..backup };
         assert!(requested.fits_into(room("requests")), "{tier} {stage}");
         if stage == Stage::Active {
-            assert_eq!((used + backup, requested), (room("limits"), room("requests")), "exactly: {tier}");
+            let starting = Size { cpu: Catalog::default().start_cpu * STARTING_AT_ONCE, memory: Bytes(0) };
+            assert_eq!((used + backup + starting, requested), (room("limits"), room("requests")), "exactly: {tier}");
         }
         let running: i32 = children.iter().filter_map(pods).map(|(replicas, _)| replicas).sum();
         assert!(i64::from(running) < number("pods").parse::<i64>().expect("a number"));

@@ -10,7 +10,7 @@ use crate::api::{BotFleetSpec, DeletionPolicy, Tenant, TenantSpec, Tier};
 use crate::domain::catalog::{Catalog, Policy, TierPlan};
 use crate::domain::duration;
 use crate::domain::names;
-use crate::domain::quantity::{Bytes, Size};
+use crate::domain::quantity::{Bytes, Cpu, Size};
 
 /// What validation needs to know of a `WorkerPool`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +40,8 @@ pub struct ValidatedTenant {
     pub bot: Size,
     /// Requests of one bot, from the catalogue.
     pub bot_request: Size,
+    /// CPU that a pod may use during a wake-up until it is ready, from the catalogue.
+    pub start_cpu: Cpu,
     /// Limits of the database in stage `DatabaseOnly`.
     pub sleeping_database: Size,
     /// Room in the quota for one backup job.
@@ -161,6 +163,7 @@ pub fn tenant(tenant: &Tenant, catalog: &Catalog, pools: &[PoolFacts]) -> Result
         plan: plan.clone(),
         bot: catalog.bot,
         bot_request: catalog.bot_request,
+        start_cpu: catalog.start_cpu,
         sleeping_database: catalog.sleeping_database,
         backup_job: catalog.backup_job,
         database: Database {

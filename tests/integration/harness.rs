@@ -22,9 +22,11 @@ pub struct Ctx {
 }
 
 impl Ctx {
-    /// The shared cluster: default nodes, bots that take a second to stop, the default pools.
+    /// The shared cluster: default nodes, bots that take a second to stop, pods that run for a moment before they are
+    /// ready, the default pools.
     pub fn start() -> Result<Self, String> {
-        let options = Options { graceful_stop: Some(Duration::from_secs(1)), ..Options::default() };
+        let (graceful_stop, slow_start) = (Some(Duration::from_secs(1)), Some(Duration::from_millis(300)));
+        let options = Options { graceful_stop, slow_start, ..Options::default() };
         let ctx = Self::with(options, &["--ingress-class", "traefik"])?;
         ctx.apply_file("examples/pools.yaml")?;
         Ok(ctx)

@@ -95,7 +95,8 @@ fn awake(ctx: &Ctx, tenant: &Value) -> Result<(), String> {
 /// A login at each write of the way down ends awake, a sleep request at each write of the way up ends asleep, and no
 /// volume changes.
 pub fn tenants_turn_round_at_each_write() -> Result<(), String> {
-    let ctx = Ctx::with(Options { graceful_stop: Some(Duration::from_secs(1)), ..Options::default() }, &[])?;
+    let (graceful_stop, slow_start) = (Some(Duration::from_secs(1)), Some(Duration::from_millis(300)));
+    let ctx = Ctx::with(Options { graceful_stop, slow_start, ..Options::default() }, &[])?;
     ctx.apply_file("examples/pools.yaml")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)

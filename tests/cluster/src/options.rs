@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -131,7 +131,7 @@ impl Options {
     }
 
     /// kwok's own pod stages ignore the grace period, so bots get a stage of their own when their end must take time;
-    /// likewise for a start that takes time.
+    /// and they make pods run and ready in one, so all pods get a stage in between when that must take time.
     pub(crate) fn stages(&self, stock: &str) -> Result<String> {
         if self.graceful_stop.is_none() && self.slow_start.is_none() {
             return Ok(stock.to_owned());
@@ -139,7 +139,14 @@ impl Options {
         let mut stages =
             serde_yaml::Deserializer::from_str(stock).map(Value::deserialize).collect::<Result<Vec<_>, _>>()?;
         if let Some(delay) = self.slow_start {
-            delayed(named(&mut stages, "pod-ready")?, delay);
+            let ready = named(&mut stages, "pod-ready")?;
+            in_template(ready, TELLS_RESOURCES)?;
+            let mut runs = ready.clone();
+            runs["metadata"]["name"] = "pod-runs".into();
+            in_template(&mut runs, UNREADY)?;
+            in_phase(ready, "Running")?;
+            delayed(ready, delay);
+            stages.push(runs);
         }
         if let Some(delay) = self.graceful_stop {
             let delete = named(&mut stages, "pod-delete")?;
@@ -153,6 +160,35 @@ impl Options {
         let texts = stages.iter().map(serde_yaml::to_string).collect::<Result<Vec<_>, _>>()?;
         Ok(texts.join("---\n"))
     }
+}
+
+/// Containers tell what they may use, as those of a kubelet do: the API server takes a pod that does not for one whose
+/// node cannot resize it.
+const TELLS_RESOURCES: &[(&str, &str)] =
+    &[("  ready: true\n", "  ready: true\n  {{ with .resources }}\n  resources: {{ toJson . }}\n  {{ end }}\n")];
+const UNREADY: &[(&str, &str)] = &[
+    ("status: \"True\"\n  type: Ready\n", "status: \"False\"\n  type: Ready\n"),
+    ("status: \"True\"\n  type: ContainersReady\n", "status: \"False\"\n  type: ContainersReady\n"),
+    ("  ready: true\n", "  ready: false\n"),
+];
+
+fn in_template(stage: &mut Value, changes: &[(&str, &str)]) -> Result<()> {
+    let template = &mut stage["spec"]["next"]["statusTemplate"];
+    let mut text = template.as_str().context("a stage of kwok has no template")?.to_owned();
+    for (from, to) in changes {
+        ensure!(text.contains(from), "a stage of kwok does not say {from:?}");
+        text = text.replacen(from, to, 1);
+    }
+    *template = text.into();
+    Ok(())
+}
+
+/// Makes a stage one for pods in this phase.
+fn in_phase(stage: &mut Value, phase: &str) -> Result<()> {
+    let expressions = stage["spec"]["selector"]["matchExpressions"].as_array_mut().context("no expressions")?;
+    let asked = expressions.iter_mut().find(|asked| asked["key"] == ".status.phase");
+    asked.context("kwok's stage pod-ready asks for no phase")?["values"] = json!([phase]);
+    Ok(())
 }
 
 fn named<'a>(stages: &'a mut [Value], name: &str) -> Result<&'a mut Value> {
@@ -182,6 +218,8 @@ mod tests {
 
     const STOCK: &str = "metadata:\n  name: other\n---\nmetadata:\n  name: pod-delete\nspec:\n  selector:\n    matchExpressions:\n    - key: a\n      operator: Exists\n  next:\n    delete: true\n";
 
+    const READY: &str = "metadata:\n  name: pod-ready\nspec:\n  selector:\n    matchExpressions:\n    - key: .status.phase\n      operator: In\n      values: [Pending]\n  next:\n    statusTemplate: |\n      conditions:\n      - status: \"True\"\n        type: Ready\n      - status: \"True\"\n        type: ContainersReady\n      containerStatuses:\n      - name: a\n        ready: true\n";
+
     #[test]
     fn bots_get_a_slow_stage_and_leave_the_quick_one() {
         let options = Options { graceful_stop: Some(Duration::from_secs(3)), ..Options::default() };
@@ -197,9 +235,18 @@ mod tests {
     #[test]
     fn every_pod_starts_slowly_when_told() {
         let options = Options { slow_start: Some(Duration::from_secs(2)), ..Options::default() };
-        let text = options.stages("metadata:\n  name: pod-ready\nspec: {}\n").unwrap();
-        let stage: Value = serde_yaml::from_str(&text).unwrap();
-        assert_eq!(stage["spec"]["delay"]["durationMilliseconds"], 2000);
+        let text = options.stages(READY).unwrap();
+        let stages: Vec<Value> =
+            serde_yaml::Deserializer::from_str(&text).map(|stage| Value::deserialize(stage).unwrap()).collect();
+        assert_eq!(stages[0]["spec"]["delay"]["durationMilliseconds"], 2000);
+        let phase = |n: usize| &stages[n]["spec"]["selector"]["matchExpressions"][0]["values"];
+        assert_eq!((phase(0), phase(1)), (&json!(["Running"]), &json!(["Pending"])));
+        let template = stages[1]["spec"]["next"]["statusTemplate"].as_str().unwrap();
+        assert!(template.contains("status: \"False\"\n  type: Ready"), "{template}");
+        for stage in &stages {
+            let template = stage["spec"]["next"]["statusTemplate"].as_str().unwrap();
+            assert!(template.contains("resources: {{ toJson . }}"), "{template}");
+        }
         assert!(options.stages(STOCK).is_err(), "a stage that is missing is told");
     }
 

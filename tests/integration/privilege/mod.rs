@@ -46,7 +46,8 @@ pub fn stolen_tokens_are_worth_little(ctx: &Ctx) -> Result<(), String> {
 /// What the requests are about: a tenant that is served, things of Torpor's and of somebody else's.
 fn targets(ctx: &Ctx) -> Result<(), String> {
     apply(ctx, &tenant(TENANT, json!({"tier": "basic", "fleets": [fleet("makers", 1)]})))?;
-    let container = json!([{"name": "main", "image": "example.com/app"}]);
+    let resources = json!({"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"cpu": "100m", "memory": "32Mi"}});
+    let container = json!([{"name": "main", "image": "example.com/app", "resources": resources}]);
     let labels = json!({"app": "app"});
     let deployment = |namespace: &str, name: &str| {
         json!({
@@ -106,7 +107,12 @@ async fn tried(admin: &Client, thief: &Client, hostile: &Hostile) -> Result<(), 
 async fn ask(client: &Client, hostile: &Hostile) -> Result<String, Error> {
     let dry = hostile.provable && hostile.method != "GET";
     let path = if dry { format!("{}?dryRun=All", hostile.path) } else { hostile.path.clone() };
-    let content = if hostile.method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
+    let content = match hostile.method {
+        // A merge would replace the list of containers.
+        "PATCH" if hostile.path.ends_with("/resize") => "application/strategic-merge-patch+json",
+        "PATCH" => "application/merge-patch+json",
+        _ => "application/json",
+    };
     let mut request = Request::builder().method(hostile.method).uri(path).header("Content-Type", content);
     if let Some(user) = hostile.impersonates {
         request = request.header("Impersonate-User", user);

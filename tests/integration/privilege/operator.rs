@@ -23,6 +23,9 @@ fn workloads() -> Vec<Hostile> {
     let volumes = |volume: Value| with(restricted(), json!({"volumes": [volume]}));
     let service =
         |spec: Value| object("Service", "v1", "hostile", json!({"spec": with(json!({"ports": [{"port": 1}]}), spec)}));
+    let bot = "pods/bots-makers-0/resize";
+    let resources =
+        |container: &str, change: &Value| json!({"spec": {"containers": [{"name": container, "resources": change}]}});
     vec![
         post(
             "run a StatefulSet in kube-system",
@@ -48,6 +51,13 @@ fn workloads() -> Vec<Hostile> {
         ),
         post("open a tenant to the world", core(&tenant, "services"), service(json!({"type": "LoadBalancer"}))),
         post("take over an address", core(&tenant, "services"), service(json!({"externalIPs": ["192.0.2.1"]}))),
+        patch(
+            "give a foreign pod more CPU",
+            core(OTHER, "pods/app/resize"),
+            resources("main", &json!({"limits": {"cpu": "1"}})),
+        ),
+        patch("give a bot more memory", core(&tenant, bot), resources("bot", &json!({"limits": {"memory": "600Mi"}}))),
+        patch("make a bot claim its node", core(&tenant, bot), resources("bot", &json!({"requests": {"cpu": "150m"}}))),
         post("make a Service elsewhere", core(OTHER, "services"), service(json!({}))),
     ]
 }

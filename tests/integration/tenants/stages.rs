@@ -54,7 +54,35 @@ fn awake(ctx: &Ctx, tenant: &Value) -> Result<(), String> {
     ensure(wake["requestedAt"].is_string() && wake["readyAt"].is_string() && wake["seconds"].is_i64(), || {
         format!("wake: {wake}")
     })?;
-    equal_rendered(&render(tenant, &[])?, &objects(ctx, &format!("tenant-{name}"))?)
+    let namespace = format!("tenant-{name}");
+    equal_rendered(&render(tenant, &[])?, &objects(ctx, &namespace)?)?;
+    eventually(LIMIT, || limits_are_their_own(ctx, &namespace))
+}
+
+/// Every pod may use what its workload says and no more, whatever it was given to start with.
+fn limits_are_their_own(ctx: &Ctx, namespace: &str) -> Result<(), String> {
+    let part = |object: &Value| {
+        let labels = &object["metadata"]["labels"];
+        (text(&labels["app.kubernetes.io/component"]), text(&labels["torpor.dev/fleet"]))
+    };
+    let limit = |pod: &Value| text(&pod["spec"]["containers"][0]["resources"]["limits"]["cpu"]);
+    let workloads = [list(ctx, "statefulsets", namespace)?, list(ctx, "deployments", namespace)?].concat();
+    let own: BTreeMap<_, _> = workloads.iter().map(|set| (part(set), limit(&set["spec"]["template"]))).collect();
+    for pod in list(ctx, "pods", namespace)? {
+        same(&text(&pod["metadata"]["name"]), &Some(&limit(&pod)), &own.get(&part(&pod)))?;
+    }
+    Ok(())
+}
+
+/// How many pods of a tenant the operator has given more CPU to start with.
+fn helped(ctx: &Ctx, namespace: &str) -> Result<usize, String> {
+    let pods = ctx.kubectl(&["get", "pods", "-n", namespace, "-o", "json", "--show-managed-fields"])?;
+    let pods: Value = serde_json::from_str(&pods).map_err(|error| error.to_string())?;
+    let resized = |pod: &&Value| {
+        let fields = pod["metadata"]["managedFields"].as_array().cloned().unwrap_or_default();
+        fields.iter().any(|by| by["manager"] == "torpor-operator" && by["subresource"] == "resize")
+    };
+    Ok(pods["items"].as_array().into_iter().flatten().filter(resized).count())
 }
 
 /// Decides as the hibernator does, on the newest activity.
@@ -98,6 +126,7 @@ pub fn suspended_tenants_sleep(ctx: &Ctx) -> Result<(), String> {
     let mut payer = tenant(name, json!({"tier": "pro", "fleets": [fleet("a", 2), fleet("b", 1)]}));
     apply(ctx, &payer)?;
     ctx.await_ready(name)?;
+    same("pods of a new tenant with more CPU", &helped(ctx, namespace)?, &0)?;
     let volumes = uids(&list(ctx, "pvc", namespace)?);
     let timeline = Timeline::start(ctx, namespace)?;
     let tenants = Watch::start(ctx, &["tenants", "--field-selector=metadata.name=unpaid-bill"])?;
@@ -136,6 +165,7 @@ pub fn suspended_tenants_sleep(ctx: &Ctx) -> Result<(), String> {
     timeline.in_order(start.1, &["database ready", "monitoring=1"])?;
     same("readings on the way up", &reads(ctx, start.0, name)?, &0)?;
     same("pods", &list(ctx, "pods", namespace)?.len(), &7)?;
+    ensure(helped(ctx, namespace)? > 0, || "no starting pod of a waking tenant got more CPU".to_owned())?;
     same("volumes", &uids(&list(ctx, "pvc", namespace)?), &volumes)?;
 
     let stages = told(&tenants, |tenant| text(&tenant["status"]["hibernation"]["stage"]));

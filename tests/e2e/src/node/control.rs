@@ -45,13 +45,18 @@ pub(super) fn create(data: &Path, space: &Space, programs: &Programs, authority:
         fs::write(data.join(name), content)?;
     }
     let file = |name: &str| data.join(name).display().to_string();
+    // Elsewhere these have machines of their own. Here a kubelet that is quicker than the API server's own view of who may
+    // read what is refused a pod's volume, and asks again after ten seconds.
+    let favoured = |name: &'static str, args: Vec<String>, more: &[String]| {
+        space.favoured(name, &programs.tools.bin(name), &[&args, more].concat(), data)
+    };
     let component = |name: &'static str, args: Vec<String>, more: &[String]| {
         space.component(name, &programs.tools.bin(name), &[&args, more].concat(), data)
     };
     let api_server = control_plane::api_server(data, ETCD_PORTS.0, network::SERVICES);
     Ok(vec![
-        component(ETCD, control_plane::etcd(data, ETCD_PORTS.0, ETCD_PORTS.1), &[]),
-        component(
+        favoured(ETCD, control_plane::etcd(data, ETCD_PORTS.0, ETCD_PORTS.1), &[]),
+        favoured(
             API_SERVER,
             api_server,
             &[

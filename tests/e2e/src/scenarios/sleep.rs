@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use serde_json::Value;
 
 use super::{
     rig::{BASIC, FREE, Rig, Times, eventually, namespace, text},
@@ -123,41 +122,32 @@ pub fn wakes(rig: &Rig) -> Result<()> {
             let token = rig.portal_token()?;
             let began = Instant::now();
             rig.portal_with(&token, tenant, "wake")?;
-            let parts = until_ready(rig, tenant, began)?;
-            took.push((began.elapsed().as_secs_f64(), parts));
+            until_ready(rig, tenant)?;
+            took.push(began.elapsed().as_secs_f64());
         }
         all_but_the_last_stopped(rig, tenant)?;
-        let mut seconds: Vec<f64> = took.iter().map(|(seconds, _)| *seconds).collect();
-        seconds.sort_by(f64::total_cmp);
-        let (median, max) = (seconds[seconds.len() / 2], seconds[seconds.len() - 1]);
-        let mut services: Vec<f64> = took.iter().map(|(_, services)| *services).collect();
-        services.sort_by(f64::total_cmp);
+        took.sort_by(f64::total_cmp);
+        let (median, max) = (took[took.len() / 2], took[took.len() - 1]);
         println!(
-            "         {tenant}: {} wake-ups, all but bots ready after {:.1} s (median) and {:.1} s (max), all ready after {median:.1} s (median) and {max:.1} s (max)",
-            seconds.len(),
-            services[services.len() / 2],
-            services[services.len() - 1],
+            "         {tenant}: {} wake-ups, all ready after {median:.1} s (median) and {max:.1} s (max)",
+            took.len()
         );
     }
     Ok(())
 }
 
-/// Waits until all is ready; returns when all but the bots were.
-fn until_ready(rig: &Rig, tenant: &str, began: Instant) -> Result<f64> {
-    let mut services = None;
-    eventually(STEP, || {
-        let found = rig.get(&["tenant", tenant])?;
-        let waking = found["status"]["wake"]["parts"].as_array().cloned().unwrap_or_default();
-        let ready = |part: &Value| part["state"] == "Ready" || part["name"] == "bots";
-        if services.is_none() && !waking.is_empty() && waking.iter().all(ready) {
-            services = Some(began.elapsed().as_secs_f64());
+/// Waits until the tenant is ready, and awake, by one watch: to ask again and again would cost processor time that the
+/// tenant needs.
+fn until_ready(rig: &Rig, tenant: &str) -> Result<()> {
+    let ready = r#"--for=jsonpath={.status.conditions[?(@.type=="Ready")].reason}=Ready"#;
+    let limit = format!("--timeout={}s", STEP.as_secs());
+    let waited = rig.cluster.kubectl(["wait", &format!("tenant/{tenant}"), ready, &limit]);
+    match waited {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            Err(error.context(format!("{tenant} is not awake: {}", rig.get(&["tenant", tenant])?["status"]["wake"])))
         }
-        let awake = found["status"]["hibernation"]["stage"] == "Active"
-            && super::rig::condition(&found, "Ready")["status"] == "True";
-        ensure!(awake, "{tenant} is not awake: {}", found["status"]["wake"]);
-        Ok(())
-    })?;
-    Ok(services.unwrap_or_else(|| began.elapsed().as_secs_f64()))
+    }
 }
 
 /// A bot is ready a moment before its first tick; one that is stopped then never traded.
