@@ -1,5 +1,4 @@
-//! What the crate promises, on real clusters. Ignored by default, because the tools may have to be built first:
-//! `cargo test -p torpor-cluster -- --ignored`.
+//! What the crate promises, on real clusters.
 
 use std::{
     fs,
@@ -56,7 +55,6 @@ fn time_to_delete(cluster: &Cluster, name: &str, component: &str) -> Duration {
 }
 
 #[test]
-#[ignore = "starts clusters"]
 fn two_clusters_side_by_side() {
     let slow = Duration::from_secs(3);
     let (one, two) = std::thread::scope(|scope| {
@@ -88,7 +86,6 @@ fn two_clusters_side_by_side() {
 }
 
 #[test]
-#[ignore = "starts clusters"]
 fn users_audit_and_restarts() {
     let cluster = Cluster::start(small(None)).unwrap();
     let audit = cluster.audit().unwrap();
@@ -119,7 +116,6 @@ fn users_audit_and_restarts() {
 }
 
 #[test]
-#[ignore = "starts clusters"]
 fn failing_component_shows_its_log() {
     let options = Options { service_cidr: "nonsense".into(), ..Options::default() };
     let error = Cluster::start(options).err().unwrap().to_string();
@@ -127,7 +123,6 @@ fn failing_component_shows_its_log() {
 }
 
 #[test]
-#[ignore = "starts clusters"]
 fn kept_data_stays() {
     let dir = std::env::temp_dir().join(format!("torpor-kept-{}", std::process::id()));
     let options = Options { keep_dir: Some(dir.clone()), ..small(None) };
