@@ -114,7 +114,7 @@ async fn serve(
         process::start(names::GATEWAY, &args.observe, announce).await?;
     // Every replica writes, and the API server keeps their writes apart by resource version.
     let cluster = Cluster::new(names::GATEWAY, client, &metrics, &LeaderGuard::unelected());
-    let (watches, all) = (cluster.watches(health.clone()), cluster.all::<Guarded<Tenant>>());
+    let (watches, all) = (cluster.watches(health.clone()).of_a_server(), cluster.all::<Guarded<Tenant>>());
     let gateway = Arc::new(Gateway::new(options(&args), cluster, clock, metrics));
     gateway.set_keys(keys);
     let watching = {

@@ -7,7 +7,9 @@
 use std::fmt::Debug;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
+use backon::ExponentialBuilder;
 use futures::StreamExt;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus, StatefulSet, StatefulSetStatus};
 use k8s_openapi::api::core::v1::{
@@ -17,10 +19,13 @@ use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{ApiResource, Object};
 use kube::core::PartialObjectMeta;
+use kube::runtime::utils::ResetTimerBackoff;
+use kube::runtime::watcher::ExponentialBackoff;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
+use tokio::time::timeout;
 
 use super::index::{ChildIndex, Entry, Facts, Slot};
 use crate::domain::names::label;
@@ -32,6 +37,16 @@ use crate::plan::ChildKind;
 /// Longer than the API server's default of 5 to 10 minutes would be cut anyway; bookmarks every minute keep
 /// the connection from being idle at load balancers that drop it silently.
 const WATCH_SECONDS: u32 = 540;
+
+/// Waits between the tries of a watch that is broken; chance adds up to as much again. Its kind is not reacted to meanwhile,
+/// so the longest bounds how late that is after the end of a fault.
+const SHORTEST_WAIT: Duration = Duration::from_millis(400);
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+/// A watch that has not failed for so long after an error delivers, whether or not there was anything to deliver: one that
+/// goes on where it broke off says nothing of it. Longer than twice [`LONGEST_WAIT`].
+const CALM: Duration = Duration::from_secs(5);
+/// An error that comes so long after the last one begins with the shortest wait again.
+const FORGOTTEN: Duration = Duration::from_secs(60);
 
 /// Every watch of the operator, by the name that readiness and metrics show.
 pub const NAMES: [&str; 19] = [
@@ -80,18 +95,31 @@ pub struct Change {
     pub tenant: Option<String>,
 }
 
+fn waits() -> ResetTimerBackoff<ExponentialBackoff> {
+    let doubling = ExponentialBuilder::new().with_min_delay(SHORTEST_WAIT).with_max_delay(LONGEST_WAIT).with_jitter();
+    ResetTimerBackoff::new(doubling.without_max_times().into(), FORGOTTEN)
+}
+
 /// What every watch needs.
 #[derive(Clone)]
 pub struct Watches {
     client: Client,
     health: Health,
     metrics: Metrics,
+    stays_ready: bool,
 }
 
 impl Watches {
-    /// Watches over this client.
+    /// Watches over this client. The process is ready while all of them deliver.
     pub fn new(client: Client, health: Health, metrics: Metrics) -> Self {
-        Watches { client, health, metrics }
+        Watches { client, health, metrics, stays_ready: false }
+    }
+
+    /// The same for a server, which stays ready once it has seen everything: whoever asks is served better from what was
+    /// seen last than by nobody.
+    #[must_use]
+    pub fn of_a_server(self) -> Self {
+        Watches { stays_ready: true, ..self }
     }
 
     /// Runs one watch for good. Every event goes to `sink`; errors are counted, logged and retried.
@@ -112,26 +140,44 @@ impl Watches {
     {
         let config = config.timeout(WATCH_SECONDS);
         debug_assert!(NAMES.contains(&name) || HIBERNATOR_NAMES.contains(&name), "{name} is missing in NAMES");
-        let mut stream = pin!(watcher(api, config).default_backoff());
+        let mut stream = pin!(watcher(api, config).backoff(waits()));
+        let mut listed = false;
         let mut failing = false;
-        while let Some(item) = stream.next().await {
-            match item {
-                Ok(event) => {
-                    if matches!(event, watcher::Event::InitDone) {
-                        self.health.ready(name);
-                    }
-                    if std::mem::take(&mut failing) {
-                        tracing::info!(watch = name, "watch works again");
-                    }
-                    self.metrics.watch_up(name);
-                    sink(event);
+        loop {
+            let item = if failing {
+                match timeout(CALM, stream.next()).await {
+                    Ok(item) => item.map(Some),
+                    Err(_calm) if listed => Some(None),
+                    Err(_calm) => continue,
                 }
-                Err(error) => {
+            } else {
+                stream.next().await.map(Some)
+            };
+            let event = match item {
+                None => return,
+                Some(Some(Err(error))) => {
                     self.metrics.watch_error(name);
+                    if !self.stays_ready {
+                        self.health.pending(name);
+                    }
                     if !std::mem::replace(&mut failing, true) {
                         tracing::warn!(watch = name, %error, "watch failed, trying again");
                     }
+                    continue;
                 }
+                Some(Some(Ok(event))) => Some(event),
+                Some(None) => None,
+            };
+            listed |= matches!(event, Some(watcher::Event::InitDone));
+            if listed {
+                self.health.ready(name);
+            }
+            if std::mem::take(&mut failing) {
+                tracing::info!(watch = name, "watch works again");
+            }
+            self.metrics.watch_up(name);
+            if let Some(event) = event {
+                sink(event);
             }
         }
     }

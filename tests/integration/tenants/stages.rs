@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::timeline::Timeline;
 use super::{
     Watch, apply, await_reason, await_reason_within, ensure, equal_rendered, fleet, is_bot, list, mark, objects, patch,
-    render, same, tenant, text, uids,
+    render, same, tenant, text, uids, writes,
 };
 use crate::Ctx;
 use crate::harness::{condition, eventually};
@@ -72,6 +72,31 @@ fn limits_are_their_own(ctx: &Ctx, namespace: &str) -> Result<(), String> {
         same(&text(&pod["metadata"]["name"]), &Some(&limit(&pod)), &own.get(&part(&pod)))?;
     }
     Ok(())
+}
+
+/// A quota of somebody else's leaves no room for starting pods: they start with their own limits, and the tenant is awake as
+/// if nothing had been refused.
+pub fn a_refused_resize_stops_nobody(ctx: &Ctx) -> Result<(), String> {
+    let (name, namespace) = ("no-room", "tenant-no-room");
+    apply(ctx, &tenant(name, json!({"tier": "free", "fleets": [fleet("a", 1)]})))?;
+    ctx.await_ready(name)?;
+    patch(ctx, &["tenant", name], &json!({"spec": {"suspended": true}}))?;
+    await_reason_within(ctx, LIMIT, &["tenant", name], "Ready", "True", "Asleep")?;
+    // What its services and its bot may use, and nothing for a pod that starts.
+    let spec = json!({"hard": {"limits.cpu": "700m"}});
+    let metadata = json!({"name": "of-somebody-else", "namespace": namespace});
+    apply(ctx, &json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": metadata, "spec": spec}))?;
+    eventually(LIMIT, || {
+        let quota = ctx.get(&["resourcequota", "of-somebody-else", "-n", namespace])?;
+        ensure(quota["status"]["used"]["limits.cpu"].is_string(), || format!("it does not count: {quota}"))
+    })?;
+    let start = mark(ctx)?;
+    patch(ctx, &["tenant", name], &json!({"spec": {"suspended": false}}))?;
+    await_reason_within(ctx, LIMIT, &["tenant", name], "Ready", "True", "Ready")?;
+    let mut asked = writes(ctx, start)?;
+    asked.retain(|event| event.subresource == "resize" && event.namespace == namespace);
+    ensure(!asked.is_empty() && asked.iter().all(|event| event.code == 403), || format!("resizes: {asked:?}"))?;
+    same("pods with more CPU", &helped(ctx, namespace)?, &0)
 }
 
 /// How many pods of a tenant the operator has given more CPU to start with.
