@@ -98,6 +98,12 @@ const BUILD_INFO: Description =
     described("torpor_build_info", "info", &["version"], "Always 1; its label says what runs");
 const LEADER: Description =
     described("torpor_leader", "gauge", &[], "1 while this process leads, 0 while it stands by");
+const TASKS: Description = described(
+    "torpor_tasks",
+    "gauge",
+    &[],
+    "Asynchronous tasks that are alive; a settled process has as many as it started with",
+);
 const EVENTS: Description =
     described("torpor_events_published_total", "counter", &["reason"], "Kubernetes events published, by reason");
 
@@ -165,6 +171,7 @@ pub fn describe() -> Vec<Description> {
         ACTIVITY,
         WAKES,
         LEADER,
+        TASKS,
         BUILD_INFO,
     ]
 }
@@ -224,6 +231,7 @@ pub struct Metrics {
     tenants: Family<TenantLabels, Gauge>,
     backoff: Family<KindLabels, Gauge>,
     leader: Gauge,
+    tasks: Gauge,
     events: Family<EventLabels, Counter>,
     breaker: Family<EventLabels, Gauge>,
     due: Gauge,
@@ -251,6 +259,7 @@ impl Metrics {
             tenants: register(&mut registry, TENANTS, Family::default()),
             backoff: register(&mut registry, BACKOFF, Family::default()),
             leader: register(&mut registry, LEADER, Gauge::default()),
+            tasks: register(&mut registry, TASKS, Gauge::default()),
             events: register(&mut registry, EVENTS, Family::default()),
             breaker: register(&mut registry, BREAKER, Family::default()),
             due: register(&mut registry, DUE, Gauge::default()),
@@ -347,6 +356,9 @@ impl Metrics {
     /// All metrics in the `OpenMetrics` text format; see [`CONTENT_TYPE`].
     pub fn encode(&self) -> String {
         let mut page = String::new();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            self.tasks.set(gauge_value(runtime.metrics().num_alive_tasks()));
+        }
         // Writing to a String cannot fail.
         let _ = text::encode(&mut page, &self.registry);
         page
