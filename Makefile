@@ -34,8 +34,10 @@ demo-stop: need-cargo ## Stop what `make demo` left running
 test: lint fresh ## All checks: lint, fresh generated files, then every test
 	cargo test --locked --workspace
 
-bench: need-cargo need-go ## Measure sleep and wake: 10,000 tenants, wakes among 500; minutes, prints figures
-	cargo bench --locked --test integration -- $(BENCH)
+# Both packages in one command, or their common dependencies would be compiled twice, with different features.
+bench: need-cargo need-go ## Measure: BENCH=quick (8 minutes), full (40) or some by name, such as BENCH="full wake"; prints a table
+	@cargo build --quiet --release --locked --package torpor --package torpor-bench --bins
+	@"$$(cargo metadata --locked --no-deps --format-version=1 | sed 's|.*"target_directory":"\([^"]*\)".*|\1|')"/release/torpor-bench $(BENCH)
 
 e2e: need-cargo need-go ## Install Torpor by helm on real kubelets, with real PostgreSQL, Redis and Hummingbot; needs root on Debian
 	@cargo build --quiet --locked --package torpor-e2e

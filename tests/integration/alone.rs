@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use torpor_cluster::{AuditEvent, AuditMark, Cluster, Options};
 
 use crate::harness::{LEASE, bare, condition, eventually};
-use crate::process::{Process, Program, TORPOR};
+use crate::process::{Process, Program, TORPOR, program};
 use crate::rights::HOME;
 
 /// Everything that Torpor makes.
@@ -25,7 +25,7 @@ pub struct Rig {
 impl Rig {
     pub fn start(options: Options) -> Result<Self, String> {
         let cluster = bare(options)?;
-        let operator = Program::new(&cluster, "operator").arguments(&LEASE).start()?;
+        let operator = program(&cluster, "operator").arguments(&LEASE).start()?;
         operator.await_ready(START)?;
         let rig = Rig { operator, cluster };
         rig.kubectl(&["apply", "-f", "examples/pools.yaml"])?;
@@ -35,7 +35,7 @@ impl Rig {
     /// A program of Torpor's to run on this cluster. Start it for one beside the operator, with the lease that every
     /// program of a rig has: `rig.program("hibernator").start()`.
     pub fn program(&self, subcommand: &str) -> Program {
-        Program::new(&self.cluster, subcommand).arguments(&LEASE)
+        program(&self.cluster, subcommand).arguments(&LEASE)
     }
 
     /// Runs kubectl; the error carries what it printed.

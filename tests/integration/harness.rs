@@ -1,12 +1,13 @@
 //! A cluster with the CRDs, an operator process beside it, and waiting with a limit.
 
-use std::process::Command;
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::time::Duration;
 
 use serde_json::Value;
-use torpor_cluster::{Cluster, Options};
+pub use torpor_cluster::torpor::eventually;
+use torpor_cluster::{Cluster, Options, torpor};
 
-use crate::process::{Process, Program, TORPOR};
+use crate::process::{Process, TORPOR, program};
 use crate::rights;
 
 /// Outlasts the times in which the API server of a machine that runs control plane, nodes and tests answers nobody, or
@@ -35,7 +36,7 @@ impl Ctx {
     /// A cluster of one's own, with the CRDs and an operator started with further arguments.
     pub fn with(options: Options, arguments: &[&str]) -> Result<Self, String> {
         let cluster = bare(options)?;
-        let operator = Program::new(&cluster, "operator").arguments(&LEASE).arguments(arguments).start()?;
+        let operator = program(&cluster, "operator").arguments(&LEASE).arguments(arguments).start()?;
         operator.await_ready(Duration::from_secs(60))?;
         Ok(Ctx { operator, cluster })
     }
@@ -90,12 +91,7 @@ impl Ctx {
 /// A cluster with the CRDs and the chart's accounts, and without an operator.
 pub fn bare(options: Options) -> Result<Cluster, String> {
     let cluster = Cluster::connect_or_start(options).map_err(|error| format!("{error:#}"))?;
-    let crds = Command::new(TORPOR).arg("crds").output().map_err(|error| error.to_string())?;
-    let yaml = String::from_utf8_lossy(&crds.stdout);
-    let kubectl =
-        |arguments: &[&str], input: &str| cluster.kubectl_stdin(arguments, input).map_err(|error| format!("{error:#}"));
-    kubectl(&["apply", "--server-side", "-f", "-"], &yaml)?;
-    kubectl(&["wait", "--for=condition=Established", "--timeout=30s", "-f", "-"], &yaml)?;
+    torpor::install_crds(Path::new(TORPOR), &cluster)?;
     rights::install(&cluster)?;
     Ok(cluster)
 }
@@ -117,16 +113,4 @@ pub fn events(cluster: &Cluster, about: &Value, reason: &str) -> Result<Vec<Valu
     let text = cluster.kubectl(arguments).map_err(|error| format!("{error:#}"))?;
     let list: Value = serde_json::from_str(&text).map_err(|error| format!("{error}: {text}"))?;
     Ok(list["items"].as_array().cloned().unwrap_or_default())
-}
-
-/// Tries until it succeeds; after the limit, the last error.
-pub fn eventually<T>(limit: Duration, mut attempt: impl FnMut() -> Result<T, String>) -> Result<T, String> {
-    let end = Instant::now() + limit;
-    loop {
-        match attempt() {
-            Ok(value) => return Ok(value),
-            Err(error) if Instant::now() >= end => return Err(format!("not within {limit:?}: {error}")),
-            Err(_) => std::thread::sleep(Duration::from_millis(200)),
-        }
-    }
 }

@@ -7,7 +7,7 @@ use torpor_cluster::{Cluster, Options};
 
 use crate::alone::{is_write, none};
 use crate::harness::{bare, eventually};
-use crate::process::{Process, Program};
+use crate::process::{Process, program};
 use crate::rights::HOME;
 
 const LEASE: Duration = Duration::from_secs(9);
@@ -93,7 +93,7 @@ fn start(cluster: &Cluster, user: &str) -> Result<Process, String> {
     let kubeconfig: PathBuf =
         cluster.kubeconfig_for(user, &["system:masters"]).map_err(|error| format!("{error:#}"))?;
     let seconds = LEASE.as_secs().to_string();
-    Program::new(cluster, "operator").kubeconfig(&kubeconfig).arguments(&["--lease-seconds", &seconds]).start()
+    program(cluster, "operator").kubeconfig(&kubeconfig).arguments(&["--lease-seconds", &seconds]).start()
 }
 
 fn kubectl(cluster: &Cluster, arguments: &[&str]) -> Result<String, String> {

@@ -6,7 +6,6 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::missing_errors_doc)]
 
 mod alone;
-mod bench;
 mod browser;
 mod drift;
 mod examples;
@@ -143,22 +142,11 @@ const OUTSIDE: &[(&str, OwnTest)] = &[
     ("image::names_and_certificates_work_inside", image::names_and_certificates_work_inside),
 ];
 
-/// Measurements, run by `cargo bench --test integration` and by nothing else.
-const BENCHES: &[(&str, OwnTest)] = &[
-    ("bench::ten_thousand_tenants", bench::ten_thousand_tenants),
-    ("bench::wakes_among_500", bench::wakes_among_500),
-    ("bench::thousand_logins_a_second", bench::thousand_logins_a_second),
-];
-
 fn main() {
     let mut arguments = Arguments::from_args();
     let wanted = |name: &str| arguments.filter.as_deref().is_none_or(|filter| name.contains(filter));
     let outside = std::env::var_os("TORPOR_OUTSIDE").is_some();
-    let (shared, paired, alone) = match (arguments.bench, outside) {
-        (true, _) => (&[][..], &[][..], BENCHES),
-        (false, true) => (&[][..], &[][..], OUTSIDE),
-        (false, false) => (SHARED, PAIRED, ALONE),
-    };
+    let (shared, paired, alone) = if outside { (&[][..], &[][..], OUTSIDE) } else { (SHARED, PAIRED, ALONE) };
     let shared: Vec<_> = shared.iter().filter(|(name, _)| wanted(name)).collect();
     let own = |tests: &[(&'static str, OwnTest)]| -> Vec<Trial> {
         let tests = tests.iter().filter(|(name, _)| wanted(name));
@@ -166,7 +154,7 @@ fn main() {
     };
     let (paired, mut alone) = (own(paired), own(alone));
     let listing = arguments.list;
-    let whole = !arguments.bench && !outside && arguments.filter.is_none() && arguments.skip.is_empty();
+    let whole = !outside && arguments.filter.is_none() && arguments.skip.is_empty();
     let context = if shared.is_empty() || listing { None } else { Some(Arc::new(start())) };
     let mut trials = Vec::new();
     for (name, test) in shared {
@@ -187,8 +175,6 @@ fn main() {
     }
     let mut outcomes = vec![libtest_mimic::run(&arguments, trials)];
     drop(context);
-    // Measurements are trials like the others; the library would run none of them as such.
-    arguments.bench = false;
     for (threads, trials) in [(2, paired), (1, alone)] {
         if !trials.is_empty() {
             arguments.test_threads = Some(threads);

@@ -6,7 +6,7 @@ use torpor_cluster::{Cluster, Options};
 
 use crate::alone::{Rig, none, tenants};
 use crate::harness::{condition, eventually};
-use crate::process::Program;
+use crate::process::program;
 
 /// The longest pause of a watch between two tries, 4 s, and what a busy machine needs for the rest.
 const RECOVERY: Duration = Duration::from_secs(20);
@@ -20,7 +20,7 @@ pub fn readiness_names_what_is_missing() -> Result<(), String> {
     let kubectl = |arguments: &[&str]| cluster.kubectl(arguments).map_err(|error| format!("{error:#}"));
     crate::rights::install(&cluster)?;
     // Every flag is an environment variable as well.
-    let operator = Program::new(&cluster, "operator").environment("TORPOR_LEASE_SECONDS", "60").start()?;
+    let operator = program(&cluster, "operator").environment("TORPOR_LEASE_SECONDS", "60").start()?;
     let own = "waiting for BotFleet\nwaiting for Tenant\nwaiting for WorkerPool\n";
     eventually(Duration::from_secs(60), || match operator.http("/readyz")? {
         (503, text) if text == own => Ok(()),

@@ -3,20 +3,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
-use torpor_cluster::{AuditEvent, Cluster};
+pub use torpor_cluster::torpor::{COMPONENTS, HOME, account};
+use torpor_cluster::{AuditEvent, Cluster, torpor};
 
 use crate::tenants::{documents, text};
 
-/// Namespace of Torpor's programs.
-pub const HOME: &str = "torpor-system";
-/// Torpor's long-running programs.
-pub const COMPONENTS: [&str; 3] = ["operator", "hibernator", "gateway"];
+const CHART: &str = "charts/torpor";
+
 /// One right, or one use of it. Namespace and name are empty where any is meant.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Right {
@@ -54,18 +52,7 @@ static RECORD: Mutex<Record> =
 
 /// Gives a cluster the accounts, rights and policies of the chart, and records what is done with them.
 pub fn install(cluster: &Cluster) -> Result<(), String> {
-    let text = |error| format!("{error:#}");
-    let accounts: String = COMPONENTS
-        .map(|component| {
-            format!(
-                "---\napiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: torpor-{component}, namespace: {HOME}}}\n"
-            )
-        })
-        .concat();
-    let home = format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {HOME}}}\n{accounts}");
-    let apply = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
-    cluster.kubectl_stdin(apply, &home).map_err(text)?;
-    cluster.kubectl_stdin(apply, &chart(&cluster.bin("helm"))?).map_err(text)?;
+    torpor::install_accounts(cluster, Path::new(CHART))?;
     if let Some(audit) = cluster.audit() {
         std::thread::spawn(move || {
             let mut mark = audit.mark();
@@ -82,25 +69,6 @@ pub fn install(cluster: &Cluster) -> Result<(), String> {
         });
     }
     Ok(())
-}
-
-/// A kubeconfig with which one is a program of Torpor's.
-pub fn account(cluster: &Cluster, component: &str) -> Result<PathBuf, String> {
-    cluster.kubeconfig_for_service_account(HOME, &format!("torpor-{component}")).map_err(|error| format!("{error:#}"))
-}
-
-/// What the chart says of rights and policies.
-fn chart(helm: &Path) -> Result<String, String> {
-    let output = Command::new(helm)
-        .args(["template", "torpor", "charts/torpor", "--namespace", HOME])
-        .args(["--show-only", "templates/rbac/*.yaml", "--show-only", "templates/policy/*.yaml"])
-        .output()
-        .map_err(|error| format!("helm: {error}"))?;
-    if output.status.success() {
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-    } else {
-        Err(format!("helm template: {}", String::from_utf8_lossy(&output.stderr)))
-    }
 }
 
 /// Every right of the chart's roles, one by one.
@@ -171,7 +139,7 @@ impl Record {
 /// Whether all that was given was used, and all that was asked for was given. Meaningful after the whole suite only.
 pub fn balance() -> Result<(), String> {
     let tools = torpor_cluster::Tools::ensure().map_err(|error| format!("{error:#}"))?;
-    let granted = granted(&chart(&tools.bin("helm"))?)?;
+    let granted = granted(&torpor::rights_of_chart(&tools.bin("helm"), Path::new(CHART))?)?;
     let record = RECORD.lock().unwrap_or_else(PoisonError::into_inner);
     let covers = |right: &Right, use_: &Right| {
         (&use_.component, &use_.verb, &use_.resource) == (&right.component, &right.verb, &right.resource)

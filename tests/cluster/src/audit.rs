@@ -47,10 +47,14 @@ pub struct AuditEvent {
     pub message: String,
     /// Whether it was refused for want of a right.
     pub forbidden: bool,
+    /// When the request came in, RFC 3339 with microseconds.
+    pub received_timestamp: String,
     /// When the stage was reached, RFC 3339 with microseconds.
     pub stage_timestamp: String,
     /// Path and query.
     pub request_uri: String,
+    /// What was sent, where [`Options::log_bodies_of`](crate::Options::log_bodies_of) asks for it.
+    pub body: Option<Value>,
 }
 
 impl AuditLog {
@@ -94,8 +98,9 @@ impl AuditLog {
 }
 
 fn parse(line: &[u8]) -> Result<AuditEvent> {
-    let event: Value =
+    let mut event: Value =
         serde_json::from_slice(line).with_context(|| format!("audit log line {:?}", String::from_utf8_lossy(line)))?;
+    let body = event.get_mut("requestObject").map(Value::take);
     let text = |pointer: &str| event.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
     Ok(AuditEvent {
         user_agent: text("/userAgent"),
@@ -114,8 +119,10 @@ fn parse(line: &[u8]) -> Result<AuditEvent> {
             .unwrap_or_default(),
         message: text("/responseStatus/message"),
         forbidden: text("/annotations/authorization.k8s.io~1decision") == "forbid",
+        received_timestamp: text("/requestReceivedTimestamp"),
         stage_timestamp: text("/stageTimestamp"),
         request_uri: text("/requestURI"),
+        body,
     })
 }
 

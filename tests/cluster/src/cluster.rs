@@ -102,7 +102,7 @@ impl Cluster {
         let server = format!("https://127.0.0.1:{}", ports.api_server);
         let authority = Authority::new()?;
         let stages = options.stages(&tools.kwok_stages()?)?;
-        control_plane::write_files(&data, &authority, &server, &stages)?;
+        control_plane::write_files(&data, &authority, &server, &stages, options)?;
         let components = control_plane::components(&tools, &data, &ports, options);
         let cluster = Self {
             own: Some(Own { components: Mutex::new(components), authority, server, ports, spawner: Spawner::start()? }),

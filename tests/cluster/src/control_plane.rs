@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{options::Options, pki::Authority, process::Component, tools::Tools};
 
@@ -19,6 +19,8 @@ pub const ETCD: &str = "etcd";
 pub const API_SERVER: &str = "kube-apiserver";
 /// The API server's audit log in the data folder.
 pub const AUDIT_LOG: &str = "audit.log";
+
+const AUDIT_POLICY: &str = "audit-policy.yaml";
 
 /// One port for each thing that listens, so that clusters can run side by side.
 pub(crate) struct Ports {
@@ -71,8 +73,15 @@ options:
 ";
 
 /// Writes keys, certificates and configuration into the data folder.
-pub(crate) fn write_files(data: &Path, authority: &Authority, server: &str, stages: &str) -> Result<()> {
+pub(crate) fn write_files(
+    data: &Path,
+    authority: &Authority,
+    server: &str,
+    stages: &str,
+    options: &Options,
+) -> Result<()> {
     write_control_plane_files(data, authority, server, &[])?;
+    fs::write(data.join(AUDIT_POLICY), audit_policy(&options.log_bodies_of).to_string())?;
     fs::write(data.join("kwok.kubeconfig"), authority.kubeconfig(server, "kwok", &["system:masters"])?)?;
     fs::write(data.join("stages.yaml"), format!("{KWOK_OPTIONS}---\n{stages}"))?;
     Ok(())
@@ -85,19 +94,13 @@ pub fn write_control_plane_files(data: &Path, authority: &Authority, server: &st
     let serving = authority.serving(&[&usual, names].concat())?;
     // The API server takes the public half of the token key from a certificate.
     let service_accounts = authority.client("service-accounts", &[])?;
-    let policy = json!({
-        "apiVersion": "audit.k8s.io/v1",
-        "kind": "Policy",
-        "omitStages": ["RequestReceived"],
-        "rules": [{"level": "Metadata"}],
-    });
     let files = [
         ("ca.crt", authority.cert.as_str()),
         ("apiserver.crt", &serving.cert),
         ("apiserver.key", &serving.key),
         ("service-accounts.crt", &service_accounts.cert),
         ("service-accounts.key", &service_accounts.key),
-        ("audit-policy.yaml", &policy.to_string()),
+        (AUDIT_POLICY, &audit_policy(&[]).to_string()),
     ];
     for (name, content) in files {
         fs::write(data.join(name), content)?;
@@ -115,6 +118,14 @@ pub fn write_control_plane_files(data: &Path, authority: &Authority, server: &st
         fs::write(data.join(format!("{file}.kubeconfig")), config)?;
     }
     Ok(())
+}
+
+fn audit_policy(bodies_of: &[String]) -> Value {
+    let with_bodies = json!({"level": "Request", "users": bodies_of, "verbs": ["create", "patch"]});
+    // An empty list of users means all of them.
+    let bodies = (!bodies_of.is_empty()).then_some(with_bodies);
+    let rules: Vec<Value> = bodies.into_iter().chain([json!({"level": "Metadata"})]).collect();
+    json!({"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"], "rules": rules})
 }
 
 /// The programs in the order they start in.
@@ -193,7 +204,7 @@ pub fn api_server(data: &Path, etcd_port: u16, service_cidr: &str) -> Vec<String
         format!("--service-cluster-ip-range={service_cidr}"),
         "--max-requests-inflight=3000".into(),
         "--max-mutating-requests-inflight=1000".into(),
-        format!("--audit-policy-file={}", file("audit-policy.yaml")),
+        format!("--audit-policy-file={}", file(AUDIT_POLICY)),
         format!("--audit-log-path={}", file(AUDIT_LOG)),
         // Marks are offsets into one file, so it must not be rotated.
         "--audit-log-maxsize=100000".into(),

@@ -24,6 +24,7 @@ mod options;
 pub mod pki;
 pub mod process;
 mod tools;
+pub mod torpor;
 
 pub use audit::{AuditEvent, AuditLog, AuditMark};
 pub use cluster::{Cluster, KUBECONFIG_ENV, Refused};

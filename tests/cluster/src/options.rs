@@ -30,6 +30,8 @@ pub struct Options {
     pub slow_start: Option<Duration>,
     /// The address that every pod has. Without it pods have none, and Services no endpoints.
     pub pod_address: Option<String>,
+    /// Users whose creations and patches are in the audit log with what was sent, Secrets included.
+    pub log_bodies_of: Vec<String>,
     /// The range of Service addresses.
     pub service_cidr: String,
     /// A data folder to use and to keep, instead of a temporary one; must be absent or empty.
@@ -45,6 +47,7 @@ impl Default for Options {
             graceful_stop: None,
             slow_start: None,
             pod_address: None,
+            log_bodies_of: Vec::new(),
             service_cidr: "10.200.0.0/16".into(),
             keep_dir: None,
         }

@@ -18,7 +18,7 @@ use serde_json::Value;
 use torpor_cluster::Cluster;
 
 use crate::harness::eventually;
-use crate::process::{Process, Program};
+use crate::process::{Process, Program, program};
 use crate::tenants::ensure;
 
 /// The key that links of these tests are signed with.
@@ -87,7 +87,7 @@ impl Door {
         let address = address.to_string();
         let keys = cluster.data_dir().join("link-keys");
         std::fs::write(&keys, LINK_KEY).map_err(text)?;
-        let program = Program::new(cluster, "gateway")
+        let program = program(cluster, "gateway")
             .arguments(&["--address", &address, "--link-key-file", &keys.display().to_string()])
             .arguments(&["--public-scheme", "http", "--portal-url", "http://portal.example.com/login"])
             .arguments(arguments);

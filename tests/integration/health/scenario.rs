@@ -9,7 +9,7 @@ use super::Witness;
 use crate::Ctx;
 use crate::harness::{LEASE, bare, condition, eventually};
 use crate::hibernation::catalog;
-use crate::process::{Process, Program};
+use crate::process::{Process, program};
 use crate::tenants::{apply, ensure, fleet, list, patch, same, tenant};
 
 /// Long enough to be late with a grace period of a second.
@@ -40,7 +40,7 @@ pub fn start() -> Result<(Ctx, Process), String> {
         cluster.kubectl(arguments).map_err(|error| format!("{error:#}"))?;
     }
     let catalog = catalog(&cluster, "health", &TIERS)?;
-    let program = |name: &str| Program::new(&cluster, name).arguments(&LEASE).arguments(&["--catalog", &catalog]);
+    let program = |name: &str| program(&cluster, name).arguments(&LEASE).arguments(&["--catalog", &catalog]);
     let operator = program("operator").start()?;
     let hibernator = program("hibernator").start()?;
     operator.await_ready(READY)?;

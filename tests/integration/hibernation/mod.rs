@@ -12,7 +12,7 @@ use torpor_cluster::{Cluster, Options};
 
 use crate::alone::items;
 use crate::harness::{LEASE, bare, events, eventually};
-use crate::process::{Process, Program};
+use crate::process::{Process, program};
 use crate::rights::HOME;
 use crate::tenants::same;
 
@@ -31,7 +31,7 @@ impl Objects {
     /// A hibernator that is ready. The Lease of one that was killed is not waited for.
     pub fn hibernator(&self, arguments: &[&str]) -> Result<Process, String> {
         self.kubectl(&["delete", "lease", "torpor-hibernator", "-n", HOME, "--ignore-not-found"])?;
-        let process = Program::new(&self.cluster, "hibernator").arguments(&LEASE).arguments(arguments).start()?;
+        let process = program(&self.cluster, "hibernator").arguments(&LEASE).arguments(arguments).start()?;
         process.await_ready(START)?;
         Ok(process)
     }

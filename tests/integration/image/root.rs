@@ -11,7 +11,7 @@ use torpor_cluster::Cluster;
 
 use crate::harness::LEASE;
 use crate::hibernation::Objects;
-use crate::process::{Process, Program};
+use crate::process::{Process, program};
 
 /// As the kubelet writes it for a pod of namespace torpor-system.
 const RESOLV_CONF: &str = "search torpor-system.svc.cluster.local svc.cluster.local cluster.local\n\
@@ -67,7 +67,7 @@ impl Root {
         fs::set_permissions(&start, Permissions::from_mode(0o755)).map_err(|error| error.to_string())?;
         let key = format!("{DATA}/webhook.key");
         let catalog = format!("{DATA}/catalog.yaml");
-        let mut program = Program::new(&objects.cluster, "hibernator");
+        let mut program = program(&objects.cluster, "hibernator");
         if let Authorities::Named(file) = authorities {
             program = program.environment("SSL_CERT_FILE", &format!("{DATA}/{file}"));
         }

@@ -10,7 +10,7 @@ use torpor_cluster::{Cluster, Options};
 
 use crate::Ctx;
 use crate::harness::eventually;
-use crate::process::{Process, Program};
+use crate::process::{Process, Program, program};
 use crate::rights;
 use crate::tenants::{documents, ensure, text};
 
@@ -177,7 +177,7 @@ impl Release {
     /// A program under its account, with the environment of its Deployment as it is now. Addresses are this machine's.
     pub fn program(&self, cluster: &Cluster, component: &str) -> Result<Program, String> {
         let deployment = self.deployment(component)?;
-        let mut program = Program::new(cluster, component);
+        let mut program = program(cluster, component);
         let variables = deployment["spec"]["template"]["spec"]["containers"][0]["env"].as_array().cloned();
         for variable in variables.unwrap_or_default() {
             let (name, mut value) = (text(&variable["name"]), text(&variable["value"]));

@@ -1,0 +1,82 @@
+//! What one further tenant costs the operator, at three sizes: processor time to make it, and memory to know it.
+//!
+//! Tenants are suspended, so that each becomes one pod instead of five or more: the operator's work is the same but for
+//! the replicas, and the rest of the machine's is not.
+
+use anyhow::Result;
+use serde_json::Value;
+
+use crate::audit::{Tail, agent};
+use crate::bench::Bench;
+use crate::memory::{cpu_ms, rss};
+use crate::report::{Goal, Row};
+use crate::stats::slope;
+use crate::tenants::{Tenant, alike};
+use crate::world::{LONG, QUIET, World};
+
+const NAME: &str = "cost";
+const KIB_PER_MIB: f64 = 1024.0;
+
+/// Measures.
+pub fn run(bench: &mut Bench) -> Result<()> {
+    bench.forget_fleet();
+    let mut world = World::start(&bench.binary, &bench.progress)?;
+    let sizes = bench.size.curve;
+    let all = alike("c", "free", sizes[2]);
+    let (mut made, mut costs, mut fresh, mut grown) = (0, Vec::new(), Vec::new(), Vec::new());
+    for size in sizes {
+        world.start_operator(&[])?;
+        world.await_settled()?;
+        let part = &all[made..size];
+        let names: Vec<String> = part.iter().map(|tenant| tenant.name.clone()).collect();
+        let before = cpu_ms(world.operator()?)?;
+        let mut tail = Tail::start(&world.cluster)?;
+        world.create_as(part, suspended)?;
+        tail.await_silence(&[agent::OPERATOR], QUIET, LONG)?;
+        world.await_condition(&names, "Ready", "True")?;
+        tail.await_silence(&[agent::OPERATOR], QUIET, LONG)?;
+        let cost = (cpu_ms(world.operator()?)? - before) / part.len() as f64;
+        grown.push(rss(world.operator()?)?);
+        world.stop_operator()?;
+        world.start_operator(&[])?;
+        world.await_settled()?;
+        fresh.push(rss(world.operator()?)?);
+        bench
+            .progress
+            .say(format_args!("cost: {size} tenants: {cost:.1} ms of CPU for each of the last {}", part.len()));
+        costs.push(cost);
+        made = size;
+    }
+    for (index, size) in sizes.into_iter().enumerate() {
+        bench.rows.push(Row::one(NAME, format!("processor time per tenant, up to {size} tenants"), costs[index], "ms"));
+        bench.rows.push(Row::one(
+            NAME,
+            format!("operator that made the last of {size}, peak"),
+            grown[index].peak,
+            "MiB",
+        ));
+        bench.rows.push(Row::one(NAME, format!("operator started beside {size}, settled"), fresh[index].now, "MiB"));
+        bench.rows.push(Row::one(NAME, format!("operator started beside {size}, peak"), fresh[index].peak, "MiB"));
+    }
+    let points: Vec<(f64, f64)> = sizes.iter().zip(&fresh).map(|(size, rss)| (*size as f64, rss.now)).collect();
+    bench.rows.push(
+        Row::one(
+            NAME,
+            format!("processor time per tenant, {} / {} tenants", sizes[2], sizes[0]),
+            costs[2] / costs[0],
+            "",
+        )
+        .goal(Goal::AtMost(1.1)),
+    );
+    bench.rows.push(
+        Row::one(NAME, "settled memory of each further tenant", slope(&points) * KIB_PER_MIB, "KiB")
+            .goal(Goal::AtMost(10.0)),
+    );
+    Ok(())
+}
+
+fn suspended(tenant: &Tenant) -> Value {
+    let mut manifest = tenant.manifest();
+    manifest["spec"]["suspended"] = true.into();
+    manifest
+}
