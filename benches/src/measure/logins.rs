@@ -31,7 +31,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
         bench.progress.say(format_args!("logins: {PER_SECOND} a second of {tenants} tenants"));
         let written = || door.process.counter("torpor_api_writes_total").map_err(Error::msg);
         let (before, memory) = (written()?, rss(&door.process)?.now);
-        let took = world.block_on(load(&door, tenants, bench.size.logins))?;
+        let (took, refused) = world.block_on(load(&door, tenants, bench.size.logins))?;
         let row = |what: &str, value: f64, unit| Row {
             samples: took.len(),
             ..Row::one(NAME, format!("of {tenants} tenants: {what}"), value, unit)
@@ -40,7 +40,8 @@ pub fn run(bench: &mut Bench) -> Result<()> {
             row("p50", percentile(&took, 50.0), "ms"),
             row("p99", percentile(&took, 99.0), "ms"),
             row("p99.9", percentile(&took, 99.9), "ms"),
-            row("requests", took.len() as f64, ""),
+            row("answered", took.len() as f64, ""),
+            row("refused as too many (503)", refused as f64, ""),
             row("writes", written()? - before, ""),
             row("the gateway before", memory, "MiB"),
             row("the gateway afterwards", rss(&door.process)?.now, "MiB"),
@@ -50,8 +51,8 @@ pub fn run(bench: &mut Bench) -> Result<()> {
 }
 
 /// Sends requests at even distances, whether or not earlier ones were answered, and times each from the moment it was due,
-/// in milliseconds.
-async fn load(door: &Door, tenants: usize, length: Duration) -> Result<Vec<f64>> {
+/// in milliseconds. Also tells how many were refused because the gateway had too many at once.
+async fn load(door: &Door, tenants: usize, length: Duration) -> Result<(Vec<f64>, usize)> {
     // Nothing is encrypted here, but the client wants to know how it would be. Fails only where that is known already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let client = reqwest::Client::builder().no_proxy().build()?;
@@ -67,9 +68,12 @@ async fn load(door: &Door, tenants: usize, length: Duration) -> Result<Vec<f64>>
         let request = client.post(url).bearer_auth(&door.token);
         requests.spawn(async move {
             let answer = request.send().await?;
-            ensure!(answer.status() == 204, "the gateway answered {}", answer.status());
-            Ok(due.elapsed().as_secs_f64() * 1_000.0)
+            let refused = answer.status() == 503;
+            ensure!(refused || answer.status() == 204, "the gateway answered {}", answer.status());
+            Ok((!refused).then(|| due.elapsed().as_secs_f64() * 1_000.0))
         });
     }
-    requests.join_all().await.into_iter().collect()
+    let answers: Vec<Option<f64>> = requests.join_all().await.into_iter().collect::<Result<_>>()?;
+    let refused = answers.iter().filter(|answer| answer.is_none()).count();
+    Ok((answers.into_iter().flatten().collect(), refused))
 }
