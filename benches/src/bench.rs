@@ -42,13 +42,13 @@ pub struct Size {
 /// Minutes.
 pub const QUICK: Size = Size {
     name: "quick",
-    block: 10,
+    block: 6,
     pairs: 4,
     restarts: 3,
     wakes: 10,
-    burst: 25,
-    curve: [25, 50, 100],
-    helm_block: 8,
+    burst: 20,
+    curve: [15, 30, 60],
+    helm_block: 4,
     helm_pairs: 2,
     members: 1_000,
     idle: Duration::from_secs(10),
