@@ -35,7 +35,7 @@ test: lint fresh ## All checks: lint, fresh generated files, then every test
 	cargo test --locked --workspace
 
 # Both packages in one command, or their common dependencies would be compiled twice, with different features.
-bench: need-cargo need-go ## Measure: BENCH=quick (8 minutes), full (40) or some by name, such as BENCH="full wake"; prints a table
+bench: need-cargo need-go ## Measure: BENCH=quick, full, or some by name, such as BENCH="full wake"; prints a table, writes target/bench
 	@cargo build --quiet --release --locked --package torpor --package torpor-bench --bins
 	@"$$(cargo metadata --locked --no-deps --format-version=1 | sed 's|.*"target_directory":"\([^"]*\)".*|\1|')"/release/torpor-bench $(BENCH)
 

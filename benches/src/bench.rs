@@ -55,7 +55,7 @@ pub const QUICK: Size = Size {
     logins: Duration::from_secs(10),
 };
 
-/// What the published figures are from.
+/// A thousand tenants and more.
 pub const FULL: Size = Size {
     name: "full",
     block: 50,
