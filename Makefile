@@ -19,7 +19,7 @@ IMAGE := cargo run --quiet --locked --package torpor-cluster --bin torpor-image 
 # A network of its own, with a loopback device and nothing else. The API server wants to see a way out, which leads back here.
 ALONE := target."cfg(all())".runner=["unshare", "--net", "sh", "-c", "ip link set lo up && ip address add 192.0.2.1/32 dev lo && ip route add default dev lo && exec \"$$0\" \"$$@\""]
 
-.PHONY: help demo demo-stop test e2e bench page-test api-test traefik-test image image-check lint fresh crds generate cluster-up cluster-down deps-check need-cargo need-go need-chromium need-namespaces
+.PHONY: help demo demo-stop test e2e bench chaos page-test api-test traefik-test image image-check lint fresh crds generate cluster-up cluster-down deps-check need-cargo need-go need-chromium need-namespaces
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,10 @@ e2e: need-cargo need-go ## Install Torpor by helm on real kubelets, with real Po
 	@cargo build --quiet --locked --package torpor-e2e
 	@$(IMAGE) build
 	@cargo run --quiet --locked --package torpor-e2e --bin torpor-e2e -- test --image target/image/torpor.oci.tar $(E2E)
+
+chaos: need-cargo need-go ## Kill Torpor at each of its writes and compare what becomes of the cluster; CHAOS="--sample 40" for minutes
+	@cargo build --quiet --locked --package torpor --bin torpor --package torpor-faults --bin torpor-chaos
+	@cargo run --quiet --locked --package torpor-faults --bin torpor-chaos -- $(CHAOS)
 
 page-test: need-cargo need-go need-chromium ## Show the waiting page in a real Chromium; screenshots go to target/page
 	TORPOR_OUTSIDE=1 cargo test --locked --test integration -- browser

@@ -21,7 +21,7 @@ use crate::{
     control_plane::{self, API_SERVER, AUDIT_LOG, ETCD, Ports},
     kubectl::Kubectl,
     options::Options,
-    pki::Authority,
+    pki::{Authority, Identity},
     process::{Component, Janitor, Spawner, wait_until},
     tools::Tools,
 };
@@ -202,6 +202,21 @@ impl Cluster {
         let mut config = self.flat_kubeconfig()?;
         config["users"][0]["user"] = json!({"token": token.trim()});
         self.user_file(&config.to_string())
+    }
+
+    /// The address of the API server of a cluster of our own.
+    pub fn server(&self) -> Result<&str> {
+        Ok(&self.own()?.server)
+    }
+
+    /// The certificate, PEM, of the authority that a cluster of our own trusts.
+    pub fn authority(&self) -> Result<&str> {
+        Ok(&self.own()?.authority.cert)
+    }
+
+    /// A certificate of that authority for a server that stands before the API server, reached under these names.
+    pub fn serving(&self, names: &[&str]) -> Result<Identity> {
+        self.own()?.authority.serving(names)
     }
 
     fn user_file(&self, content: &str) -> Result<PathBuf> {

@@ -1,0 +1,289 @@
+//! Each watch of the operator broken in turn, in each way: how soon does it react to all else, and what does it say of itself.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::api::Api;
+use crate::plan::{Action, FrameAction, Match, Plan, Rule};
+use crate::report::{Row, Violation};
+use crate::request::{WatchKey, text};
+use crate::rig::Rig;
+use crate::workflow::{self, Goal, Step};
+
+/// Within this the operator must react to what its other watches tell.
+const REACTION: Duration = Duration::from_secs(2);
+/// Within this after the end of the fault the watch must tell again.
+const HEALED: Duration = Duration::from_secs(5);
+/// A reaction that takes longer never comes.
+const NEVER: Duration = Duration::from_secs(20);
+/// The watch has been broken for this long before anything is asked.
+const BROKEN: Duration = Duration::from_secs(3);
+
+/// A way to break a watch.
+#[derive(Clone, Debug)]
+struct Break {
+    name: &'static str,
+    action: Action,
+    /// Whether lists fail as well.
+    lists: bool,
+    /// Whether the client can notice it soon. A connection that stays and says nothing looks like a quiet cluster, and a frame
+    /// cannot be undecodable before something is told.
+    noticeable: bool,
+}
+
+fn breaks() -> Vec<Break> {
+    let unavailable = || Action::Answer { code: 503, reason: "ServiceUnavailable".to_owned(), retry_after: None };
+    let frames = |action| Action::Frames(action);
+    let of = |name, action, lists, noticeable| Break { name, action, lists, noticeable };
+    vec![
+        of("refused", unavailable(), true, true),
+        of("black-holed", frames(FrameAction::Drop), false, false),
+        of("ended with 410", frames(FrameAction::Error { code: 410, reason: "Expired".to_owned() }), false, true),
+        of("20 s late", frames(FrameAction::Delay { millis: 20_000 }), false, false),
+        of("undecodable", frames(FrameAction::Set { pointer: "/metadata".to_owned(), value: json!(7) }), false, false),
+    ]
+}
+
+/// Something to react to, told by one watch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Probe {
+    /// A deleted Service is applied again.
+    Service,
+    /// A deleted NetworkPolicy is applied again.
+    NetworkPolicy,
+    /// A deleted ConfigMap of a fleet is applied again.
+    ConfigMap,
+    /// A changed Tenant is seen.
+    Tenant,
+    /// A label of a StatefulSet that somebody changed is put back.
+    StatefulSet,
+    /// A changed WorkerPool is seen.
+    WorkerPool,
+}
+
+impl Probe {
+    const ALL: [Self; 6] =
+        [Self::Service, Self::NetworkPolicy, Self::ConfigMap, Self::Tenant, Self::StatefulSet, Self::WorkerPool];
+
+    /// The resource whose watch tells of it.
+    fn resource(self) -> &'static str {
+        match self {
+            Self::Service => "services",
+            Self::NetworkPolicy => "networkpolicies",
+            Self::ConfigMap => "configmaps",
+            Self::Tenant => "tenants",
+            Self::StatefulSet => "statefulsets",
+            Self::WorkerPool => "workerpools",
+        }
+    }
+
+    fn path(self, subject: &str) -> String {
+        let namespace = workflow::namespace(subject);
+        match self {
+            Self::Service => format!("/api/v1/namespaces/{namespace}/services/redis"),
+            Self::NetworkPolicy => format!("/apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies"),
+            Self::ConfigMap => format!("/api/v1/namespaces/{namespace}/configmaps"),
+            Self::Tenant => workflow::tenant_path(subject),
+            Self::StatefulSet => format!("/apis/apps/v1/namespaces/{namespace}/statefulsets/redis"),
+            Self::WorkerPool => "/apis/torpor.dev/v1alpha1/workerpools/worker-mid".to_owned(),
+        }
+    }
+
+    /// Changes something and waits for the reaction.
+    async fn reaction(self, api: &Api, subject: &str, number: usize) -> Result<Option<Duration>> {
+        let mut path = self.path(subject);
+        if matches!(self, Self::NetworkPolicy | Self::ConfigMap) {
+            let list = api.list(&format!("{path}?labelSelector=app.kubernetes.io/managed-by=torpor")).await?;
+            let first = list.first().with_context(|| format!("{path}: none"))?;
+            path = format!("{path}/{}", text(&first["metadata"]["name"]));
+        }
+        let before = api.get(&path).await?.with_context(|| format!("{path} is missing"))?;
+        let began = Instant::now();
+        match self {
+            Self::Service | Self::NetworkPolicy | Self::ConfigMap => api.delete(&path).await?,
+            Self::Tenant => {
+                api.patch(&path, &json!({"spec": {"displayName": format!("Probe {number}")}})).await?;
+            }
+            Self::StatefulSet => {
+                let labels = json!({"app.kubernetes.io/name": "changed"});
+                api.patch(&path, &json!({"metadata": {"labels": labels}})).await?;
+            }
+            Self::WorkerPool => {
+                let tenants = 100 + number % 50;
+                api.patch(&path, &json!({"spec": {"maxTenantsPerNode": tenants}})).await?;
+            }
+        }
+        let done = |found: &Value| match self {
+            Self::Service | Self::NetworkPolicy | Self::ConfigMap => {
+                !found.is_null() && found["metadata"]["uid"] != before["metadata"]["uid"]
+            }
+            Self::Tenant | Self::WorkerPool => {
+                found["metadata"]["generation"] != before["metadata"]["generation"]
+                    && found["status"]["observedGeneration"] == found["metadata"]["generation"]
+            }
+            Self::StatefulSet => found["metadata"]["labels"] == before["metadata"]["labels"],
+        };
+        while began.elapsed() < NEVER {
+            if done(&api.get(&path).await?.unwrap_or_default()) {
+                return Ok(Some(began.elapsed()));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(None)
+    }
+}
+
+/// What was measured of one watch and one way to break it.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Measured {
+    /// The watch.
+    pub watch: String,
+    /// How it was broken.
+    pub broken: String,
+    /// The slowest reaction on another kind, in seconds; none where one did not come.
+    pub slowest: Option<f64>,
+    /// Whether readiness told of it.
+    pub named: bool,
+    /// The kinds that `torpor_watch_up` called broken meanwhile.
+    pub down: Vec<String>,
+    /// The kinds that it still calls broken five seconds after the end of the fault, before anything is told.
+    pub still_down: Vec<String>,
+    /// From the end of the fault to the first reaction to what this watch tells, in seconds, where there is a probe for it.
+    pub healed: Option<f64>,
+}
+
+impl std::fmt::Display for Measured {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let seconds = |time: Option<f64>| time.map_or("never".to_owned(), |time| format!("{time:.2} s"));
+        let Self { watch, broken, slowest, named, down, still_down, healed } = self;
+        write!(
+            f,
+            "{watch}, {broken}: others after {}, itself again after {}, readiness tells: {named}, metrics: {down:?}, \
+             5 s later: {still_down:?}",
+            seconds(*slowest),
+            seconds(*healed),
+        )
+    }
+}
+
+/// Breaks the watches and returns a row for each, with what was measured.
+pub async fn run(rig: &mut Rig, only: Option<&str>) -> Result<(Vec<Row>, Vec<Measured>)> {
+    let subject = "c-00000";
+    Step::Create { delete_data: false }.ask(&rig.api, subject).await?;
+    while !Goal::Ready.is_reached(&rig.api, subject).await? {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let mut keys: Vec<WatchKey> = Vec::new();
+    for record in rig.proxy.since(0) {
+        let key = record.request.watch_key();
+        if record.request.verb == "watch" && !keys.contains(&key) {
+            keys.push(key);
+        }
+    }
+    let mut rows = Vec::new();
+    let mut measured = Vec::new();
+    let mut number = 0;
+    for key in keys {
+        let name = if key.2.contains("!=") { format!("{} of others", key.1) } else { key.1.clone() };
+        if only.is_some_and(|only| !name.contains(only)) {
+            continue;
+        }
+        let began = Instant::now();
+        let mut row = Row::new(&name, 1);
+        for broken in breaks() {
+            let found = one(rig, &key, &name, &broken, subject, &mut number, &mut row).await?;
+            eprintln!("{found}");
+            row.trials += 1;
+            row.met += 1;
+            measured.push(found);
+        }
+        row.seconds = began.elapsed().as_secs_f64();
+        row.seconds_each = row.seconds / 5.0;
+        eprintln!("{row}");
+        rows.push(row);
+    }
+    Ok((rows, measured))
+}
+
+async fn one(
+    rig: &mut Rig,
+    key: &WatchKey,
+    name: &str,
+    broken: &Break,
+    subject: &str,
+    number: &mut usize,
+    row: &mut Row,
+) -> Result<Measured> {
+    let (group, resource, selector) = key.clone();
+    let of = |verb: &str| Match {
+        verb: Some(verb.to_owned()),
+        group: Some(group.clone()),
+        resource: Some(resource.clone()),
+        selector: Some(selector.clone()),
+        ..Match::default()
+    };
+    let rule = |verb: &str| Rule { of: of(verb), nth: None, action: broken.action.clone() };
+    let mut rules = vec![rule("watch")];
+    if broken.lists {
+        rules.push(rule("list"));
+    }
+    rig.proxy.set(Plan::new(rules));
+    rig.proxy.cut_watches(of("watch"));
+    tokio::time::sleep(BROKEN).await;
+    let mut slowest = Some(Duration::ZERO);
+    for probe in Probe::ALL.into_iter().filter(|probe| probe.resource() != resource) {
+        *number += 1;
+        let took = probe.reaction(&rig.api, subject, *number).await?;
+        if took.is_none_or(|took| took > REACTION) {
+            let what = format!("{probe:?} is reacted to after {took:?}");
+            row.violations.push(Violation { case: broken.name.to_owned(), what });
+        }
+        slowest = slowest.zip(took).map(|(before, took)| before.max(took));
+    }
+    let (_, says) = rig.operator.readiness(&rig.http).await.unwrap_or_default();
+    let named = says != "ready\n";
+    if broken.noticeable && !named {
+        let what = format!("readiness does not name it: {:?}", says.trim());
+        row.violations.push(Violation { case: broken.name.to_owned(), what });
+    }
+    let down = rig.operator.broken_watches(&rig.http).await?;
+    if broken.noticeable && down.is_empty() {
+        row.violations.push(Violation { case: broken.name.to_owned(), what: "metrics do not name it".to_owned() });
+    }
+    rig.proxy.set(Plan::default());
+    if !broken.noticeable {
+        // What is not noticed does not end by itself within the time that this takes.
+        rig.proxy.cut_watches(of("watch"));
+    }
+    let began = Instant::now();
+    let own = Probe::ALL.into_iter().find(|probe| probe.resource() == resource && !name.ends_with("of others"));
+    let mut healed = None;
+    if let Some(probe) = own {
+        *number += 1;
+        healed = probe.reaction(&rig.api, subject, *number).await?.map(|_| began.elapsed());
+        if healed.is_none_or(|healed| healed > HEALED) {
+            let what = format!("heals {healed:?} after the fault");
+            row.violations.push(Violation { case: broken.name.to_owned(), what });
+        }
+    }
+    tokio::time::sleep(HEALED.saturating_sub(began.elapsed())).await;
+    let still_down = rig.operator.broken_watches(&rig.http).await?;
+    if !still_down.is_empty() {
+        let what = format!("metrics call it broken 5 s after the fault: {still_down:?}");
+        row.violations.push(Violation { case: broken.name.to_owned(), what });
+    }
+    let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
+    Ok(Measured {
+        watch: name.to_owned(),
+        broken: broken.name.to_owned(),
+        slowest: seconds(slowest),
+        named,
+        down,
+        still_down,
+        healed: seconds(healed),
+    })
+}

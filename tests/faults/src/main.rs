@@ -1,0 +1,128 @@
+//! `torpor-chaos`: faults at every request of the operator, from the command line.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use serde_json::json;
+use torpor_faults::matrix::{self, Settings};
+use torpor_faults::report::{self, Row};
+use torpor_faults::rig::{self, Rig};
+use torpor_faults::{broken_watch, leaders};
+
+/// Kills Torpor, and lies to it, at each of its requests, and compares what becomes of the cluster.
+#[derive(Parser)]
+#[command(name = "torpor-chaos", version)]
+struct Cli {
+    /// What to do. Default: crash
+    #[command(subcommand)]
+    part: Option<Part>,
+    /// Only workflows whose name contains this
+    #[arg(long, global = true)]
+    only: Option<String>,
+    /// So many trials in all, instead of every one
+    #[arg(long, global = true, value_name = "N")]
+    sample: Option<usize>,
+    /// Chooses the sample; a run can be repeated by it. Default: by chance
+    #[arg(long, global = true)]
+    seed: Option<u64>,
+    /// Clusters beside each other
+    #[arg(long, global = true, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=16))]
+    lanes: u8,
+    /// After so many minutes nothing is begun any more; what was left out is told
+    #[arg(long, global = true, value_name = "N")]
+    minutes: Option<u64>,
+    /// Pairs of kills for each of create and wake
+    #[arg(long, global = true, default_value_t = 0, value_name = "N")]
+    pairs: usize,
+    /// The binary under test. Default: the one beside this
+    #[arg(long, global = true)]
+    torpor: Option<PathBuf>,
+    /// Where the results are written as JSON
+    #[arg(long, global = true, default_value = "target/chaos")]
+    out: PathBuf,
+}
+
+#[derive(Clone, Copy, Subcommand)]
+enum Part {
+    /// The process is killed before, during and after each of its writes
+    Crash,
+    /// Each write meets each kind of error
+    Errors,
+    /// etcd, API server, controller manager and scheduler are killed at each write
+    World,
+    /// Each watch is broken in each way
+    Watches,
+    /// The leader is stopped past its lease at writes, and goes on
+    Leaders,
+}
+
+impl Part {
+    fn title(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Crash => ("crash", "killed at each write"),
+            Self::Errors => ("errors", "errors at each write"),
+            Self::World => ("world", "what Torpor stands on is killed at each write"),
+            Self::Watches => ("watches", "each watch broken"),
+            Self::Leaders => ("leaders", "stopped past the lease"),
+        }
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(violations) => {
+            eprintln!("{violations} violations");
+            ExitCode::from(1)
+        }
+        Err(error) => {
+            eprintln!("torpor-chaos: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<usize> {
+    let (beside, root) = rig::places()?;
+    let seed = cli.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
+    let settings = Settings {
+        torpor: cli.torpor.unwrap_or(beside),
+        root,
+        lanes: cli.lanes.into(),
+        only: cli.only,
+        sample: cli.sample,
+        seed,
+        pairs: cli.pairs,
+        end: cli.minutes.map(|minutes| Instant::now() + Duration::from_secs(60 * minutes)),
+    };
+    println!("seed {seed}");
+    let part = cli.part.unwrap_or(Part::Crash);
+    let (name, title) = part.title();
+    let mut measured = Vec::new();
+    let rows: Vec<Row> = match part {
+        Part::Crash => matrix::run(&settings, &matrix::kills())?,
+        Part::Errors => matrix::run(&settings, &matrix::errors())?,
+        Part::World => matrix::run(&settings, &matrix::components())?,
+        Part::Watches => runtime()?.block_on(async {
+            let mut rig = Rig::start(&settings.torpor, &settings.root).await?;
+            let (rows, found) = broken_watch::run(&mut rig, settings.only.as_deref()).await?;
+            measured = found;
+            anyhow::Ok(rows)
+        })?,
+        Part::Leaders => vec![runtime()?.block_on(leaders::run(&settings))?],
+    };
+    print!("{}", report::table(title, &rows));
+    let violations = rows.iter().map(|row| row.violations.len()).sum();
+    std::fs::create_dir_all(&cli.out)?;
+    let file = cli.out.join(format!("{name}.json"));
+    let result = json!({"part": name, "seed": seed, "sample": settings.sample, "rows": rows, "measured": measured});
+    std::fs::write(&file, serde_json::to_vec_pretty(&result)?).with_context(|| file.display().to_string())?;
+    Ok(violations)
+}

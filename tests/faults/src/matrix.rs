@@ -1,0 +1,363 @@
+//! Every write of every workflow, met by every fault.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+use torpor_cluster::hash;
+
+use crate::api::Api;
+use crate::plan::{Action, Plan};
+use crate::report::{Row, Violation};
+use crate::rig::Rig;
+use crate::trial::{self, Boundary, Course};
+use crate::workflow::{self, Goal, Step, Workflow};
+
+/// So many subjects are made at once, and wait for their turn.
+const CHUNK: usize = 24;
+/// How long they may take to be where the workflow begins.
+const PREPARED: Duration = Duration::from_secs(300);
+/// A boundary that was not met, because its write was not necessary that time, is tried so often.
+const ATTEMPTS: usize = 3;
+
+/// A fault that a write can meet.
+#[derive(Clone, Debug)]
+pub struct Fault {
+    /// Its name in the table.
+    pub name: &'static str,
+    /// What is done to the request.
+    pub action: Action,
+    /// The component of the control plane that is killed when the request comes, and started again.
+    pub component: Option<&'static str>,
+}
+
+/// The moments at which a process can die.
+pub fn kills() -> Vec<Fault> {
+    let fault = |name, action| Fault { name, action, component: None };
+    vec![
+        fault("killed before it is sent", Action::KillBefore),
+        fault("killed when committed, answer lost", Action::KillUnanswered),
+        fault("killed after the answer", Action::KillAfter),
+    ]
+}
+
+/// What else can become of a request.
+pub fn errors() -> Vec<Fault> {
+    let fault = |name, action| Fault { name, action, component: None };
+    let answer = |name, code, reason: &str, retry_after| {
+        fault(name, Action::Answer { code, reason: reason.to_owned(), retry_after })
+    };
+    vec![
+        answer("409", 409, "Conflict", None),
+        answer("422", 422, "Invalid", None),
+        answer("429, Retry-After 2", 429, "TooManyRequests", Some(2)),
+        answer("500", 500, "InternalError", None),
+        answer("503", 503, "ServiceUnavailable", None),
+        fault("504 after commit", Action::CommitThenAnswer { code: 504, reason: "Timeout".to_owned() }),
+        fault("reset", Action::Cut),
+        fault("reset after commit", Action::CommitThenCut),
+        fault("30 s silence", Action::Silence { millis: 30_000 }),
+    ]
+}
+
+/// What Torpor and its tenants stand on, killed while the request is on its way.
+pub fn components() -> Vec<Fault> {
+    let killed = |name, component| Fault { name, action: Action::Delay { millis: 1 }, component: Some(component) };
+    vec![
+        killed("etcd killed", "etcd"),
+        killed("API server killed", "kube-apiserver"),
+        killed("controller manager killed", "kube-controller-manager"),
+        killed("scheduler killed", "kube-scheduler"),
+    ]
+}
+
+/// What is run, and how much of it.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The binary under test.
+    pub torpor: PathBuf,
+    /// The project's folder.
+    pub root: PathBuf,
+    /// Clusters beside each other.
+    pub lanes: usize,
+    /// Only workflows whose name contains this.
+    pub only: Option<String>,
+    /// So many trials in all instead of every one.
+    pub sample: Option<usize>,
+    /// Chooses which.
+    pub seed: u64,
+    /// So many pairs of kills of each of `create` and `wake`.
+    pub pairs: usize,
+    /// Nothing is begun any more after that; what was left out is told.
+    pub end: Option<Instant>,
+}
+
+impl Settings {
+    fn is_over(&self) -> bool {
+        self.end.is_some_and(|end| Instant::now() > end)
+    }
+}
+
+/// One thing to try: faults that follow on each other.
+#[derive(Clone, Debug)]
+struct Case {
+    met: Vec<(Boundary, Fault)>,
+}
+
+impl Case {
+    fn name(&self) -> String {
+        let parts = self.met.iter().map(|(boundary, fault)| format!("{boundary}: {}", fault.name));
+        parts.collect::<Vec<_>>().join(", then ")
+    }
+}
+
+/// Runs the matrix of these faults and returns a row for each workflow, in order.
+pub fn run(settings: &Settings, faults: &[Fault]) -> Result<Vec<Row>> {
+    let wanted = |workflow: &&Workflow| settings.only.as_deref().is_none_or(|only| workflow.name.contains(only));
+    let chosen: Vec<Workflow> = workflow::ALL.iter().filter(wanted).copied().collect();
+    if chosen.is_empty() {
+        bail!("no such workflow; there are {}", workflow::ALL.map(|workflow| workflow.name).join(", "));
+    }
+    let queue = Mutex::new(chosen.iter().copied().collect::<VecDeque<_>>());
+    let rows = Mutex::new(Vec::new());
+    let share = settings.sample.map(|sample| sample.div_ceil(chosen.len()));
+    std::thread::scope(|scope| {
+        let lanes: Vec<_> = (0..settings.lanes.min(chosen.len()))
+            .map(|_| scope.spawn(|| lane(settings, faults, share, &queue, &rows)))
+            .collect();
+        lanes.into_iter().try_for_each(|lane| lane.join().unwrap_or_else(|_| bail!("a lane panicked")))
+    })?;
+    let mut rows = rows.into_inner().unwrap_or_else(PoisonError::into_inner);
+    rows.sort_by_key(|row: &Row| chosen.iter().position(|workflow| workflow.name == row.workflow));
+    Ok(rows)
+}
+
+fn lane(
+    settings: &Settings,
+    faults: &[Fault],
+    share: Option<usize>,
+    queue: &Mutex<VecDeque<Workflow>>,
+    rows: &Mutex<Vec<Row>>,
+) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        let rig = Rig::start(&settings.torpor, &settings.root).await?;
+        let mut lane = Lane { rig, subjects: 0 };
+        loop {
+            let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            let Some(workflow) = next else { return Ok(()) };
+            let row = if settings.is_over() {
+                Row { left_out: 1, ..Row::new(workflow.name, 0) }
+            } else {
+                let row = lane.workflow(&workflow, faults, settings, share).await;
+                row.unwrap_or_else(|error| lane.broken_off(&workflow, &error))
+            };
+            eprintln!("{row}");
+            rows.lock().unwrap_or_else(PoisonError::into_inner).push(row);
+        }
+    })
+}
+
+struct Lane {
+    rig: Rig,
+    subjects: usize,
+}
+
+impl Lane {
+    async fn workflow(
+        &mut self,
+        workflow: &Workflow,
+        faults: &[Fault],
+        settings: &Settings,
+        share: Option<usize>,
+    ) -> Result<Row> {
+        let began = Instant::now();
+        let (expected, mut violations) = self.reference(workflow).await?;
+        let cases = cases(workflow, &expected, faults, settings, share);
+        let mut row = Row::new(workflow.name, expected.boundaries.len());
+        let mut trying = Duration::ZERO;
+        for cases in cases.chunks(CHUNK) {
+            if settings.is_over() {
+                row.left_out += cases.len();
+                continue;
+            }
+            let subjects = self.prepare(workflow, cases.len()).await?;
+            for (case, subject) in cases.iter().zip(&subjects) {
+                if settings.is_over() {
+                    row.left_out += 1;
+                    continue;
+                }
+                let began = Instant::now();
+                let met = self.case(workflow, case, subject, &expected, &mut violations).await?;
+                trying += began.elapsed();
+                row.trials += 1;
+                row.met += usize::from(met);
+                if !met {
+                    row.unmet.push(case.name());
+                }
+            }
+            self.clean(workflow, &subjects).await;
+        }
+        row.violations = violations;
+        row.seconds = began.elapsed().as_secs_f64();
+        row.seconds_each = trying.as_secs_f64() / f64::from(u32::try_from(row.trials.max(1)).unwrap_or(u32::MAX));
+        Ok(row)
+    }
+
+    /// A workflow that could not be run to its end is none without violations.
+    fn broken_off(&self, workflow: &Workflow, error: &anyhow::Error) -> Row {
+        const LINES: usize = 5;
+        let log = std::fs::read_to_string(self.rig.operator.log()).unwrap_or_default();
+        let told: Vec<&str> = log.lines().filter(|line| line.contains(" WARN ") || line.contains(" ERROR ")).collect();
+        let last = told[told.len().saturating_sub(LINES)..].join("\n  ");
+        let what = format!("{error:#}; the operator's last warnings:\n  {last}");
+        let violations = vec![Violation { case: "the run itself".to_owned(), what }];
+        Row { violations, ..Row::new(workflow.name, 0) }
+    }
+
+    /// Two undisturbed runs, which must be alike: what they have in common is what every other run is held against. The
+    /// boundaries are those of both.
+    async fn reference(&mut self, workflow: &Workflow) -> Result<(Course, Vec<Violation>)> {
+        let subjects = self.prepare(workflow, 2).await?;
+        let mut course = trial::run(&mut self.rig, workflow, &subjects[0], Vec::new(), None).await?;
+        let again = trial::run(&mut self.rig, workflow, &subjects[1], Vec::new(), Some(&course.course)).await?;
+        course.violations.extend(again.violations);
+        let named = course.violations.into_iter();
+        let violations = named.map(|what| Violation { case: "undisturbed".to_owned(), what }).collect();
+        for boundary in again.course.boundaries {
+            if !course.course.boundaries.contains(&boundary) {
+                course.course.boundaries.push(boundary);
+            }
+        }
+        self.clean(workflow, &subjects).await;
+        Ok((course.course, violations))
+    }
+
+    /// Runs one case, again with another subject where nothing was met. Returns whether all faults were.
+    async fn case(
+        &mut self,
+        workflow: &Workflow,
+        case: &Case,
+        subject: &str,
+        expected: &Course,
+        violations: &mut Vec<Violation>,
+    ) -> Result<bool> {
+        let mut subject = subject.to_owned();
+        for attempt in 1..=ATTEMPTS {
+            let plan =
+                |(boundary, fault): &(Boundary, Fault)| Plan::new(vec![boundary.rule(&subject, fault.action.clone())]);
+            let plans = case.met.iter().map(plan).collect();
+            self.rig.doomed = case.met.iter().find_map(|(_, fault)| fault.component);
+            let outcome = trial::run(&mut self.rig, workflow, &subject, plans, Some(expected)).await;
+            let outcome = outcome.with_context(|| format!("{}: {}", workflow.name, case.name()))?;
+            for what in outcome.violations {
+                eprintln!("VIOLATION {} ({subject}): {}: {what}", workflow.name, case.name());
+                violations.push(Violation { case: format!("{} ({subject})", case.name()), what });
+            }
+            if outcome.met >= case.met.len() {
+                return Ok(true);
+            }
+            if attempt < ATTEMPTS {
+                subject = self.prepare(workflow, 1).await?.remove(0);
+            }
+        }
+        Ok(false)
+    }
+
+    /// New subjects where the workflow begins.
+    async fn prepare(&mut self, workflow: &Workflow, count: usize) -> Result<Vec<String>> {
+        let subjects: Vec<String> = (0..count).map(|more| format!("c-{:05}", self.subjects + more)).collect();
+        self.subjects += count;
+        for (step, goal) in workflow.before {
+            for subject in &subjects {
+                step.ask(&self.rig.api, subject).await?;
+            }
+            for subject in &subjects {
+                await_goal(&self.rig.api, *goal, subject).await?;
+            }
+        }
+        if !workflow.before.is_empty() {
+            // What is told late of the way here would be taken for a write of the workflow.
+            self.settle(&subjects).await;
+        }
+        Ok(subjects)
+    }
+
+    async fn settle(&self, subjects: &[String]) {
+        const STILL: Duration = Duration::from_secs(2);
+        let end = Instant::now() + Duration::from_secs(40);
+        loop {
+            let about = |name: &str| subjects.iter().any(|subject| name.contains(subject.as_str()));
+            let quiet = self.rig.proxy.quiet(0, |request| about(&request.namespace) || about(&request.name));
+            if quiet.is_some_and(|quiet| quiet >= STILL) || Instant::now() > end {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    /// Takes down what is done with. Nobody waits for it, and what is left disturbs nobody.
+    async fn clean(&self, workflow: &Workflow, subjects: &[String]) {
+        for subject in subjects {
+            if workflow.is_of_pool() {
+                let _ = Step::DeletePool.ask(&self.rig.api, subject).await;
+                for set in ["a", "b"] {
+                    let _ = self.rig.api.delete(&format!("/api/v1/nodes/{subject}-{set}")).await;
+                }
+                continue;
+            }
+            let policy = json!({"spec": {"deletionPolicy": "Delete"}});
+            let _ = self.rig.api.patch(&workflow::tenant_path(subject), &policy).await;
+            let _ = Step::Delete.ask(&self.rig.api, subject).await;
+        }
+    }
+}
+
+async fn await_goal(api: &Api, goal: Goal, subject: &str) -> Result<()> {
+    let end = Instant::now() + PREPARED;
+    while !goal.is_reached(api, subject).await? {
+        if Instant::now() > end {
+            let tenant = api.get(&workflow::tenant_path(subject)).await?.unwrap_or_default();
+            bail!("{subject} does not come to {goal:?}: {}", tenant["status"]);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Ok(())
+}
+
+/// Every boundary with every fault, or so many of them, and pairs of kills.
+fn cases(
+    workflow: &Workflow,
+    course: &Course,
+    faults: &[Fault],
+    settings: &Settings,
+    share: Option<usize>,
+) -> Vec<Case> {
+    let mut boundaries = course.boundaries.clone();
+    // What happens side by side happens in any order; a sample by seed must not depend on it.
+    boundaries.sort_by_key(ToString::to_string);
+    let mut random = fastrand::Rng::with_seed(settings.seed ^ hash(&[workflow.name]));
+    let single = |boundary: &Boundary| {
+        let boundary = boundary.clone();
+        faults.iter().map(move |fault| Case { met: vec![(boundary.clone(), fault.clone())] })
+    };
+    let mut cases: Vec<Case> = boundaries.iter().flat_map(single).collect();
+    if let Some(share) = share {
+        random.shuffle(&mut cases);
+        cases.truncate(share);
+    }
+    if matches!(workflow.name, "create" | "wake") && !boundaries.is_empty() && !faults.is_empty() {
+        for _ in 0..settings.pairs {
+            // The second is met only if the first process has not come so far.
+            let first = random.usize(..boundaries.len());
+            let second = random.usize(..boundaries.len());
+            let at = |index: usize, fault: usize| (boundaries[index].clone(), faults[fault].clone());
+            let met = vec![at(first, random.usize(..faults.len())), at(second, random.usize(..faults.len()))];
+            cases.push(Case { met });
+        }
+    }
+    cases
+}

@@ -1,0 +1,219 @@
+//! Judgement from outside: what the audit log, the proxy and the observer say of one run.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+use torpor_cluster::AuditEvent;
+
+use crate::canonical::SUBJECT;
+use crate::observer::{self, Seen};
+use crate::record::Record;
+use crate::request::text;
+use crate::workflow::{Bots, Workflow};
+
+/// How often each object was made or ended, by what it is, the subject's name apart.
+pub type Counts = BTreeMap<String, usize>;
+
+/// Objects that the operator made, Events apart: their names are made up.
+pub fn creations(events: &[AuditEvent], subject: &str) -> Counts {
+    let mut made = Counts::new();
+    for event in events {
+        let stored = event.code == 201 && event.stage == "ResponseComplete" && !event.request_uri.contains("dryRun=");
+        let own = event.user_agent.starts_with("torpor-operator/") && event.resource != "events";
+        if stored && own && event.subresource.is_empty() && is_about(event, subject) {
+            *made.entry(place(event, subject)).or_default() += 1;
+        }
+    }
+    made
+}
+
+/// Pods that StatefulSets made.
+pub fn pods_made(events: &[AuditEvent], subject: &str) -> Counts {
+    let mut made = Counts::new();
+    for event in events {
+        // Pods of Deployments get their names from the API server, later than the log notes them.
+        let pod =
+            event.resource == "pods" && event.verb == "create" && event.code == 201 && event.subresource.is_empty();
+        if pod && event.user.ends_with(":statefulset-controller") && is_about(event, subject) {
+            *made.entry(place(event, subject)).or_default() += 1;
+        }
+    }
+    made
+}
+
+/// Objects that the operator ended, each incarnation once: to ask again for what goes already does nothing.
+pub fn deletions(records: &[Record], subject: &str) -> Counts {
+    let ended = records.iter().filter(|record| record.request.verb == "delete" && !record.request.is_lease());
+    let reached = ended.filter(|record| record.code.is_none_or(|code| code < 300));
+    let incarnations: BTreeSet<(String, &str)> = reached
+        .map(|record| {
+            let request = &record.request;
+            let what = format!("{} {}/{}", request.resource, request.namespace, request.name);
+            (what.replace(subject, SUBJECT), record.precondition().unwrap_or_default())
+        })
+        .collect();
+    let mut counts = Counts::new();
+    for (what, _) in incarnations {
+        *counts.entry(what).or_default() += 1;
+    }
+    counts
+}
+
+fn is_about(event: &AuditEvent, subject: &str) -> bool {
+    event.namespace.ends_with(subject) || event.name.contains(subject)
+}
+
+fn place(event: &AuditEvent, subject: &str) -> String {
+    format!("{} {}/{}", event.resource, event.namespace, event.name).replace(subject, SUBJECT)
+}
+
+/// Where counts differ.
+pub fn counts_differ(what: &str, expected: &Counts, found: &Counts) -> Vec<String> {
+    let keys: BTreeSet<&String> = expected.keys().chain(found.keys()).collect();
+    let count = |counts: &Counts, key: &String| counts.get(key).copied().unwrap_or_default();
+    let differ = keys.into_iter().filter(|key| count(expected, key) != count(found, key));
+    differ.map(|key| format!("{what} {} times instead of {}: {key}", count(found, key), count(expected, key))).collect()
+}
+
+/// What no request of the operator may be, whatever happens around it.
+pub fn requests(records: &[Record], workflow: &Workflow) -> Vec<String> {
+    let mut found = Vec::new();
+    for record in records {
+        let request = &record.request;
+        let mut claim = |holds: bool, what: &str| {
+            if !holds {
+                found.push(format!("{what}: {request}"));
+            }
+        };
+        let deletes = request.verb.starts_with("delete");
+        if deletes {
+            claim(request.verb == "delete", "deletes whatever there is");
+            claim(record.precondition().is_some(), "deletes without uid");
+            claim(record.body["gracePeriodSeconds"].is_null(), "deletes with a grace of its own");
+            claim(request.resource != "secrets", "deletes a Secret");
+            claim(request.resource != "persistentvolumeclaims" || workflow.drops_data(), "deletes a volume");
+            claim(request.resource != "namespaces" || workflow.drops_data(), "deletes a namespace");
+        }
+        if request.resource == "secrets" && request.is_write() {
+            claim(request.verb == "create" || deletes, "changes a Secret");
+        }
+        let users = matches!(request.resource.as_str(), "tenants" | "workerpools");
+        // A fleet that stands inside a Tenant is applied; one of a user's own is not.
+        let fleets = request.resource == "botfleets" && request.verb != "apply";
+        if request.is_write() && !deletes && request.subresource.is_empty() && (users || fleets) {
+            claim(!writes_spec(&record.body), "writes a spec");
+        }
+    }
+    found
+}
+
+fn writes_spec(body: &Value) -> bool {
+    match body {
+        Value::Array(operations) => operations.iter().any(|operation| text(&operation["path"]).starts_with("/spec")),
+        body => !body["spec"].is_null(),
+    }
+}
+
+/// What nobody may have seen of bots from that moment on.
+pub fn bots(history: &[Seen], from: usize, workflow: &Workflow) -> Vec<String> {
+    let mut found = observer::doubled(history);
+    for (name, before, after) in observer::scalings(history, from) {
+        let wrong = match workflow.bots {
+            Bots::Stop => after > before,
+            Bots::Start => after < before,
+            Bots::Any => false,
+        };
+        if wrong {
+            found.push(format!("{name} went from {before} to {after} bots"));
+        }
+    }
+    found
+}
+
+/// uid of each volume and Secret, and the version of each Secret.
+pub fn data(objects: &[Value]) -> BTreeMap<String, String> {
+    let held = objects.iter().filter(|object| object["kind"] == "PersistentVolumeClaim" || object["kind"] == "Secret");
+    held.map(|object| {
+        let metadata = &object["metadata"];
+        let version = if object["kind"] == "Secret" { text(&metadata["resourceVersion"]) } else { String::new() };
+        (
+            format!("{} {}", text(&object["kind"]), text(&metadata["name"])),
+            format!("{} {version}", text(&metadata["uid"])),
+        )
+    })
+    .collect()
+}
+
+/// Data that is not what it was.
+pub fn data_lost(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>) -> Vec<String> {
+    let lost = before.iter().filter(|(name, version)| after.get(*name) != Some(version));
+    lost.map(|(name, version)| format!("{name} was {version}, is {:?}", after.get(name))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::request::Request;
+    use crate::workflow;
+
+    fn record(verb: &str, resource: &str, body: Value) -> Record {
+        let request = Request {
+            verb: verb.into(),
+            resource: resource.into(),
+            name: "x".into(),
+            namespace: "tenant-c-1".into(),
+            ..Request::default()
+        };
+        Record { number: 0, at: Instant::now(), request, body, code: Some(200), delivered: true }
+    }
+
+    #[test]
+    fn what_is_forbidden_is_found() {
+        let sleep = workflow::ALL.iter().find(|workflow| workflow.name == "sleep").expect("a workflow");
+        let uid = json!({"preconditions": {"uid": "u"}});
+        let bad = [
+            record("delete", "pods", json!({})),
+            record("delete", "secrets", uid.clone()),
+            record("delete", "persistentvolumeclaims", uid.clone()),
+            record("deletecollection", "pods", uid.clone()),
+            record("delete", "pods", json!({"preconditions": {"uid": "u"}, "gracePeriodSeconds": 0})),
+            record("patch", "secrets", json!({})),
+            record("patch", "tenants", json!({"spec": {"tier": "pro"}})),
+            record("patch", "botfleets", json!([{"op": "replace", "path": "/spec/replicas", "value": 1}])),
+        ];
+        for bad in &bad {
+            assert_eq!(requests(std::slice::from_ref(bad), sleep).len(), 1, "{bad:?}");
+        }
+        let good = [
+            record("delete", "pods", uid.clone()),
+            record("patch", "tenants", json!({"metadata": {"finalizers": []}})),
+            record("apply", "botfleets", json!({"spec": {}})),
+            record("create", "secrets", json!({})),
+        ];
+        assert_eq!(requests(&good, sleep), Vec::<String>::new());
+        let delete = workflow::ALL.iter().find(|workflow| workflow.drops_data()).expect("a workflow");
+        assert!(requests(&[record("delete", "persistentvolumeclaims", uid)], delete).is_empty());
+    }
+
+    #[test]
+    fn an_incarnation_ends_once() {
+        let deletion = |uid: &str| record("delete", "pods", json!({"preconditions": {"uid": uid}}));
+        let counts = deletions(&[deletion("1"), deletion("1"), deletion("2")], "c-1");
+        assert_eq!(counts.into_iter().collect::<Vec<_>>(), vec![("pods tenant-$subject/x".to_owned(), 2)]);
+    }
+
+    #[test]
+    fn counts_and_data_are_compared() {
+        let one = Counts::from([("a".to_owned(), 1)]);
+        assert_eq!(counts_differ("made", &one, &Counts::new()), vec!["made 0 times instead of 1: a"]);
+        let secret = |version: &str| {
+            vec![json!({"kind": "Secret", "metadata": {"name": "s", "uid": "u", "resourceVersion": version}})]
+        };
+        assert_eq!(data_lost(&data(&secret("1")), &data(&secret("2"))).len(), 1);
+        assert!(data_lost(&data(&secret("1")), &data(&secret("1"))).is_empty());
+    }
+}

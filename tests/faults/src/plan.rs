@@ -1,0 +1,229 @@
+//! What is to be done to which request, as data.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::request::Request;
+
+/// Which requests a rule is about. What is absent matches anything.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct Match {
+    /// The verb, `apply` and `patch` apart.
+    pub verb: Option<String>,
+    /// API group.
+    pub group: Option<String>,
+    /// Resource in the plural.
+    pub resource: Option<String>,
+    /// Subresource; an empty one means the object itself.
+    pub subresource: Option<String>,
+    /// Namespace.
+    pub namespace: Option<String>,
+    /// Name.
+    pub name: Option<String>,
+    /// Label selector of a list or watch.
+    pub selector: Option<String>,
+    /// Only what can change something, the Lease apart.
+    pub writes: bool,
+}
+
+impl Match {
+    /// Exactly the requests that this one is an example of.
+    pub fn like(request: &Request) -> Self {
+        Self {
+            verb: Some(request.verb.clone()),
+            group: Some(request.group.clone()),
+            resource: Some(request.resource.clone()),
+            subresource: Some(request.subresource.clone()),
+            namespace: Some(request.namespace.clone()),
+            name: Some(request.name.clone()),
+            selector: None,
+            writes: request.is_write(),
+        }
+    }
+
+    /// Whether it is about that request.
+    pub fn takes(&self, request: &Request) -> bool {
+        let same = |wanted: &Option<String>, found: &str| wanted.as_deref().is_none_or(|wanted| wanted == found);
+        same(&self.verb, &request.verb)
+            && same(&self.group, &request.group)
+            && same(&self.resource, &request.resource)
+            && same(&self.subresource, &request.subresource)
+            && same(&self.namespace, &request.namespace)
+            && same(&self.name, &request.name)
+            && same(&self.selector, &request.selector)
+            && (!self.writes || (request.is_write() && !request.is_lease()))
+    }
+}
+
+/// What is done to a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum Action {
+    /// It arrives late.
+    Delay {
+        /// By this much.
+        millis: u64,
+    },
+    /// It never arrives, and its connection is cut.
+    Cut,
+    /// It never arrives, and nobody says so before the connection ends.
+    Silence {
+        /// For this long.
+        millis: u64,
+    },
+    /// It never arrives; this is the answer.
+    Answer {
+        /// HTTP status code.
+        code: u16,
+        /// Reason of the Status object, e.g. `Conflict`.
+        reason: String,
+        /// `Retry-After` in seconds.
+        #[serde(default)]
+        retry_after: Option<u32>,
+    },
+    /// It arrives, and its connection is cut instead of an answer.
+    CommitThenCut,
+    /// It arrives, and this is answered instead.
+    CommitThenAnswer {
+        /// HTTP status code.
+        code: u16,
+        /// Reason of the Status object.
+        reason: String,
+    },
+    /// The process is killed instead of the request.
+    KillBefore,
+    /// The process is killed instead of the answer.
+    KillUnanswered,
+    /// The process is killed when it has the answer, before it asks for anything else.
+    KillAfter,
+    /// Frames of this watch are treated.
+    Frames(FrameAction),
+}
+
+/// What is done to the frames of a watch, from the rule's first frame on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum FrameAction {
+    /// They arrive late.
+    Delay {
+        /// By this much.
+        millis: u64,
+    },
+    /// They never arrive, and the connection stays.
+    Drop,
+    /// The connection ends instead.
+    Cut,
+    /// The watch ends with this Status, code 410 for example.
+    Error {
+        /// Code of the Status object.
+        code: u16,
+        /// Its reason.
+        reason: String,
+    },
+    /// This field of the object, a JSON pointer, has another value.
+    Set {
+        /// Where.
+        pointer: String,
+        /// What.
+        value: Value,
+    },
+}
+
+impl Eq for FrameAction {}
+
+/// One rule.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Rule {
+    /// Which requests.
+    #[serde(default)]
+    pub of: Match,
+    /// Only the so-manieth of them, counted from 1; all without it.
+    #[serde(default)]
+    pub nth: Option<usize>,
+    /// What is done.
+    pub action: Action,
+}
+
+/// Rules; the first that takes a request decides.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The rules in order.
+    pub rules: Vec<Rule>,
+    /// How many requests each rule's match has taken.
+    #[serde(skip)]
+    counts: Vec<usize>,
+}
+
+impl Plan {
+    /// These rules.
+    pub fn new(rules: Vec<Rule>) -> Self {
+        Self { rules, counts: Vec::new() }
+    }
+
+    /// Rules from JSON.
+    pub fn parse(text: &str) -> Result<Self, serde_json::Error> {
+        serde_json::from_str(text)
+    }
+
+    /// Counts the request and says what is done to it.
+    pub fn decide(&mut self, request: &Request) -> Option<Action> {
+        self.counts.resize(self.rules.len(), 0);
+        let mut decided = None;
+        for (rule, count) in self.rules.iter().zip(&mut self.counts) {
+            if rule.of.takes(request) {
+                *count += 1;
+                if decided.is_none() && rule.nth.is_none_or(|nth| nth == *count) {
+                    decided = Some(rule.action.clone());
+                }
+            }
+        }
+        decided
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(verb: &str, resource: &str, name: &str) -> Request {
+        Request { verb: verb.into(), resource: resource.into(), name: name.into(), ..Request::default() }
+    }
+
+    #[test]
+    fn the_nth_of_those_that_match_is_met() {
+        let mut plan = Plan::parse(
+            r#"{"rules": [
+                {"of": {"verb": "patch", "resource": "pods"}, "nth": 2, "action": "cut"},
+                {"of": {"writes": true}, "nth": 4, "action": {"answer": {"code": 429, "reason": "TooManyRequests", "retryAfter": 2}}},
+                {"of": {"verb": "watch"}, "action": {"frames": {"delay": {"millis": 20}}}}
+            ]}"#,
+        )
+        .expect("a plan");
+        assert_eq!(plan.decide(&request("patch", "pods", "a")), None);
+        assert_eq!(plan.decide(&request("patch", "leases", "a")), None);
+        assert_eq!(plan.decide(&request("get", "pods", "a")), None);
+        assert_eq!(plan.decide(&request("patch", "pods", "b")), Some(Action::Cut));
+        assert_eq!(plan.decide(&request("delete", "pods", "b")), None);
+        let answer = Action::Answer { code: 429, reason: "TooManyRequests".into(), retry_after: Some(2) };
+        assert_eq!(plan.decide(&request("delete", "pods", "b")), Some(answer));
+        let late = Action::Frames(FrameAction::Delay { millis: 20 });
+        assert_eq!(plan.decide(&request("watch", "pods", "")), Some(late.clone()));
+        assert_eq!(plan.decide(&request("watch", "pods", "")), Some(late));
+    }
+
+    #[test]
+    fn unknown_words_are_refused() {
+        assert!(Plan::parse(r#"{"rules": [{"of": {"verbs": "patch"}, "action": "cut"}]}"#).is_err());
+        assert!(Plan::parse(r#"{"rules": [{"action": "explode"}]}"#).is_err());
+    }
+
+    #[test]
+    fn a_request_is_like_itself() {
+        let own = request("delete", "pods", "a");
+        assert!(Match::like(&own).takes(&own));
+        assert!(!Match::like(&own).takes(&request("delete", "pods", "b")));
+        assert!(!Match::like(&own).takes(&Request { dry_run: true, ..own.clone() }));
+    }
+}

@@ -1,0 +1,423 @@
+//! The proxy between one Torpor process and the API server.
+//!
+//! It ends the process's TLS with a certificate of the cluster's own authority and opens connections of its own to the API
+//! server. Whoever the process is, the API server knows by its bearer token, which is passed through.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use bytes::Bytes;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, RETRY_AFTER, TRANSFER_ENCODING};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+use torpor_cluster::pki::Identity;
+
+use crate::plan::{Action, Match, Plan};
+use crate::record::Record;
+use crate::request::Request;
+use crate::watches;
+
+/// Between the answer and the kill, so that the process has read it. It can do nothing else meanwhile.
+const READ: Duration = Duration::from_millis(15);
+/// No object of Kubernetes is larger.
+const LARGEST_BODY: usize = 8 << 20;
+
+/// A body as the proxy answers it: whole, or frame by frame.
+pub type Body = BoxBody<Bytes, Broken>;
+
+/// The connection is to be cut.
+#[derive(Debug)]
+pub struct Broken;
+
+impl std::fmt::Display for Broken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("cut as planned")
+    }
+}
+
+impl std::error::Error for Broken {}
+
+/// A proxy that runs until it is dropped.
+pub struct Proxy {
+    /// Where it listens.
+    pub address: SocketAddr,
+    shared: Arc<Shared>,
+    accepting: JoinHandle<()>,
+}
+
+/// What all connections share.
+pub(crate) struct Shared {
+    upstream: String,
+    client: reqwest::Client,
+    state: Mutex<State>,
+    /// The gate: nothing of the process gets through while it is closed.
+    closed: watch::Sender<bool>,
+    /// Running watches that this is about end.
+    ending: watch::Sender<Option<Match>>,
+}
+
+#[derive(Default)]
+struct State {
+    plan: Plan,
+    records: Vec<Record>,
+    /// Rules met since the plan was set.
+    met: usize,
+    in_flight: usize,
+}
+
+impl Proxy {
+    /// Listens on loopback as the server of that identity, in front of the API server at `upstream`, whose authority's
+    /// certificate is `authority` (PEM).
+    pub async fn start(upstream: &str, authority: &str, identity: &Identity) -> Result<Self> {
+        let client = client(authority)?;
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let acceptor = acceptor(identity)?;
+        let shared = Arc::new(Shared {
+            upstream: upstream.trim_end_matches('/').to_owned(),
+            client,
+            state: Mutex::default(),
+            closed: watch::Sender::new(false),
+            ending: watch::Sender::new(None),
+        });
+        let accepting = tokio::spawn(accept(listener, acceptor, shared.clone()));
+        Ok(Self { address, shared, accepting })
+    }
+
+    /// Does this from now on. Watches that run go on by the plan they were opened under.
+    pub fn set(&self, plan: Plan) {
+        let mut state = self.shared.state();
+        state.plan = plan;
+        state.met = 0;
+    }
+
+    /// How many requests have met a rule since the plan was set.
+    pub fn met(&self) -> usize {
+        self.shared.state().met
+    }
+
+    /// How many requests have come so far.
+    pub fn count(&self) -> usize {
+        self.shared.state().records.len()
+    }
+
+    /// The requests from that number on.
+    pub fn since(&self, number: usize) -> Vec<Record> {
+        self.shared.state().records.get(number..).unwrap_or_default().to_vec()
+    }
+
+    /// Cuts the running watches that this is about.
+    pub fn cut_watches(&self, of: Match) {
+        self.shared.ending.send_replace(Some(of));
+    }
+
+    /// Waits until the process is to be killed: the gate is closed.
+    pub async fn closed(&self) {
+        let mut closed = self.shared.closed.subscribe();
+        // The sender lives as long as this proxy.
+        let _ = closed.wait_for(|closed| *closed).await;
+    }
+
+    /// Lets requests through again, those of the next process.
+    pub fn open(&self) {
+        self.shared.closed.send_replace(false);
+    }
+
+    /// How long the process has written nothing about a subject, from that number on. `None`: it never has, or an answer is
+    /// still to come.
+    pub fn quiet(&self, number: usize, about: impl Fn(&Request) -> bool) -> Option<Duration> {
+        let state = self.shared.state();
+        let own = |record: &&Record| record.request.is_write() && !record.request.is_lease() && about(&record.request);
+        let last = state.records.get(number..)?.iter().rev().find(own)?;
+        (state.in_flight == 0).then(|| last.at.elapsed())
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+/// A client that trusts this authority (PEM) and nobody else.
+pub fn client(authority: &str) -> Result<reqwest::Client> {
+    // Another part of the process may have installed it before.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let authority = reqwest::Certificate::from_pem(authority.as_bytes())?;
+    Ok(reqwest::Client::builder().tls_certs_only([authority]).no_proxy().build()?)
+}
+
+fn acceptor(identity: &Identity) -> Result<TlsAcceptor> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let chain = CertificateDer::pem_slice_iter(identity.cert.as_bytes()).collect::<Result<Vec<_>, _>>()?;
+    let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes())?;
+    let mut config = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+async fn accept(listener: TcpListener, acceptor: TlsAcceptor, shared: Arc<Shared>) {
+    // Connections end with the proxy.
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        let Ok((stream, _)) = listener.accept().await else { continue };
+        connections.spawn(serve(stream, acceptor.clone(), shared.clone()));
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+async fn serve(stream: TcpStream, acceptor: TlsAcceptor, shared: Arc<Shared>) {
+    // What a process that was killed leaves behind is no matter.
+    let Ok(stream) = acceptor.accept(stream).await else { return };
+    let service = service_fn(move |request| {
+        let shared = shared.clone();
+        async move { shared.handle(request).await }
+    });
+    let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+}
+
+/// Counts a request as unanswered while it exists.
+struct InFlight(Arc<Shared>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.state().in_flight -= 1;
+    }
+}
+
+/// What is passed on.
+struct Forwarded {
+    method: hyper::Method,
+    path: String,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn close(&self) {
+        self.closed.send_replace(true);
+    }
+
+    async fn handle(self: Arc<Self>, request: hyper::Request<Incoming>) -> Result<hyper::Response<Body>, Broken> {
+        let (head, body) = request.into_parts();
+        let body = http_body_util::Limited::new(body, LARGEST_BODY).collect().await.map_err(|_| Broken)?.to_bytes();
+        let path = head.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
+        let json = serde_json::from_slice(&body).unwrap_or(Value::Null);
+        let content_type = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let asked = Request::read(head.method.as_str(), &path, content_type, &json);
+        if *self.closed.borrow() {
+            // Of a process that is about to die: it must neither arrive nor be answered.
+            return silence().await;
+        }
+        let (number, action) = self.note(&asked, json);
+        let forwarded = Forwarded { method: head.method, path, headers: head.headers, body };
+        if asked.verb == "watch" {
+            return self.watch(asked, forwarded, action).await;
+        }
+        let _in_flight = InFlight(self.clone());
+        self.state().in_flight += 1;
+        match action {
+            None | Some(Action::Frames(_)) => self.answer(number, &forwarded).await,
+            Some(Action::Delay { millis }) => {
+                tokio::time::sleep(Duration::from_millis(millis)).await;
+                self.answer(number, &forwarded).await
+            }
+            Some(Action::Cut) => Err(Broken),
+            Some(Action::Silence { millis }) => {
+                tokio::time::sleep(Duration::from_millis(millis)).await;
+                Err(Broken)
+            }
+            Some(Action::Answer { code, reason, retry_after }) => Ok(refusal(code, &reason, retry_after)),
+            Some(Action::CommitThenCut) => {
+                self.forward(number, &forwarded).await?;
+                Err(Broken)
+            }
+            Some(Action::CommitThenAnswer { code, reason }) => {
+                self.forward(number, &forwarded).await?;
+                Ok(refusal(code, &reason, None))
+            }
+            Some(Action::KillBefore) => {
+                self.close();
+                silence().await
+            }
+            Some(Action::KillUnanswered) => {
+                let answer = self.forward(number, &forwarded).await;
+                self.close();
+                answer?;
+                silence().await
+            }
+            Some(Action::KillAfter) => {
+                let answer = self.answer(number, &forwarded).await?;
+                // A closed gate stops what comes next; the driver is told when this answer has been read.
+                let shared = self.clone();
+                tokio::spawn(async move {
+                    tokio::time::sleep(READ).await;
+                    shared.close();
+                });
+                Ok(answer)
+            }
+        }
+    }
+
+    fn note(&self, asked: &Request, body: Value) -> (usize, Option<Action>) {
+        let mut state = self.state();
+        let action = state.plan.decide(asked);
+        state.met += usize::from(action.is_some());
+        let number = state.records.len();
+        let at = Instant::now();
+        state.records.push(Record { number, at, request: asked.clone(), body, code: None, delivered: false });
+        (number, action)
+    }
+
+    async fn answer(&self, number: usize, asked: &Forwarded) -> Result<hyper::Response<Body>, Broken> {
+        let answer = self.forward(number, asked).await?;
+        if let Some(record) = self.state().records.get_mut(number) {
+            record.delivered = true;
+        }
+        Ok(answer)
+    }
+
+    /// Asks the API server and waits for its whole answer.
+    async fn forward(&self, number: usize, asked: &Forwarded) -> Result<hyper::Response<Body>, Broken> {
+        let answer = self.send(asked).await?;
+        let (code, headers) = (answer.status(), answer.headers().clone());
+        let body = answer.bytes().await.map_err(|_| Broken)?;
+        if let Some(record) = self.state().records.get_mut(number) {
+            record.code = Some(code.as_u16());
+        }
+        let mut response = hyper::Response::new(whole(body));
+        *response.status_mut() = code;
+        *response.headers_mut() = end_to_end(&headers);
+        Ok(response)
+    }
+
+    async fn send(&self, asked: &Forwarded) -> Result<reqwest::Response, Broken> {
+        let url = format!("{}{}", self.upstream, asked.path);
+        let request = self.client.request(asked.method.clone(), url).headers(end_to_end(&asked.headers));
+        request.body(asked.body.clone()).send().await.map_err(|_| Broken)
+    }
+
+    async fn watch(
+        self: Arc<Self>,
+        asked: Request,
+        forwarded: Forwarded,
+        action: Option<Action>,
+    ) -> Result<hyper::Response<Body>, Broken> {
+        let treat = match action {
+            None => None,
+            Some(Action::Frames(treat)) => Some(treat),
+            Some(Action::Delay { millis }) => {
+                tokio::time::sleep(Duration::from_millis(millis)).await;
+                None
+            }
+            Some(Action::Silence { millis }) => {
+                tokio::time::sleep(Duration::from_millis(millis)).await;
+                return Err(Broken);
+            }
+            Some(Action::Answer { code, reason, retry_after }) => return Ok(refusal(code, &reason, retry_after)),
+            Some(_) => return Err(Broken),
+        };
+        // What was ended before this one began is not about it.
+        let mut ending = self.ending.subscribe();
+        let answer = self.send(&forwarded).await?;
+        let (code, headers) = (answer.status(), answer.headers().clone());
+        let end = async move {
+            let _ = ending.wait_for(|of| of.as_ref().is_some_and(|of| of.takes(&asked))).await;
+        };
+        let frames = watches::frames(answer, treat, end);
+        let body = StreamBody::new(futures::StreamExt::map(frames, |frame| frame.map(Frame::data)));
+        let mut response = hyper::Response::new(BodyExt::boxed(SyncBody::new(body)));
+        *response.status_mut() = code;
+        *response.headers_mut() = end_to_end(&headers);
+        Ok(response)
+    }
+}
+
+/// Makes a streaming body shareable, as `BoxBody` wants it: it is only ever polled by one.
+struct SyncBody<B>(Mutex<std::pin::Pin<Box<B>>>);
+
+impl<B> SyncBody<B> {
+    fn new(body: B) -> Self {
+        Self(Mutex::new(Box::pin(body)))
+    }
+}
+
+impl<B: hyper::body::Body> hyper::body::Body for SyncBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).as_mut().poll_frame(context)
+    }
+}
+
+async fn silence<T>() -> Result<T, Broken> {
+    std::future::pending::<Infallible>().await;
+    Err(Broken)
+}
+
+fn whole(body: Bytes) -> Body {
+    Full::new(body).map_err(|never: Infallible| match never {}).boxed()
+}
+
+/// What two sides say to each other, without what belongs to one connection.
+fn end_to_end(headers: &HeaderMap) -> HeaderMap {
+    const OF_A_CONNECTION: [HeaderName; 3] = [HOST, CONTENT_LENGTH, TRANSFER_ENCODING];
+    let mut kept = headers.clone();
+    for name in OF_A_CONNECTION {
+        kept.remove(name);
+    }
+    kept.remove("connection");
+    kept
+}
+
+/// An answer as the API server gives it.
+fn refusal(code: u16, reason: &str, retry_after: Option<u32>) -> hyper::Response<Body> {
+    let status = json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+        "message": format!("{reason}, said by the fault proxy"), "reason": reason, "code": code,
+    });
+    let mut response = hyper::Response::new(whole(status.to_string().into()));
+    *response.status_mut() = hyper::StatusCode::from_u16(code).unwrap_or(hyper::StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static("application/json"));
+    if let Some(seconds) = retry_after {
+        headers.insert(RETRY_AFTER, seconds.into());
+    }
+    response
+}
+
+/// A kubeconfig that leads a process with that token to this address. `authority` is the file of the authority's certificate.
+pub fn kubeconfig(address: SocketAddr, authority: &Path, token: &str) -> String {
+    json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "chaos",
+        "clusters": [{"name": "chaos", "cluster": {
+            "server": format!("https://{address}"), "certificate-authority": authority,
+        }}],
+        "users": [{"name": "chaos", "user": {"token": token}}],
+        "contexts": [{"name": "chaos", "context": {"cluster": "chaos", "user": "chaos"}}],
+    })
+    .to_string()
+}

@@ -1,0 +1,206 @@
+//! A cluster with Torpor's rights, and one operator behind a proxy.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+use torpor_cluster::{Cluster, NodeCapacity, Options};
+
+use crate::api::Api;
+use crate::observer::Observer;
+use crate::operator::{Process, Program};
+use crate::plan::Plan;
+use crate::proxy::{self, Proxy};
+
+/// Namespace of Torpor's programs.
+pub const HOME: &str = "torpor-system";
+/// How long a process may take until it is ready.
+const START: Duration = Duration::from_secs(60);
+/// The operator's lease: outlasts the pauses of a busy machine. Who is killed is followed at once, for its Lease is deleted.
+const LEASE_SECONDS: &str = "60";
+
+/// One cluster, one proxy, one operator.
+pub struct Rig {
+    /// The operator; stopped before the cluster.
+    pub operator: Process,
+    /// What its requests pass through.
+    pub proxy: Proxy,
+    /// The cluster past the proxy.
+    pub api: Api,
+    /// Pods and StatefulSets as they come and go.
+    pub observer: Observer,
+    /// How the operator is started.
+    pub program: Program,
+    /// The component that is killed when a rule of the plan is met.
+    pub doomed: Option<&'static str>,
+    /// For probes.
+    pub http: reqwest::Client,
+    /// The cluster itself.
+    pub cluster: Cluster,
+}
+
+impl Rig {
+    /// Starts all of it, with the default pools, and waits until the operator is ready. `root` is the project's folder.
+    pub async fn start(torpor: &Path, root: &Path) -> Result<Self> {
+        Self::start_with(torpor, root, &[]).await
+    }
+
+    /// The same with further arguments for the operator.
+    pub async fn start_with(torpor: &Path, root: &Path, arguments: &[&str]) -> Result<Self> {
+        let capacity = NodeCapacity { pods: 2_000, ..NodeCapacity::default() };
+        let graceful_stop = Some(Duration::from_millis(300));
+        let options =
+            Options { capacity, graceful_stop, nodes_per_pool: 1, resizable_pods: true, ..Options::default() };
+        let cluster = Cluster::start(options)?;
+        install(&cluster, torpor, root)?;
+        let authority = cluster.authority()?.to_owned();
+        let api = Api::new(cluster.server()?, &authority, &token(&cluster, "default", "chaos")?)?;
+        let proxy = Proxy::start(cluster.server()?, &authority, &cluster.serving(&["127.0.0.1"])?).await?;
+        let program = program(&cluster, &proxy, torpor, "operator", arguments)?;
+        let operator = program.start()?;
+        let observer = Observer::start(&api);
+        let http = proxy::client(&authority)?;
+        let rig = Self { operator, proxy, api, observer, program, doomed: None, http, cluster };
+        rig.await_ready().await?;
+        rig.cluster.kubectl(["apply", "-f", &root.join("examples/pools.yaml").display().to_string()])?;
+        Ok(rig)
+    }
+
+    /// Waits until the operator says that it is ready.
+    pub async fn await_ready(&self) -> Result<()> {
+        let end = Instant::now() + START;
+        loop {
+            match self.operator.readiness(&self.http).await {
+                Ok((200, text)) if text == "ready\n" => return Ok(()),
+                other if Instant::now() > end => bail!("the operator is not ready: {other:?}"),
+                _ => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    }
+
+    /// Whether it is ready now.
+    pub async fn is_ready(&self) -> bool {
+        matches!(self.operator.readiness(&self.http).await, Ok((200, text)) if text == "ready\n")
+    }
+
+    /// kill -9, then the same program again, which finds no Lease to wait for, under another plan.
+    pub async fn restart(&mut self, plan: Plan) -> Result<()> {
+        self.operator.kill();
+        self.proxy.set(plan);
+        self.delete_lease().await?;
+        self.proxy.open();
+        self.operator = self.program.start()?;
+        Ok(())
+    }
+
+    /// Starts it again if it has ended by itself, and says with which code.
+    pub async fn restart_if_ended(&mut self) -> Result<Option<i32>> {
+        if self.operator.runs() {
+            return Ok(None);
+        }
+        let code = self.operator.ended().unwrap_or(-1);
+        self.delete_lease().await?;
+        self.operator = self.program.start()?;
+        Ok(Some(code))
+    }
+
+    /// Kills the doomed component, if its time has come, and starts it again after a while.
+    pub async fn doom(&mut self) -> Result<()> {
+        /// Long enough for the operator to notice.
+        const AWAY: Duration = Duration::from_secs(2);
+        if self.proxy.met() == 0 {
+            return Ok(());
+        }
+        let Some(component) = self.doomed.take() else { return Ok(()) };
+        self.cluster.kill_component(component)?;
+        tokio::time::sleep(AWAY).await;
+        self.cluster.restart_component(component)
+    }
+
+    /// Deletes the operator's Lease: how it is waited for is shown elsewhere.
+    pub async fn delete_lease(&self) -> Result<()> {
+        let path = format!("/apis/coordination.k8s.io/v1/namespaces/{HOME}/leases/torpor-operator");
+        self.api.delete(&path).await
+    }
+}
+
+/// A program of Torpor's whose API server is the proxy, under the account that the chart gives it.
+pub fn program(
+    cluster: &Cluster,
+    proxy: &Proxy,
+    torpor: &Path,
+    subcommand: &str,
+    arguments: &[&str],
+) -> Result<Program> {
+    let folder = cluster.data_dir();
+    let kubeconfig = folder.join(format!("chaos-{subcommand}-{}.kubeconfig", proxy.address.port()));
+    let token = token(cluster, HOME, &format!("torpor-{subcommand}"))?;
+    std::fs::write(&kubeconfig, proxy::kubeconfig(proxy.address, &folder.join("ca.crt"), &token))?;
+    let mut given: Vec<String> = arguments.iter().map(ToString::to_string).collect();
+    if !arguments.contains(&"--lease-seconds") {
+        given.extend(["--lease-seconds".to_owned(), LEASE_SECONDS.to_owned()]);
+    }
+    Ok(Program {
+        binary: torpor.to_owned(),
+        subcommand: subcommand.to_owned(),
+        arguments: given,
+        kubeconfig,
+        lease_namespace: HOME.to_owned(),
+        log: folder.join(format!("chaos-{subcommand}-{}.log", proxy.address.port())),
+    })
+}
+
+/// A token that outlasts the longest run.
+fn token(cluster: &Cluster, namespace: &str, account: &str) -> Result<String> {
+    let token = cluster.kubectl(["create", "token", account, "-n", namespace, "--duration=12h"])?;
+    Ok(token.trim().to_owned())
+}
+
+/// The definitions, the chart's accounts, rights and policies, and an account that may do everything.
+fn install(cluster: &Cluster, torpor: &Path, root: &Path) -> Result<()> {
+    let crds = Command::new(torpor).arg("crds").output()?;
+    let crds = String::from_utf8_lossy(&crds.stdout).into_owned();
+    cluster.kubectl_stdin(["apply", "--server-side", "-f", "-"], &crds)?;
+    cluster.kubectl_stdin(["wait", "--for=condition=Established", "--timeout=30s", "-f", "-"], &crds)?;
+    let account = |name: &str, namespace: &str| json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": namespace}});
+    let mut items = vec![json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": HOME}})];
+    items.extend(["operator", "hibernator", "gateway"].map(|name| account(&format!("torpor-{name}"), HOME)));
+    items.push(account("chaos", "default"));
+    items.push(json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+        "metadata": {"name": "chaos"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+        "subjects": [{"kind": "ServiceAccount", "name": "chaos", "namespace": "default"}]}));
+    let list: Value = json!({"apiVersion": "v1", "kind": "List", "items": items});
+    cluster.kubectl_stdin(["apply", "-f", "-"], &list.to_string())?;
+    let output = Command::new(cluster.bin("helm"))
+        .arg("template")
+        .args(["torpor", &root.join("charts/torpor").display().to_string(), "--namespace", HOME])
+        .args(["--show-only", "templates/rbac/*.yaml", "--show-only", "templates/policy/*.yaml"])
+        .output()?;
+    ensure!(output.status.success(), "helm template: {}", String::from_utf8_lossy(&output.stderr));
+    let chart = String::from_utf8_lossy(&output.stdout).into_owned();
+    cluster.kubectl_stdin(["apply", "--server-side", "--force-conflicts", "-f", "-"], &chart)?;
+    // Its garbage collector learns of new kinds every half minute; what a run leaves would depend on when it began.
+    cluster.restart_component("kube-controller-manager")?;
+    // Volumes that may grow are a workflow of their own.
+    let expand = r#"{"allowVolumeExpansion":true}"#;
+    for class in cluster.kubectl(["get", "storageclasses", "-o", "name"])?.lines() {
+        cluster.kubectl(["patch", class, "--type=merge", "-p", expand])?;
+    }
+    Ok(())
+}
+
+/// The binary under test beside this one, and the project's folder.
+pub fn places() -> Result<(PathBuf, PathBuf)> {
+    let own = std::env::current_exe()?;
+    let mut folder = own.parent().context("a program lies in a folder")?;
+    if folder.ends_with("deps") {
+        folder = folder.parent().context("deps lies in a folder")?;
+    }
+    let torpor = folder.join("torpor");
+    ensure!(torpor.is_file(), "{} is missing: cargo build --bin torpor", torpor.display());
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize()?;
+    Ok((torpor, root))
+}

@@ -1,0 +1,241 @@
+//! One run of a workflow under a plan, and its judgement.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::canonical::{self, Objects, SUBJECT};
+use crate::oracle::{self, Counts};
+use crate::plan::{Action, Match, Plan, Rule};
+use crate::record::Record;
+use crate::request::Request;
+use crate::rig::Rig;
+use crate::workflow::{self, Workflow};
+
+/// For so long nothing is written about the subject before its objects are looked at.
+const QUIET: Duration = Duration::from_millis(600);
+/// An undisturbed run must have been silent for longer than a status is told late.
+const QUIET_UNDISTURBED: Duration = Duration::from_secs(6);
+/// Objects that differ after so much silence will not change any more.
+const SETTLED: Duration = Duration::from_secs(25);
+/// A run that has not arrived by then does not arrive.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// One write of a workflow: the so-manieth of its kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Boundary {
+    /// The request, with [`SUBJECT`] in place of the subject's name.
+    pub request: Request,
+    /// Counted from 1.
+    pub nth: usize,
+}
+
+impl std::fmt::Display for Boundary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.request)?;
+        if self.nth > 1 { write!(f, " #{}", self.nth) } else { Ok(()) }
+    }
+}
+
+impl Boundary {
+    /// The rule that does this at the boundary, for a subject.
+    pub fn rule(&self, subject: &str, action: Action) -> Rule {
+        let mut request = self.request.clone();
+        request.name = request.name.replace(SUBJECT, subject);
+        request.namespace = request.namespace.replace(SUBJECT, subject);
+        Rule { of: Match::like(&request), nth: Some(self.nth), action }
+    }
+}
+
+/// What one run was like.
+#[derive(Clone, Debug, Default)]
+pub struct Course {
+    /// Its objects at the end.
+    pub objects: Objects,
+    /// What the operator made.
+    pub creations: Counts,
+    /// What StatefulSets made.
+    pub pods: Counts,
+    /// What the operator ended.
+    pub deletions: Counts,
+    /// The operator's writes in order.
+    pub boundaries: Vec<Boundary>,
+}
+
+/// How a run went.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// What it was like.
+    pub course: Course,
+    /// How many requests met a rule.
+    pub met: usize,
+    /// What it should not have been like.
+    pub violations: Vec<String>,
+    /// How long it took from the ask to the end.
+    pub took: Duration,
+}
+
+/// Whether a request is about a subject.
+fn is_about(request: &Request, workflow: &Workflow, subject: &str) -> bool {
+    let class = workflow.is_of_pool() && request.resource == "priorityclasses";
+    class || request.namespace.ends_with(subject) || request.name.contains(subject)
+}
+
+/// Runs a workflow for a subject that is where the workflow begins. The plans are those of the first process and of those that
+/// follow when it is killed. Without `expected` it is a course to compare others with.
+pub async fn run(
+    rig: &mut Rig,
+    workflow: &Workflow,
+    subject: &str,
+    plans: Vec<Plan>,
+    expected: Option<&Course>,
+) -> Result<Outcome> {
+    let audit = rig.cluster.audit().context("chaos needs an audit log of its own")?;
+    let audited = audit.mark()?;
+    let number = rig.proxy.count();
+    let namespace = workflow::namespace(subject);
+    let seen = rig.observer.mark(&namespace);
+    let before = oracle::data(&Box::pin(workflow::objects(&rig.api, workflow, subject)).await?);
+
+    let mut plans = plans.into_iter();
+    rig.proxy.set(plans.next().unwrap_or_default());
+    let mut outcome = Outcome::default();
+    let began = Instant::now();
+    workflow.step.ask(&rig.api, subject).await?;
+    let found = Box::pin(arrive(rig, workflow, subject, number, &mut plans, expected, &mut outcome)).await?;
+    outcome.took = began.elapsed();
+    outcome.met += rig.proxy.met();
+    rig.proxy.set(Plan::default());
+
+    // The log follows the answers within a moment.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let events = audit.since(audited)?;
+    let mut records = rig.proxy.since(number);
+    records.retain(|record| is_about(&record.request, workflow, subject));
+    let course = Course {
+        objects: canonical::objects(found.clone(), subject),
+        creations: oracle::creations(&events, subject),
+        pods: oracle::pods_made(&events, subject),
+        deletions: oracle::deletions(&records, subject),
+        boundaries: boundaries(&records, subject),
+    };
+    let violations = &mut outcome.violations;
+    violations.extend(oracle::requests(&records, workflow));
+    violations.extend(oracle::bots(&rig.observer.seen(&namespace), seen, workflow));
+    if !workflow.drops_data() {
+        violations.extend(oracle::data_lost(&before, &oracle::data(&found)));
+    }
+    if let Some(expected) = expected {
+        violations.extend(canonical::differences(&expected.objects, &course.objects));
+        violations.extend(oracle::counts_differ("made", &expected.creations, &course.creations));
+        violations.extend(oracle::counts_differ("started", &expected.pods, &course.pods));
+        violations.extend(oracle::counts_differ("deleted", &expected.deletions, &course.deletions));
+    }
+    outcome.course = course;
+    Ok(outcome)
+}
+
+/// Waits until the goal is reached and nothing more happens, or nothing more is to be hoped for. Kills and restarts on the way.
+async fn arrive(
+    rig: &mut Rig,
+    workflow: &Workflow,
+    subject: &str,
+    number: usize,
+    plans: &mut impl Iterator<Item = Plan>,
+    expected: Option<&Course>,
+    outcome: &mut Outcome,
+) -> Result<Vec<Value>> {
+    let began = Instant::now();
+    let mut ready_since: Option<Instant> = None;
+    loop {
+        let killed = tokio::select! {
+            () = rig.proxy.closed() => true,
+            () = tokio::time::sleep(Duration::from_millis(100)) => false,
+        };
+        if killed {
+            outcome.met += rig.proxy.met();
+            rig.restart(plans.next().unwrap_or_default()).await?;
+            ready_since = None;
+            continue;
+        }
+        rig.doom().await?;
+        if let Some(code) = rig.restart_if_ended().await? {
+            outcome.violations.push(format!("the operator ended by itself with {code}"));
+            ready_since = None;
+            continue;
+        }
+        let late = began.elapsed() > LIMIT;
+        let reached = workflow.goal.is_reached(&rig.api, subject).await.unwrap_or(false);
+        if !reached && !late {
+            continue;
+        }
+        if ready_since.is_none() && rig.is_ready().await {
+            ready_since = Some(Instant::now());
+        }
+        let awake = ready_since.map_or(Duration::ZERO, |since| since.elapsed());
+        let quiet =
+            rig.proxy.quiet(number, |request| is_about(request, workflow, subject)).unwrap_or_default().min(awake);
+        if quiet < if expected.is_some() { QUIET } else { QUIET_UNDISTURBED } && !late {
+            continue;
+        }
+        let found = Box::pin(workflow::objects(&rig.api, workflow, subject)).await?;
+        let same = match expected {
+            Some(expected) => canonical::objects(found.clone(), subject) == expected.objects,
+            None => true,
+        };
+        if same && reached {
+            return Ok(found);
+        }
+        if late {
+            let state = if reached { "is never quiet" } else { "has not arrived" };
+            outcome.violations.push(format!("{state} within {LIMIT:?}"));
+            ensure!(expected.is_some(), "{}: an undisturbed run {state}", workflow.name);
+            return Ok(found);
+        }
+        if quiet > SETTLED {
+            return Ok(found);
+        }
+    }
+}
+
+fn boundaries(records: &[Record], subject: &str) -> Vec<Boundary> {
+    let mut found: Vec<Boundary> = Vec::new();
+    for record in records.iter().filter(|record| record.request.is_write() && !record.request.is_lease()) {
+        let mut request = record.request.clone();
+        request.name = request.name.replace(subject, SUBJECT);
+        request.namespace = request.namespace.replace(subject, SUBJECT);
+        let nth = 1 + found.iter().filter(|boundary| boundary.request == request).count();
+        found.push(Boundary { request, nth });
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn boundaries_are_numbered_and_lead_back_to_their_requests() {
+        let request = Request {
+            verb: "apply".into(),
+            resource: "services".into(),
+            namespace: "tenant-c-1".into(),
+            name: "redis".into(),
+            ..Request::default()
+        };
+        let record = Record {
+            number: 0,
+            at: Instant::now(),
+            request: request.clone(),
+            body: Value::Null,
+            code: None,
+            delivered: false,
+        };
+        let found = boundaries(&[record.clone(), record], "c-1");
+        assert_eq!(found[1].to_string(), "apply services tenant-$subject/redis #2");
+        let rule = found[1].rule("c-2", Action::Cut);
+        assert_eq!((rule.of.namespace.as_deref(), rule.nth), (Some("tenant-c-2"), Some(2)));
+        assert!(!rule.of.takes(&request));
+    }
+}
