@@ -44,7 +44,7 @@ e2e: need-cargo need-go ## Install Torpor by helm on real kubelets, with real Po
 	@$(IMAGE) build
 	@cargo run --quiet --locked --package torpor-e2e --bin torpor-e2e -- test --image target/image/torpor.oci.tar $(E2E)
 
-chaos: need-cargo need-go ## Kill Torpor at each of its writes and compare what becomes of the cluster; CHAOS="--sample 40" for minutes
+chaos: need-cargo need-go ## Kill Torpor at each of its writes and compare what becomes of the cluster; CHAOS="--sample 38" for minutes
 	@cargo build --quiet --locked --package torpor --bin torpor --package torpor-faults --bin torpor-chaos
 	@cargo run --quiet --locked --package torpor-faults --bin torpor-chaos -- $(CHAOS)
 
