@@ -28,9 +28,6 @@ pub struct Options {
     pub graceful_stop: Option<Duration>,
     /// How long every pod takes to be ready once it is scheduled; without it that is at once.
     pub slow_start: Option<Duration>,
-    /// Whether nodes can change the resources of running pods, as kubelets since Kubernetes 1.33 can. The API server refuses such
-    /// changes for pods on other nodes once they run.
-    pub resizable_pods: bool,
     /// The address that every pod has. Without it pods have none, and Services no endpoints.
     pub pod_address: Option<String>,
     /// Users whose creations and patches are in the audit log with what was sent, Secrets included.
@@ -49,7 +46,6 @@ impl Default for Options {
             extra_nodes: Vec::new(),
             graceful_stop: None,
             slow_start: None,
-            resizable_pods: false,
             pod_address: None,
             log_bodies_of: Vec::new(),
             service_cidr: "10.200.0.0/16".into(),
@@ -140,7 +136,7 @@ impl Options {
     /// kwok's own pod stages ignore the grace period, so bots get a stage of their own when their end must take time;
     /// and they make pods run and ready in one, so all pods get a stage in between when that must take time.
     pub(crate) fn stages(&self, stock: &str) -> Result<String> {
-        if self.graceful_stop.is_none() && self.slow_start.is_none() && !self.resizable_pods {
+        if self.graceful_stop.is_none() && self.slow_start.is_none() {
             return Ok(stock.to_owned());
         }
         let mut stages =
@@ -154,9 +150,6 @@ impl Options {
             in_phase(ready, "Running")?;
             delayed(ready, delay);
             stages.push(runs);
-        }
-        if self.resizable_pods {
-            reporting_resources(named(&mut stages, "pod-ready")?)?;
         }
         if let Some(delay) = self.graceful_stop {
             let delete = named(&mut stages, "pod-delete")?;
@@ -210,16 +203,6 @@ fn delayed(stage: &mut Value, delay: Duration) {
     stage["spec"]["delay"] = json!({"durationMilliseconds": u64::try_from(delay.as_millis()).unwrap_or(u64::MAX)});
 }
 
-/// That a container's status tells of resources at all is how the API server knows that its node can change them.
-fn reporting_resources(stage: &mut Value) -> Result<()> {
-    const READY: &str = "  ready: true\n";
-    let template = &mut stage["spec"]["next"]["statusTemplate"];
-    let text = template.as_str().filter(|text| text.contains(READY));
-    let text = text.context("kwok's stage pod-ready has no container that is ready")?;
-    *template = text.replace(READY, &format!("{READY}  resources: {{}}\n")).into();
-    Ok(())
-}
-
 fn match_bots(stage: &mut Value, operator: &str) -> Result<()> {
     stage["spec"]["selector"]["matchExpressions"]
         .as_array_mut()
@@ -268,16 +251,6 @@ mod tests {
             assert!(template.contains("resources: {{ toJson . }}"), "{template}");
         }
         assert!(options.stages(STOCK).is_err(), "a stage that is missing is told");
-    }
-
-    #[test]
-    fn containers_tell_of_resources_when_told() {
-        let options = Options { resizable_pods: true, ..Options::default() };
-        let stock = "metadata:\n  name: pod-ready\nspec:\n  next:\n    statusTemplate: |\n      a:\n      - b: c\n        ready: true\n";
-        let stage: Value = serde_yaml::from_str(&options.stages(stock).unwrap()).unwrap();
-        let status: Value = serde_yaml::from_str(stage["spec"]["next"]["statusTemplate"].as_str().unwrap()).unwrap();
-        assert_eq!(status["a"][0], json!({"b": "c", "ready": true, "resources": {}}));
-        assert!(options.stages(&stock.replace("ready: true", "ready: false")).is_err());
     }
 
     #[test]

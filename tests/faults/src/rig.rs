@@ -51,8 +51,7 @@ impl Rig {
     pub async fn start_with(torpor: &Path, root: &Path, arguments: &[&str]) -> Result<Self> {
         let capacity = NodeCapacity { pods: 2_000, ..NodeCapacity::default() };
         let graceful_stop = Some(Duration::from_millis(300));
-        let options =
-            Options { capacity, graceful_stop, nodes_per_pool: 1, resizable_pods: true, ..Options::default() };
+        let options = Options { capacity, graceful_stop, nodes_per_pool: 1, ..Options::default() };
         let cluster = Cluster::start(options)?;
         install(&cluster, torpor, root)?;
         let authority = cluster.authority()?.to_owned();
