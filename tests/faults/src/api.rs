@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use reqwest::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::proxy::client;
 
@@ -68,6 +68,17 @@ impl Api {
     pub async fn patch(&self, path: &str, change: &Value) -> Result<()> {
         let patched = self.ask(Method::PATCH, path, "application/merge-patch+json", change).await?;
         patched.map(drop).with_context(|| format!("{path} does not exist"))
+    }
+
+    /// Puts a value in the place of what a JSON pointer leads to. Returns the code and, where it was refused, why.
+    pub async fn replace(&self, path: &str, pointer: &str, value: &Value) -> Result<(u16, String)> {
+        let change = json!([{"op": "replace", "path": pointer, "value": value}]);
+        let answer = self.send(Method::PATCH, path, "application/json-patch+json", &change).await?;
+        let code = answer.status();
+        let text = answer.text().await?;
+        let said =
+            serde_json::from_str::<Value>(&text).ok().and_then(|said| Some(said["message"].as_str()?.to_owned()));
+        Ok((code.as_u16(), if code.is_success() { String::new() } else { said.unwrap_or(text) }))
     }
 
     /// Deletes an object, if it exists.

@@ -49,7 +49,7 @@ fn breaks() -> Vec<Break> {
 
 /// Something to react to, told by one watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Probe {
+pub enum Probe {
     /// A deleted Service is applied again.
     Service,
     /// A deleted NetworkPolicy is applied again.
@@ -92,8 +92,8 @@ impl Probe {
         }
     }
 
-    /// Changes something and waits for the reaction.
-    async fn reaction(self, api: &Api, subject: &str, number: usize) -> Result<Option<Duration>> {
+    /// Changes something of that tenant's and waits for the reaction; none where it did not come within 20 s.
+    pub async fn reaction(self, api: &Api, subject: &str, number: usize) -> Result<Option<Duration>> {
         let mut path = self.path(subject);
         if matches!(self, Self::NetworkPolicy | Self::ConfigMap) {
             let list = api.list(&format!("{path}?labelSelector=app.kubernetes.io/managed-by=torpor")).await?;

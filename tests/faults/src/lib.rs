@@ -7,6 +7,7 @@
 pub mod api;
 pub mod broken_watch;
 pub mod canonical;
+pub mod hostile;
 pub mod leaders;
 pub mod matrix;
 pub mod observer;

@@ -10,7 +10,7 @@ use serde_json::json;
 use torpor_faults::matrix::{self, Settings};
 use torpor_faults::report::{self, Row};
 use torpor_faults::rig::{self, Rig};
-use torpor_faults::{broken_watch, leaders};
+use torpor_faults::{broken_watch, hostile, leaders};
 
 /// Kills Torpor, and lies to it, at each of its requests, and compares what becomes of the cluster.
 #[derive(Parser)]
@@ -57,6 +57,8 @@ enum Part {
     Watches,
     /// The leader is stopped past its lease at writes, and goes on
     Leaders,
+    /// Objects whose fields hold anything
+    Hostile,
 }
 
 impl Part {
@@ -67,6 +69,7 @@ impl Part {
             Self::World => ("world", "what Torpor stands on is killed at each write"),
             Self::Watches => ("watches", "each watch broken"),
             Self::Leaders => ("leaders", "stopped past the lease"),
+            Self::Hostile => ("hostile", "fields that hold anything"),
         }
     }
 }
@@ -105,7 +108,7 @@ fn run(cli: Cli) -> Result<usize> {
     println!("seed {seed}");
     let part = cli.part.unwrap_or(Part::Crash);
     let (name, title) = part.title();
-    let mut measured = Vec::new();
+    let mut measured = json!([]);
     let rows: Vec<Row> = match part {
         Part::Crash => matrix::run(&settings, &matrix::kills())?,
         Part::Errors => matrix::run(&settings, &matrix::errors())?,
@@ -113,9 +116,14 @@ fn run(cli: Cli) -> Result<usize> {
         Part::Watches => runtime()?.block_on(async {
             let mut rig = Rig::start(&settings.torpor, &settings.root).await?;
             let (rows, found) = broken_watch::run(&mut rig, settings.only.as_deref()).await?;
-            measured = found;
+            measured = json!(found);
             anyhow::Ok(rows)
         })?,
+        Part::Hostile => {
+            let (rows, found) = runtime()?.block_on(hostile::run(&settings))?;
+            measured = json!(found);
+            rows
+        }
         Part::Leaders => vec![runtime()?.block_on(leaders::run(&settings))?],
     };
     print!("{}", report::table(title, &rows));

@@ -50,8 +50,9 @@ impl Rig {
     /// The same with further arguments for the operator.
     pub async fn start_with(torpor: &Path, root: &Path, arguments: &[&str]) -> Result<Self> {
         let capacity = NodeCapacity { pods: 2_000, ..NodeCapacity::default() };
-        let graceful_stop = Some(Duration::from_millis(300));
-        let options = Options { capacity, graceful_stop, nodes_per_pool: 1, ..Options::default() };
+        // Pods that run before they are ready are given more CPU meanwhile.
+        let (graceful_stop, slow_start) = (Some(Duration::from_millis(300)), Some(Duration::from_millis(300)));
+        let options = Options { capacity, graceful_stop, slow_start, nodes_per_pool: 1, ..Options::default() };
         let cluster = Cluster::start(options)?;
         install(&cluster, torpor, root)?;
         let authority = cluster.authority()?.to_owned();

@@ -268,11 +268,13 @@ impl Goal {
     }
 }
 
-fn handled(object: &Value) -> bool {
+/// Whether the operator has looked at this generation of the object.
+pub fn handled(object: &Value) -> bool {
     object["status"]["observedGeneration"] == object["metadata"]["generation"]
 }
 
-fn condition(object: &Value, kind: &str) -> String {
+/// The status of a condition; empty where there is none.
+pub fn condition(object: &Value, kind: &str) -> String {
     let conditions = object["status"]["conditions"].as_array().into_iter().flatten();
     conditions.filter(|condition| condition["type"] == kind).map(|condition| text(&condition["status"])).collect()
 }
