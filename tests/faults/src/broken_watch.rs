@@ -226,7 +226,7 @@ async fn one(
         selector: Some(selector.clone()),
         ..Match::default()
     };
-    let rule = |verb: &str| Rule { of: of(verb), nth: None, action: broken.action.clone() };
+    let rule = |verb: &str| Rule { of: of(verb), nth: None, every: None, action: broken.action.clone() };
     let mut rules = vec![rule("watch")];
     if broken.lists {
         rules.push(rule("list"));

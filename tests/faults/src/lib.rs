@@ -19,6 +19,7 @@ pub mod record;
 pub mod report;
 pub mod request;
 pub mod rig;
+pub mod soak;
 pub mod trial;
 pub mod watches;
 pub mod workflow;

@@ -10,7 +10,7 @@ use serde_json::json;
 use torpor_faults::matrix::{self, Settings};
 use torpor_faults::report::{self, Row};
 use torpor_faults::rig::{self, Rig};
-use torpor_faults::{broken_watch, hostile, leaders};
+use torpor_faults::{broken_watch, hostile, leaders, soak};
 
 /// Kills Torpor, and lies to it, at each of its requests, and compares what becomes of the cluster.
 #[derive(Parser)]
@@ -59,6 +59,8 @@ enum Part {
     Leaders,
     /// Objects whose fields hold anything
     Hostile,
+    /// Changes and errors for half an hour, or --minutes: what the process holds must not grow
+    Soak,
 }
 
 impl Part {
@@ -70,6 +72,7 @@ impl Part {
             Self::Watches => ("watches", "each watch broken"),
             Self::Leaders => ("leaders", "stopped past the lease"),
             Self::Hostile => ("hostile", "fields that hold anything"),
+            Self::Soak => ("soak", "changes and errors for a long time"),
         }
     }
 }
@@ -121,6 +124,11 @@ fn run(cli: Cli) -> Result<usize> {
         })?,
         Part::Hostile => {
             let (rows, found) = runtime()?.block_on(hostile::run(&settings))?;
+            measured = json!(found);
+            rows
+        }
+        Part::Soak => {
+            let (rows, found) = runtime()?.block_on(soak::run(&settings))?;
             measured = json!(found);
             rows
         }

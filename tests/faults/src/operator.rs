@@ -1,5 +1,6 @@
 //! One Torpor program as a process.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -90,12 +91,23 @@ impl Process {
         Ok((answer.status().as_u16(), answer.text().await?))
     }
 
-    /// The kinds whose watch its metrics call broken.
-    pub async fn broken_watches(&self, client: &reqwest::Client) -> Result<Vec<String>> {
+    /// Its metrics by name and labels.
+    pub async fn metrics(&self, client: &reqwest::Client) -> Result<BTreeMap<String, f64>> {
         let request = client.get(format!("http://{}/metrics", self.probes)).timeout(Duration::from_secs(5));
         let page = request.send().await?.text().await?;
-        let down = page.lines().filter_map(|line| line.strip_prefix("torpor_watch_up{kind=\"")?.strip_suffix("\"} 0"));
-        Ok(down.map(str::to_owned).collect())
+        let values = page.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
+            let (name, value) = line.rsplit_once(' ')?;
+            Some((name.to_owned(), value.parse().ok()?))
+        });
+        Ok(values.collect())
+    }
+
+    /// The kinds whose watch its metrics call broken.
+    pub async fn broken_watches(&self, client: &reqwest::Client) -> Result<Vec<String>> {
+        let metrics = self.metrics(client).await?;
+        let down = metrics.iter().filter(|(_, value)| **value < 0.5);
+        let kind = |name: &String| Some(name.strip_prefix("torpor_watch_up{kind=\"")?.strip_suffix("\"}")?.to_owned());
+        Ok(down.filter_map(|(name, _)| kind(name)).collect())
     }
 
     /// Where its log is.

@@ -142,6 +142,9 @@ pub struct Rule {
     /// Only the so-manieth of them, counted from 1; all without it.
     #[serde(default)]
     pub nth: Option<usize>,
+    /// Only each so-manieth of them.
+    #[serde(default)]
+    pub every: Option<usize>,
     /// What is done.
     pub action: Action,
 }
@@ -174,7 +177,9 @@ impl Plan {
         for (rule, count) in self.rules.iter().zip(&mut self.counts) {
             if rule.of.takes(request) {
                 *count += 1;
-                if decided.is_none() && rule.nth.is_none_or(|nth| nth == *count) {
+                let due =
+                    rule.nth.is_none_or(|nth| nth == *count) && rule.every.is_none_or(|every| *count % every == 0);
+                if decided.is_none() && due {
                     decided = Some(rule.action.clone());
                 }
             }
@@ -211,6 +216,14 @@ mod tests {
         let late = Action::Frames(FrameAction::Delay { millis: 20 });
         assert_eq!(plan.decide(&request("watch", "pods", "")), Some(late.clone()));
         assert_eq!(plan.decide(&request("watch", "pods", "")), Some(late));
+    }
+
+    #[test]
+    fn each_nth_is_met() {
+        let mut plan =
+            Plan::parse(r#"{"rules": [{"of": {"writes": true}, "every": 3, "action": "cut"}]}"#).expect("a plan");
+        let met = (0..9).filter(|_| plan.decide(&request("patch", "pods", "a")).is_some()).count();
+        assert_eq!(met, 3);
     }
 
     #[test]

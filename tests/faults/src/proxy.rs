@@ -111,6 +111,14 @@ impl Proxy {
         self.shared.state().met
     }
 
+    /// Forgets the requests so far, of a run that is too long to keep them all. Numbers begin anew.
+    pub fn forget(&self) {
+        let mut state = self.shared.state();
+        if state.in_flight == 0 {
+            state.records.clear();
+        }
+    }
+
     /// How many requests have come so far.
     pub fn count(&self) -> usize {
         self.shared.state().records.len()

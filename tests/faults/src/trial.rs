@@ -44,7 +44,7 @@ impl Boundary {
         let mut request = self.request.clone();
         request.name = request.name.replace(SUBJECT, subject);
         request.namespace = request.namespace.replace(SUBJECT, subject);
-        Rule { of: Match::like(&request), nth: Some(self.nth), action }
+        Rule { of: Match::like(&request), nth: Some(self.nth), every: None, action }
     }
 }
 
