@@ -195,9 +195,19 @@ impl Process {
         }
     }
 
+    /// Whether it has not ended.
+    pub fn runs(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Its exit code, once it has ended by itself.
+    pub fn ended(&mut self) -> Option<i32> {
+        self.child.try_wait().ok().flatten().and_then(|status| status.code())
+    }
+
     /// kill -9, then waits for its end. `false` when it had ended already.
     pub fn kill(&mut self) -> bool {
-        let runs = matches!(self.child.try_wait(), Ok(None));
+        let runs = self.runs();
         // Fails only for a process that has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();

@@ -244,13 +244,13 @@ async fn one(
         }
         slowest = slowest.zip(took).map(|(before, took)| before.max(took));
     }
-    let (_, says) = rig.operator.readiness(&rig.http).await.unwrap_or_default();
+    let (_, says) = rig.probes.readiness(&rig.operator).await.unwrap_or_default();
     let named = says != "ready\n";
     if broken.noticeable && !named {
         let what = format!("readiness does not name it: {:?}", says.trim());
         row.violations.push(Violation { case: broken.name.to_owned(), what });
     }
-    let down = rig.operator.broken_watches(&rig.http).await?;
+    let down = rig.probes.broken_watches(&rig.operator).await?;
     if broken.noticeable && down.is_empty() {
         row.violations.push(Violation { case: broken.name.to_owned(), what: "metrics do not name it".to_owned() });
     }
@@ -271,7 +271,7 @@ async fn one(
         }
     }
     tokio::time::sleep(HEALED.saturating_sub(began.elapsed())).await;
-    let still_down = rig.operator.broken_watches(&rig.http).await?;
+    let still_down = rig.probes.broken_watches(&rig.operator).await?;
     if !still_down.is_empty() {
         let what = format!("metrics call it broken 5 s after the fault: {still_down:?}");
         row.violations.push(Violation { case: broken.name.to_owned(), what });

@@ -101,7 +101,7 @@ pub async fn run(settings: &Settings) -> Result<(Vec<Row>, Vec<Counts>)> {
     let kinds = KINDS.iter().filter(|kind| settings.only.as_deref().is_none_or(|only| kind.name.contains(only)));
     for kind in kinds {
         let (mut row, counted) = one(&rig, kind, all * kind.percent / 100, settings).await?;
-        let log = std::fs::read_to_string(rig.operator.log())?;
+        let log = rig.operator.log_text();
         let panics = log.lines().filter(|line| line.contains("panicked"));
         let mut found: Vec<String> = panics.map(str::to_owned).collect();
         if let Some(code) = rig.restart_if_ended().await? {

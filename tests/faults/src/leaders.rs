@@ -2,11 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 
 use crate::canonical;
 use crate::matrix::Settings;
-use crate::operator::Process;
 use crate::oracle;
 use crate::plan::{Action, Plan};
 use crate::proxy::Proxy;
@@ -14,6 +13,7 @@ use crate::report::{Row, Violation};
 use crate::rig::{self, Rig};
 use crate::trial::{self, Boundary, Course};
 use crate::workflow::{self, Workflow};
+use torpor_cluster::torpor::Process;
 
 const LEASE: [&str; 2] = ["--lease-seconds", "6"];
 /// The lease, a standby's look, and a busy machine.
@@ -39,7 +39,7 @@ pub async fn run(settings: &Settings) -> Result<Row> {
     let mut row = Row::new("two leaders", expected.boundaries.len());
     for (number, boundary) in boundaries.iter().enumerate() {
         let subject = format!("c-{:05}", number + 1);
-        let mut standby = program.start()?;
+        let mut standby = program.clone().start().map_err(Error::msg)?;
         await_text(&rig, &standby, "standing by for leadership\n").await?;
         let found = round(&mut rig, create, &subject, boundary, &standby, &expected).await?;
         row.trials += 1;
@@ -75,7 +75,7 @@ async fn round(
     if tokio::time::timeout(Duration::from_secs(20), rig.proxy.closed()).await.is_err() {
         return Ok(None);
     }
-    rig.operator.signal("STOP")?;
+    rig.operator.signal("STOP").map_err(Error::msg)?;
     let stopped = Instant::now();
     await_text(rig, standby, "ready\n").await?;
     while !workflow.goal.is_reached(&rig.api, subject).await? {
@@ -90,7 +90,7 @@ async fn round(
     let number = rig.proxy.count();
     rig.proxy.set(Plan::default());
     rig.proxy.open();
-    rig.operator.signal("CONT")?;
+    rig.operator.signal("CONT").map_err(Error::msg)?;
     let going = Instant::now();
     while rig.operator.runs() {
         if going.elapsed() > END {
@@ -126,9 +126,11 @@ async fn round(
 async fn await_text(rig: &Rig, process: &Process, wanted: &str) -> Result<()> {
     let end = Instant::now() + TAKEOVER;
     loop {
-        match process.readiness(&rig.http).await {
+        match rig.probes.readiness(process).await {
             Ok((_, text)) if text == wanted => return Ok(()),
-            other if Instant::now() > end => bail!("{} says {other:?}, not {wanted:?}", process.log().display()),
+            other if Instant::now() > end => {
+                bail!("it says {other:?}, not {wanted:?}; its log: {}", process.log_text())
+            }
             _ => tokio::time::sleep(Duration::from_millis(100)).await,
         }
     }

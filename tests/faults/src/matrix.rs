@@ -210,7 +210,7 @@ impl Lane {
     /// A workflow that could not be run to its end is none without violations.
     fn broken_off(&self, workflow: &Workflow, error: &anyhow::Error) -> Row {
         const LINES: usize = 5;
-        let log = std::fs::read_to_string(self.rig.operator.log()).unwrap_or_default();
+        let log = self.rig.operator.log_text();
         let told: Vec<&str> = log.lines().filter(|line| line.contains(" WARN ") || line.contains(" ERROR ")).collect();
         let last = told[told.len().saturating_sub(LINES)..].join("\n  ");
         let what = format!("{error:#}; the operator's last warnings:\n  {last}");

@@ -1,21 +1,19 @@
 //! A cluster with Torpor's rights, and one operator behind a proxy.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
-use serde_json::{Value, json};
+use anyhow::{Context, Error, Result, bail, ensure};
+use serde_json::json;
+use torpor_cluster::torpor::{self, HOME, Process, Program};
 use torpor_cluster::{Cluster, NodeCapacity, Options};
 
 use crate::api::Api;
 use crate::observer::Observer;
-use crate::operator::{Process, Program};
 use crate::plan::Plan;
+use crate::probes::Probes;
 use crate::proxy::{self, Proxy};
 
-/// Namespace of Torpor's programs.
-pub const HOME: &str = "torpor-system";
 /// How long a process may take until it is ready.
 const START: Duration = Duration::from_secs(60);
 /// The operator's lease: outlasts the pauses of a busy machine. Who is killed is followed at once, for its Lease is deleted.
@@ -35,8 +33,8 @@ pub struct Rig {
     pub program: Program,
     /// The component that is killed when a rule of the plan is met.
     pub doomed: Option<&'static str>,
-    /// For probes.
-    pub http: reqwest::Client,
+    /// What programs tell of themselves.
+    pub probes: Probes,
     /// The cluster itself.
     pub cluster: Cluster,
 }
@@ -59,10 +57,10 @@ impl Rig {
         let api = Api::new(cluster.server()?, &authority, &token(&cluster, "default", "chaos")?)?;
         let proxy = Proxy::start(cluster.server()?, &authority, &cluster.serving(&["127.0.0.1"])?).await?;
         let program = program(&cluster, &proxy, torpor, "operator", arguments)?;
-        let operator = program.start()?;
+        let operator = program.clone().start().map_err(Error::msg)?;
         let observer = Observer::start(&api);
-        let http = proxy::client(&authority)?;
-        let rig = Self { operator, proxy, api, observer, program, doomed: None, http, cluster };
+        let probes = Probes::new(proxy::client(&authority)?);
+        let rig = Self { operator, proxy, api, observer, program, doomed: None, probes, cluster };
         rig.await_ready().await?;
         rig.cluster.kubectl(["apply", "-f", &root.join("examples/pools.yaml").display().to_string()])?;
         Ok(rig)
@@ -72,7 +70,7 @@ impl Rig {
     pub async fn await_ready(&self) -> Result<()> {
         let end = Instant::now() + START;
         loop {
-            match self.operator.readiness(&self.http).await {
+            match self.probes.readiness(&self.operator).await {
                 Ok((200, text)) if text == "ready\n" => return Ok(()),
                 other if Instant::now() > end => bail!("the operator is not ready: {other:?}"),
                 _ => tokio::time::sleep(Duration::from_millis(50)).await,
@@ -82,7 +80,7 @@ impl Rig {
 
     /// Whether it is ready now.
     pub async fn is_ready(&self) -> bool {
-        matches!(self.operator.readiness(&self.http).await, Ok((200, text)) if text == "ready\n")
+        self.probes.is_ready(&self.operator).await
     }
 
     /// kill -9, then the same program again, which finds no Lease to wait for, under another plan.
@@ -91,7 +89,7 @@ impl Rig {
         self.proxy.set(plan);
         self.delete_lease().await?;
         self.proxy.open();
-        self.operator = self.program.start()?;
+        self.operator = self.program.clone().start().map_err(Error::msg)?;
         Ok(())
     }
 
@@ -102,7 +100,7 @@ impl Rig {
         }
         let code = self.operator.ended().unwrap_or(-1);
         self.delete_lease().await?;
-        self.operator = self.program.start()?;
+        self.operator = self.program.clone().start().map_err(Error::msg)?;
         Ok(Some(code))
     }
 
@@ -138,18 +136,10 @@ pub fn program(
     let kubeconfig = folder.join(format!("chaos-{subcommand}-{}.kubeconfig", proxy.address.port()));
     let token = token(cluster, HOME, &format!("torpor-{subcommand}"))?;
     std::fs::write(&kubeconfig, proxy::kubeconfig(proxy.address, &folder.join("ca.crt"), &token))?;
-    let mut given: Vec<String> = arguments.iter().map(ToString::to_string).collect();
-    if !arguments.contains(&"--lease-seconds") {
-        given.extend(["--lease-seconds".to_owned(), LEASE_SECONDS.to_owned()]);
-    }
-    Ok(Program {
-        binary: torpor.to_owned(),
-        subcommand: subcommand.to_owned(),
-        arguments: given,
-        kubeconfig,
-        lease_namespace: HOME.to_owned(),
-        log: folder.join(format!("chaos-{subcommand}-{}.log", proxy.address.port())),
-    })
+    let lease = ["--lease-seconds", LEASE_SECONDS];
+    let lease = if arguments.contains(&lease[0]) { &[][..] } else { &lease };
+    let program = Program::new(torpor, cluster, subcommand).kubeconfig(&kubeconfig);
+    Ok(program.arguments(arguments).arguments(lease))
 }
 
 /// A token that outlasts the longest run.
@@ -160,28 +150,16 @@ fn token(cluster: &Cluster, namespace: &str, account: &str) -> Result<String> {
 
 /// The definitions, the chart's accounts, rights and policies, and an account that may do everything.
 fn install(cluster: &Cluster, torpor: &Path, root: &Path) -> Result<()> {
-    let crds = Command::new(torpor).arg("crds").output()?;
-    let crds = String::from_utf8_lossy(&crds.stdout).into_owned();
-    cluster.kubectl_stdin(["apply", "--server-side", "-f", "-"], &crds)?;
-    cluster.kubectl_stdin(["wait", "--for=condition=Established", "--timeout=30s", "-f", "-"], &crds)?;
-    let account = |name: &str, namespace: &str| json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": namespace}});
-    let mut items = vec![json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": HOME}})];
-    items.extend(["operator", "hibernator", "gateway"].map(|name| account(&format!("torpor-{name}"), HOME)));
-    items.push(account("chaos", "default"));
-    items.push(json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+    torpor::install_crds(torpor, cluster).map_err(Error::msg)?;
+    torpor::install_accounts(cluster, &root.join("charts/torpor")).map_err(Error::msg)?;
+    let account =
+        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "chaos", "namespace": "default"}});
+    let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
         "metadata": {"name": "chaos"},
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
-        "subjects": [{"kind": "ServiceAccount", "name": "chaos", "namespace": "default"}]}));
-    let list: Value = json!({"apiVersion": "v1", "kind": "List", "items": items});
+        "subjects": [{"kind": "ServiceAccount", "name": "chaos", "namespace": "default"}]});
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": [account, binding]});
     cluster.kubectl_stdin(["apply", "-f", "-"], &list.to_string())?;
-    let output = Command::new(cluster.bin("helm"))
-        .arg("template")
-        .args(["torpor", &root.join("charts/torpor").display().to_string(), "--namespace", HOME])
-        .args(["--show-only", "templates/rbac/*.yaml", "--show-only", "templates/policy/*.yaml"])
-        .output()?;
-    ensure!(output.status.success(), "helm template: {}", String::from_utf8_lossy(&output.stderr));
-    let chart = String::from_utf8_lossy(&output.stdout).into_owned();
-    cluster.kubectl_stdin(["apply", "--server-side", "--force-conflicts", "-f", "-"], &chart)?;
     // Its garbage collector learns of new kinds every half minute; what a run leaves would depend on when it began.
     cluster.restart_component("kube-controller-manager")?;
     // Volumes that may grow are a workflow of their own.

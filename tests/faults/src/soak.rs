@@ -98,7 +98,7 @@ pub async fn run(settings: &Settings) -> Result<(Vec<Row>, Soaked)> {
     if let Some(code) = rig.restart_if_ended().await? {
         found.push(format!("the operator ended with {code}"));
     }
-    let log = std::fs::read_to_string(rig.operator.log())?;
+    let log = rig.operator.log_text();
     found.extend(log.lines().filter(|line| line.contains("panicked")).map(str::to_owned));
     let passes = samples.last().map_or(0.0, |sample| sample.passes);
     let soaked = Soaked {
@@ -195,7 +195,7 @@ async fn watch(rig: &Rig, end: Instant) -> Result<Vec<Sample>> {
             .lines()
             .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<f64>().ok());
         let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd"))?.count();
-        let metrics = rig.operator.metrics(&rig.http).await?;
+        let metrics = rig.probes.metrics(&rig.operator).await?;
         let held = [
             kib.context("no VmRSS")? / 1024.0,
             f64::from(u32::try_from(descriptors)?),
