@@ -465,7 +465,7 @@ mod tests {
             problem(
                 json!({"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/8 nodes"}]})
             ),
-            facts(false, Some("Unschedulable: 0/8 nodes"), false, true)
+            facts(false, Some("Unschedulable: 0/8 nodes"), false, false)
         );
         assert_eq!(
             problem(
@@ -477,8 +477,21 @@ mod tests {
             problem(
                 json!({"containerStatuses": [{"name": "bot", "state": {"waiting": {"reason": "ContainerCreating"}}}]})
             ),
-            facts(false, None, false, true)
+            facts(false, None, false, false)
         );
         assert_eq!(problem(json!({"phase": "Failed"})), facts(false, None, true, false));
+    }
+
+    #[test]
+    fn only_what_runs_for_the_first_time_and_can_be_resized_is_starting() {
+        let starting = |container: serde_json::Value| {
+            matches!(problem(json!({"containerStatuses": [container]})), Facts::Pod { starting: true, .. })
+        };
+        let told = json!({"limits": {"cpu": "200m"}});
+        assert!(starting(json!({"name": "bot", "state": {"running": {}}, "resources": told})));
+        assert!(!starting(json!({"name": "bot", "state": {"running": {}}})), "its node says nothing of resources");
+        assert!(!starting(json!({"name": "bot", "state": {"waiting": {}}, "resources": told})), "it is being made");
+        let again = json!({"name": "bot", "restartCount": 1, "state": {"running": {}}, "resources": told});
+        assert!(!starting(again), "it has ended before");
     }
 }
