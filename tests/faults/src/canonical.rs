@@ -59,7 +59,11 @@ fn canonical(mut object: Value, subject: &str) -> Value {
             object = json!({"kind": "Node", "metadata": metadata, "spec": {"taints": object["spec"]["taints"]}});
         }
         "Tenant" | "BotFleet" | "WorkerPool" => {}
-        "Pod" => object["status"] = json!({"phase": object["status"]["phase"]}),
+        "Pod" => {
+            object["status"] = json!({"phase": object["status"]["phase"]});
+            // One that is ready at once is not given more CPU first.
+            object["metadata"]["generation"] = Value::Null;
+        }
         "Secret" => {
             let keys: Vec<&String> = object["data"].as_object().into_iter().flat_map(|data| data.keys()).collect();
             object["data"] = json!(keys);

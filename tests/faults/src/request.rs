@@ -16,12 +16,22 @@ pub struct Request {
     pub subresource: String,
     /// Namespace, empty for what is cluster-wide.
     pub namespace: String,
-    /// Name of the object. For an Event, whose own name is made up, what it is about, and why when it is created.
+    /// Name of the object. For an Event, whose own name is made up, what it is about, and why when it is created; for a pod of
+    /// a Deployment the Deployment's.
     pub name: String,
     /// Whether it was asked for without storing anything.
     pub dry_run: bool,
     /// The label selector of a list or watch, decoded.
     pub selector: String,
+}
+
+/// The Deployment whose pod has this name: behind the name are the hash of its template and five characters, of an alphabet
+/// without vowels.
+fn of_deployment(pod: &str) -> Option<String> {
+    let made_up = |part: &str| part.chars().all(|letter| "bcdfghjklmnpqrstvwxz2456789".contains(letter));
+    let (rest, last) = pod.rsplit_once('-')?;
+    let (name, hash) = rest.rsplit_once('-')?;
+    (last.len() == 5 && made_up(last) && (6..=10).contains(&hash.len()) && made_up(hash)).then(|| name.to_owned())
 }
 
 /// What distinguishes one kind of watch from all others.
@@ -69,6 +79,8 @@ impl Request {
         } else if resource == "events" {
             // The name that was made up is its last part.
             at(1).rsplit_once('.').map(|(about, _)| about.to_owned()).unwrap_or_default()
+        } else if resource == "pods" {
+            of_deployment(&at(1)).unwrap_or_else(|| at(1))
         } else if named {
             at(1)
         } else {
@@ -169,6 +181,8 @@ mod tests {
         assert_eq!(read("DELETE", "/apis/apps/v1/namespaces/a/statefulsets/b"), "delete statefulsets.apps a/b");
         assert_eq!(read("DELETE", "/apis/apps/v1/namespaces/a/statefulsets"), "deletecollection statefulsets.apps a");
         assert_eq!(read("PATCH", "/apis/torpor.dev/v1alpha1/tenants/a/status"), "patch tenants.torpor.dev/status a");
+        assert_eq!(read("DELETE", "/api/v1/namespaces/a/pods/dashboard-f68d5bc74-8gzkh"), "delete pods a/dashboard");
+        assert_eq!(read("DELETE", "/api/v1/namespaces/a/pods/bots-makers-0"), "delete pods a/bots-makers-0");
         assert_eq!(read("GET", "/version"), "get /version");
     }
 

@@ -49,7 +49,7 @@ impl Rig {
     pub async fn start_with(torpor: &Path, root: &Path, arguments: &[&str]) -> Result<Self> {
         let capacity = NodeCapacity { pods: 2_000, ..NodeCapacity::default() };
         // Pods that run before they are ready are given more CPU meanwhile.
-        let (graceful_stop, slow_start) = (Some(Duration::from_millis(300)), Some(Duration::from_millis(300)));
+        let (graceful_stop, slow_start) = (Some(Duration::from_millis(300)), Some(Duration::from_millis(700)));
         let options = Options { capacity, graceful_stop, slow_start, nodes_per_pool: 1, ..Options::default() };
         let cluster = Cluster::start(options)?;
         install(&cluster, torpor, root)?;
