@@ -349,7 +349,11 @@ impl Shared {
         let answer = self.send(&forwarded).await?;
         let (code, headers) = (answer.status(), answer.headers().clone());
         let end = async move {
-            let _ = ending.wait_for(|of| of.as_ref().is_some_and(|of| of.takes(&asked))).await;
+            while ending.changed().await.is_ok() {
+                if ending.borrow_and_update().as_ref().is_some_and(|of| of.takes(&asked)) {
+                    return;
+                }
+            }
         };
         let frames = watches::frames(answer, treat, end);
         let body = StreamBody::new(futures::StreamExt::map(frames, |frame| frame.map(Frame::data)));

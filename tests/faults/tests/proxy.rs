@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use torpor_cluster::pki::Authority;
-use torpor_faults::plan::Plan;
+use torpor_faults::plan::{Match, Plan};
 use torpor_faults::proxy::{self, Proxy};
 
 /// A server that tells the token it was given, and on `watch` sends three frames, 50 ms apart.
@@ -179,6 +179,16 @@ async fn frames_are_passed_delayed_dropped_cut_and_changed() -> Result<()> {
     let began = Instant::now();
     let first = pair.watch().await?.chunk().await?;
     assert!(first.is_some() && began.elapsed() >= Duration::from_millis(60), "{first:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn watches_that_run_are_cut_and_the_next_are_not() -> Result<()> {
+    let pair = pair().await?;
+    let running = pair.watch().await?;
+    pair.proxy.cut_watches(Match { verb: Some("watch".to_owned()), ..Match::default() });
+    assert!(running.text().await.is_err());
+    assert_eq!(pair.watch().await?.text().await?.lines().count(), 3);
     Ok(())
 }
 
