@@ -152,20 +152,23 @@ pub struct Measured {
     pub down: Vec<String>,
     /// The kinds that it still calls broken five seconds after the end of the fault, before anything is told.
     pub still_down: Vec<String>,
-    /// From the end of the fault to the first reaction to what this watch tells, in seconds, where there is a probe for it.
+    /// Whether there is something that this watch alone tells and that the operator reacts to within seconds.
+    pub probed: bool,
+    /// From the end of the fault to the reaction to that, in seconds; none where it did not come.
     pub healed: Option<f64>,
 }
 
 impl std::fmt::Display for Measured {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let seconds = |time: Option<f64>| time.map_or("never".to_owned(), |time| format!("{time:.2} s"));
-        let Self { watch, broken, slowest, named, down, still_down, healed } = self;
+        let Self { watch, broken, slowest, named, down, still_down, probed, healed } = self;
+        let healed =
+            if *probed { format!("itself again after {}", seconds(*healed)) } else { "without a probe".to_owned() };
         write!(
             f,
-            "{watch}, {broken}: others after {}, itself again after {}, readiness tells: {named}, metrics: {down:?}, \
+            "{watch}, {broken}: others after {}, {healed}, readiness tells: {named}, metrics: {down:?}, \
              5 s later: {still_down:?}",
             seconds(*slowest),
-            seconds(*healed),
         )
     }
 }
@@ -284,6 +287,7 @@ async fn one(
         named,
         down,
         still_down,
+        probed: own.is_some(),
         healed: seconds(healed),
     })
 }
