@@ -25,7 +25,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
-use tokio::time::timeout;
+use tokio::time::sleep;
 
 use super::index::{ChildIndex, Entry, Facts, Slot};
 use crate::domain::names::label;
@@ -41,10 +41,10 @@ const WATCH_SECONDS: u32 = 540;
 /// Waits between the tries of a watch that is broken; chance adds up to as much again. Its kind is not reacted to meanwhile,
 /// so the longest bounds how late that is after the end of a fault.
 const SHORTEST_WAIT: Duration = Duration::from_millis(400);
-const LONGEST_WAIT: Duration = Duration::from_secs(2);
+const LONGEST_WAIT: Duration = Duration::from_millis(1_500);
 /// A watch that has not failed for so long after an error delivers, whether or not there was anything to deliver: one that
 /// goes on where it broke off says nothing of it. Longer than twice [`LONGEST_WAIT`].
-const CALM: Duration = Duration::from_secs(5);
+const CALM: Duration = Duration::from_secs(4);
 /// An error that comes so long after the last one begins with the shortest wait again.
 const FORGOTTEN: Duration = Duration::from_secs(60);
 
@@ -82,6 +82,44 @@ pub const GATEWAY_NAMES: [&str; 1] = ["Tenant"];
 #[serde(default)]
 struct Scale {
     replicas: Option<i32>,
+}
+
+/// What has been told of a watch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Told {
+    #[default]
+    Nothing,
+    Delivers,
+    Fails,
+}
+
+/// What is known of a watch.
+#[derive(Debug, Default)]
+struct WatchState {
+    /// It has listed everything once.
+    listed: bool,
+    /// It has failed a short while ago. That a list was answered since then does not say that its changes will come.
+    doubted: bool,
+    told: Told,
+}
+
+impl WatchState {
+    fn take<K>(&mut self, event: &watcher::Event<K>) {
+        match event {
+            watcher::Event::InitDone => self.listed = true,
+            watcher::Event::Apply(_) | watcher::Event::Delete(_) => self.doubted = false,
+            watcher::Event::Init | watcher::Event::InitApply(_) => {}
+        }
+    }
+
+    fn delivers(&self) -> bool {
+        self.listed && !self.doubted
+    }
+
+    /// What was told before.
+    fn tell(&mut self, told: Told) -> Told {
+        std::mem::replace(&mut self.told, told)
+    }
 }
 
 /// A child appeared, changed or went: what the controllers are told.
@@ -141,43 +179,38 @@ impl Watches {
         let config = config.timeout(WATCH_SECONDS);
         debug_assert!(NAMES.contains(&name) || HIBERNATOR_NAMES.contains(&name), "{name} is missing in NAMES");
         let mut stream = pin!(watcher(api, config).backoff(waits()));
-        let mut listed = false;
-        let mut failing = false;
+        let mut state = WatchState::default();
+        let mut calm = pin!(sleep(CALM));
         loop {
-            let item = if failing {
-                match timeout(CALM, stream.next()).await {
-                    Ok(item) => item.map(Some),
-                    Err(_calm) if listed => Some(None),
-                    Err(_calm) => continue,
-                }
-            } else {
-                stream.next().await.map(Some)
+            let item = tokio::select! {
+                item = stream.next() => Some(item),
+                () = &mut calm, if state.doubted => None,
             };
-            let event = match item {
-                None => return,
+            match item {
+                None => state.doubted = false,
+                Some(None) => return,
+                Some(Some(Ok(event))) => {
+                    state.take(&event);
+                    sink(event);
+                }
                 Some(Some(Err(error))) => {
                     self.metrics.watch_error(name);
                     if !self.stays_ready {
                         self.health.pending(name);
                     }
-                    if !std::mem::replace(&mut failing, true) {
+                    calm.set(sleep(CALM));
+                    state.doubted = true;
+                    if state.tell(Told::Fails) != Told::Fails {
                         tracing::warn!(watch = name, %error, "watch failed, trying again");
                     }
-                    continue;
                 }
-                Some(Some(Ok(event))) => Some(event),
-                Some(None) => None,
-            };
-            listed |= matches!(event, Some(watcher::Event::InitDone));
-            if listed {
+            }
+            if state.delivers() && state.told != Told::Delivers {
                 self.health.ready(name);
-            }
-            if std::mem::take(&mut failing) {
-                tracing::info!(watch = name, "watch works again");
-            }
-            self.metrics.watch_up(name);
-            if let Some(event) = event {
-                sink(event);
+                self.metrics.watch_up(name);
+                if state.tell(Told::Delivers) == Told::Fails {
+                    tracing::info!(watch = name, "watch works again");
+                }
             }
         }
     }
