@@ -63,7 +63,8 @@ impl Kind {
         match self.name {
             "Tenant" => json!({"tier": "premium", "fleets": [{"name": "a", "replicas": 1, "strategy": strategy}]}),
             "BotFleet" => json!({"replicas": 1, "strategy": strategy}),
-            _ => json!({"tiers": ["premium"], "nodeSelector": {"hostile": format!("nodes-{lane}")}}),
+            _ => json!({"tiers": ["premium"], "nodeSelector": {"hostile": format!("nodes-{lane}")},
+                "priority": {"class": "torpor-critical", "value": 1_000_000}}),
         }
     }
 }
@@ -188,6 +189,7 @@ impl Shared<'_> {
         let object = json!({"apiVersion": "torpor.dev/v1alpha1", "kind": self.kind.name,
             "metadata": {"name": name}, "spec": sound});
         self.api.create(&self.kind.collection(), &object).await?;
+        self.await_well(&path).await?;
         loop {
             let next = self.next.load(Ordering::Relaxed);
             if next >= self.cases.len() || self.end.is_some_and(|end| Instant::now() > end) {
@@ -204,10 +206,13 @@ impl Shared<'_> {
             eprintln!("{name} cannot be made sound again: {message}");
             return Ok(());
         }
-        if self.kind.name != "WorkerPool" {
-            await_well(self.api, &path).await?;
-        }
+        self.await_well(&path).await?;
         self.api.delete(&path).await
+    }
+
+    async fn await_well(&self, path: &str) -> Result<()> {
+        // A pool without nodes is never Ready.
+        if self.kind.name == "WorkerPool" { Ok(()) } else { await_well(self.api, path).await }
     }
 
     async fn case(&self, path: &str, spec: &Value, case: &str) -> Result<()> {
