@@ -139,11 +139,11 @@ impl Request {
 /// ARCHITECTURE.md, "How an unchanged object is recognised without a read".
 fn applied_hash(body: &Value) -> String {
     let mut body = body.clone();
-    if let Some(annotations) = body["metadata"]["annotations"].as_object_mut() {
+    if let Some(metadata) = body["metadata"].as_object_mut()
+        && let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut)
+    {
         annotations.remove(APPLIED_HASH);
-        if annotations.is_empty()
-            && let Some(metadata) = body["metadata"].as_object_mut()
-        {
+        if annotations.is_empty() {
             metadata.remove("annotations");
         }
     }

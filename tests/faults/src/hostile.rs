@@ -235,7 +235,7 @@ impl Shared<'_> {
         loop {
             let object = self.api.get(path).await?.with_context(|| format!("{path} has gone"))?;
             let stalled = workflow::condition(&object, "Stalled");
-            if workflow::handled(&object) && !stalled.is_empty() {
+            if judged(&object) {
                 let said = object["status"]["conditions"].as_array().into_iter().flatten();
                 let silent = said.filter(|condition| text(&condition["message"]).trim().is_empty()).count();
                 if silent > 0 {
@@ -273,6 +273,13 @@ impl Shared<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether the conditions are about the object as it is now. What it becomes may take longer.
+fn judged(object: &Value) -> bool {
+    let conditions = object["status"]["conditions"].as_array().into_iter().flatten();
+    let mut stalled = conditions.filter(|condition| condition["type"] == "Stalled");
+    stalled.any(|condition| condition["observedGeneration"] == object["metadata"]["generation"])
 }
 
 async fn await_well(api: &Api, path: &str) -> Result<()> {
