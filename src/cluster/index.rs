@@ -6,11 +6,11 @@
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{Hash, Hasher};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::ownership;
 use crate::domain::names::{OPERATOR, annotation, label};
@@ -102,10 +102,11 @@ fn is_resize(fields: &ManagedFieldsEntry) -> bool {
     fields.manager.as_deref() == Some(OPERATOR) && fields.subresource.as_deref() == Some("resize")
 }
 
-/// The operator's field sets: kept in full until one pass has compared them, then as a hash.
+/// The operator's field sets: kept in full until one pass has compared them, then as a hash. In full they are the JSON text
+/// of a list, a tenth of what the tree takes; and tenants of a tier share them, for what is owned is the same.
 #[derive(Clone, Debug)]
 enum Fields {
-    Unverified(Vec<Value>),
+    Unverified(Arc<str>),
     Verified(u64),
 }
 
@@ -117,7 +118,7 @@ impl Entry {
         let owner = metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
         let managed = metadata.managed_fields.as_deref().unwrap_or_default();
         let fields = match slot {
-            Slot::Child(_) => Fields::Unverified(ownership::owned_fields(managed).into_iter().cloned().collect()),
+            Slot::Child(_) => Fields::Unverified(json!(ownership::owned_fields(managed)).to_string().into()),
             Slot::Pod | Slot::Volume => Fields::Verified(0),
         };
         Some(Entry {
@@ -150,12 +151,10 @@ impl Entry {
     }
 }
 
-fn digest(fields: &[Value]) -> u64 {
+fn digest(fields: &str) -> u64 {
     // Only compared within one process, so the standard hasher will do.
     let mut hasher = DefaultHasher::new();
-    for set in fields {
-        set.to_string().hash(&mut hasher);
-    }
+    fields.hash(&mut hasher);
     hasher.finish()
 }
 
@@ -179,6 +178,27 @@ struct Inner {
     namespaces: HashMap<String, BTreeMap<Key, Entry>>,
     /// uids seen since a listing of the kind began, by listing, watch or answer.
     listing: HashMap<Slot, HashSet<String>>,
+    /// Field sets that entries share while they are kept in full.
+    sets: HashSet<Arc<str>>,
+    /// How many of them there may be before those are forgotten that no entry has any more.
+    sets_limit: usize,
+}
+
+impl Inner {
+    /// The fewest that are worth a look whether they are still needed.
+    const SETS: usize = 256;
+
+    fn shared(&mut self, fields: Arc<str>) -> Arc<str> {
+        if let Some(known) = self.sets.get(&fields) {
+            return known.clone();
+        }
+        if self.sets.len() >= self.sets_limit {
+            self.sets.retain(|set| Arc::strong_count(set) > 1);
+            self.sets_limit = Self::SETS + 2 * self.sets.len();
+        }
+        self.sets.insert(fields.clone());
+        fields
+    }
 }
 
 /// The index over all tenants' namespaces.
@@ -221,6 +241,9 @@ impl ChildIndex {
         let mut inner = self.lock();
         if let Some(seen) = inner.listing.get_mut(&entry.slot) {
             seen.insert(entry.uid.clone());
+        }
+        if let Fields::Unverified(fields) = entry.fields {
+            entry.fields = Fields::Unverified(inner.shared(fields));
         }
         let children = inner.namespaces.entry(entry.namespace.clone()).or_default();
         let key = (entry.slot, entry.name.clone());
@@ -275,7 +298,8 @@ impl ChildIndex {
         match &entry.fields {
             Fields::Verified(_) => Difference::Same,
             Fields::Unverified(fields) => {
-                if ownership::covers(&fields.iter().collect::<Vec<_>>(), wanted) {
+                let owned: Vec<Value> = serde_json::from_str(fields).unwrap_or_default();
+                if ownership::covers(&owned.iter().collect::<Vec<_>>(), wanted) {
                     entry.fields = Fields::Verified(digest(fields));
                     Difference::Same
                 } else {
@@ -306,8 +330,6 @@ impl ChildIndex {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn entry(version: &str, hash: &str, owned: Value) -> Entry {
@@ -375,6 +397,21 @@ mod tests {
         index.begin_listing(slot);
         assert_eq!(index.finish_listing(slot).len(), 1);
         assert!(index.namespace("tenant-a").is_empty());
+    }
+
+    #[test]
+    fn equal_field_sets_are_kept_once_and_not_for_ever() {
+        let index = ChildIndex::default();
+        let named = |number: usize, owned: &Value| {
+            let mut entry = entry("5", "h", owned.clone());
+            entry.name = format!("c-{number}");
+            index.upsert(entry);
+        };
+        (0..100).for_each(|number| named(number, &json!({"f:data": {"f:a": {}}})));
+        assert_eq!(index.lock().sets.len(), 1);
+        // Each is replaced by the next, as of an object that changes all the time.
+        (0..10_000).for_each(|number| named(0, &json!({"f:data": {format!("f:{number}"): {}}})));
+        assert!(index.lock().sets.len() <= 2 * Inner::SETS, "{}", index.lock().sets.len());
     }
 
     #[test]

@@ -38,6 +38,9 @@ use crate::plan::ChildKind;
 /// the connection from being idle at load balancers that drop it silently.
 const WATCH_SECONDS: u32 = 540;
 
+/// Objects of a page of a list. A page is decoded as a whole, and all watches list at once when the operator starts.
+const PAGE: u32 = 50;
+
 /// Waits between the tries of a watch that is broken; chance adds up to as much again. Its kind is not reacted to meanwhile,
 /// so the longest bounds how late that is after the end of a fault.
 const SHORTEST_WAIT: Duration = Duration::from_millis(400);
@@ -176,7 +179,7 @@ impl Watches {
         K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
         F: FnMut(watcher::Event<K>),
     {
-        let config = config.timeout(WATCH_SECONDS);
+        let config = config.timeout(WATCH_SECONDS).page_size(PAGE);
         debug_assert!(NAMES.contains(&name) || HIBERNATOR_NAMES.contains(&name), "{name} is missing in NAMES");
         let mut stream = pin!(watcher(api, config).backoff(waits()));
         let mut state = WatchState::default();
