@@ -209,6 +209,7 @@ impl Drop for InFlight {
 }
 
 /// What is passed on.
+#[derive(Clone)]
 struct Forwarded {
     method: hyper::Method,
     path: String,
@@ -296,7 +297,7 @@ impl Shared {
         (number, action)
     }
 
-    async fn answer(&self, number: usize, asked: &Forwarded) -> Result<hyper::Response<Body>, Broken> {
+    async fn answer(self: &Arc<Self>, number: usize, asked: &Forwarded) -> Result<hyper::Response<Body>, Broken> {
         let answer = self.forward(number, asked).await?;
         if let Some(record) = self.state().records.get_mut(number) {
             record.delivered = true;
@@ -304,18 +305,23 @@ impl Shared {
         Ok(answer)
     }
 
-    /// Asks the API server and waits for its whole answer.
-    async fn forward(&self, number: usize, asked: &Forwarded) -> Result<hyper::Response<Body>, Broken> {
-        let answer = self.send(asked).await?;
-        let (code, headers) = (answer.status(), answer.headers().clone());
-        let body = answer.bytes().await.map_err(|_| Broken)?;
-        if let Some(record) = self.state().records.get_mut(number) {
-            record.code = Some(code.as_u16());
-        }
-        let mut response = hyper::Response::new(whole(body));
-        *response.status_mut() = code;
-        *response.headers_mut() = end_to_end(&headers);
-        Ok(response)
+    /// Asks the API server and waits for its whole answer. It is asked to the end whatever becomes of the process meanwhile:
+    /// the audit log does not tell what became of a request that its client gave up.
+    async fn forward(self: &Arc<Self>, number: usize, asked: &Forwarded) -> Result<hyper::Response<Body>, Broken> {
+        let (shared, asked) = (self.clone(), asked.clone());
+        let asking = tokio::spawn(async move {
+            let answer = shared.send(&asked).await?;
+            let (code, headers) = (answer.status(), answer.headers().clone());
+            let body = answer.bytes().await.map_err(|_| Broken)?;
+            if let Some(record) = shared.state().records.get_mut(number) {
+                record.code = Some(code.as_u16());
+            }
+            let mut response = hyper::Response::new(whole(body));
+            *response.status_mut() = code;
+            *response.headers_mut() = end_to_end(&headers);
+            Ok(response)
+        });
+        asking.await.map_err(|_| Broken)?
     }
 
     async fn send(&self, asked: &Forwarded) -> Result<reqwest::Response, Broken> {
