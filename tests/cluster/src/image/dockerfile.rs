@@ -125,6 +125,19 @@ mod tests {
     }
 
     #[test]
+    fn every_member_of_the_workspace_is_let_in() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let manifest = fs::read_to_string(root.join("Cargo.toml")).unwrap();
+        let members = manifest.lines().find_map(|line| line.strip_prefix("members = ")).unwrap();
+        let members: Vec<String> = serde_json::from_str(members).unwrap();
+        let let_in = fs::read_to_string(root.join(".dockerignore")).unwrap();
+        for member in members {
+            let folder = format!("!{}", member.split('/').next().unwrap());
+            assert!(let_in.lines().any(|line| line == folder), "{folder} is missing in .dockerignore");
+        }
+    }
+
+    #[test]
     fn differences_are_told() {
         let config = Config { user: "1:1".into(), entrypoint: vec!["/torpor".into()], ..Config::default() };
         assert_eq!(problems(&report(), &config), Vec::<String>::new());
