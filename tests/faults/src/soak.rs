@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Error, Result, ensure};
 use serde::Serialize;
 
 use crate::api::Api;
@@ -108,9 +108,9 @@ pub async fn run(settings: &Settings) -> Result<(Vec<Row>, Soaked)> {
         faults,
         measures: measures(&samples),
     };
+    let hours =
+        judged(&samples).last().zip(judged(&samples).first()).map_or(0.0, |(last, first)| last.hours - first.hours);
     for (measure, (_, allowed)) in soaked.measures.iter().zip(ALLOWED) {
-        let hours =
-            judged(&samples).last().zip(judged(&samples).first()).map_or(0.0, |(last, first)| last.hours - first.hours);
         if measure.interval.0 * hours > allowed {
             found.push(format!("grows: {measure:?}"));
         }
@@ -190,14 +190,11 @@ async fn watch(rig: &Rig, end: Instant) -> Result<Vec<Sample>> {
     let mut samples = Vec::new();
     while Instant::now() < end {
         let pid = rig.operator.pid();
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).context("the operator has ended")?;
-        let kib = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<f64>().ok());
+        let kib = u32::try_from(rig.operator.rss_kib().map_err(Error::msg)?)?;
         let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd"))?.count();
         let metrics = rig.probes.metrics(&rig.operator).await?;
         let held = [
-            kib.context("no VmRSS")? / 1024.0,
+            f64::from(kib) / 1024.0,
             f64::from(u32::try_from(descriptors)?),
             metrics.get("torpor_tasks").copied().context("no metric torpor_tasks")?,
         ];
