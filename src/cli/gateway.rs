@@ -110,10 +110,11 @@ async fn serve(
     let server = Server::bind(args.address).await.map_err(Failure::input)?;
     let address = server.address();
     let announce = |health: &_| run::announce(health, &watch::GATEWAY_NAMES);
-    let Started { clock, health, metrics, client, mut probes } =
+    let Started { clock, health, metrics, connection, mut probes } =
         process::start(names::GATEWAY, &args.observe, announce).await?;
+    let history = connection.history.clone();
     // Every replica writes, and the API server keeps their writes apart by resource version.
-    let cluster = Cluster::new(names::GATEWAY, client, &metrics, &LeaderGuard::unelected());
+    let cluster = Cluster::new(names::GATEWAY, connection, &metrics, &LeaderGuard::unelected());
     let (watches, all) = (cluster.watches(health.clone()).of_a_server(), cluster.all::<Guarded<Tenant>>());
     let gateway = Arc::new(Gateway::new(options(&args), cluster, clock, metrics));
     gateway.set_keys(keys);
@@ -130,6 +131,7 @@ async fn serve(
         ended = watching => return Err(Failure::run(format!("the watch ended unexpectedly: {ended:?}"))),
         ended = &mut serving => return Err(Failure::run(format!("the server ended unexpectedly: {ended:?}"))),
         ended = &mut probes => return Err(Failure::run(format!("the probe server ended: {ended:?}"))),
+        told = history.set_back() => return Err(process::set_back(&told)),
         () = gateway.tidy() => {}
         () = files.follow(&gateway, tls.as_ref()) => {}
         signal = stop_signal() => signal?,

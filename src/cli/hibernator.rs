@@ -113,7 +113,7 @@ fn read_key(file: &Path) -> Result<Vec<u8>, Failure> {
 
 /// Does what a person may do to the breaker, with that person's rights.
 async fn by_hand(args: HibernatorArgs) -> Result<(), Failure> {
-    let client = connect("torpor-cli").await.map_err(Failure::input)?;
+    let client = connect("torpor-cli").await.map_err(Failure::input)?.client;
     let namespace = &args.process.lease_namespace;
     let store = BreakerStore::new(client, namespace);
     let refused = |error: ClusterError| match error {

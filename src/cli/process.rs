@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use super::Failure;
 use crate::clock::{Clock, SystemClock};
 use crate::cluster::Cluster;
-use crate::cluster::client::connect;
+use crate::cluster::client::{Connection, connect};
 use crate::controllers::run::{self, Ended};
 use crate::domain::catalog::Catalog;
 use crate::http::probes::{Health, routes};
@@ -113,7 +113,7 @@ pub struct Started {
     /// Counts.
     pub metrics: Metrics,
     /// The API server.
-    pub client: kube::Client,
+    pub connection: Connection,
     /// Ends never, or the probe server has.
     pub probes: JoinHandle<Result<(), HttpError>>,
 }
@@ -130,9 +130,9 @@ pub async fn start(component: &str, args: &ObserveArgs, ready: impl FnOnce(&Heal
     let server = Server::bind(args.probe_address).await.map_err(Failure::input)?;
     let address = server.address();
     let probes = tokio::spawn(server.serve(routes(health.clone(), metrics.clone()), std::future::pending()));
-    let client = connect(component).await.map_err(Failure::input)?;
+    let connection = connect(component).await.map_err(Failure::input)?;
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "probes and metrics");
-    Ok(Started { clock, health, metrics, client, probes })
+    Ok(Started { clock, health, metrics, connection, probes })
 }
 
 /// Runs a future of a subcommand.
@@ -166,7 +166,9 @@ where
     W: FnOnce(Leading) -> F,
     F: Future<Output = Result<Result<(), Ended>, Failure>>,
 {
-    let Started { clock, health, metrics, client, probes } = start(component, &args.observe, Health::stand_by).await?;
+    let Started { clock, health, metrics, connection, probes } =
+        start(component, &args.observe, Health::stand_by).await?;
+    let history = connection.history.clone();
     let duration = Duration::from_secs(args.lease_seconds);
     let params = LeaderParams {
         namespace: args.lease_namespace.clone(),
@@ -176,14 +178,14 @@ where
         grace: duration / 3,
     };
     let mut leadership = tokio::select! {
-        acquired = leader::acquire(client.clone(), params, clock.clone()) => acquired.map_err(Failure::input)?,
+        acquired = leader::acquire(connection.client.clone(), params, clock.clone()) => acquired.map_err(Failure::input)?,
         signal = stop_signal() => return signal,
     };
     run::announce(&health, watches);
     health.lead();
     metrics.became_leader();
     let leader = leadership.guard();
-    let cluster = Cluster::new(component, client, &metrics, &leader);
+    let cluster = Cluster::new(component, connection, &metrics, &leader);
     let ended = tokio::select! {
         ended = work(Leading { clock, catalog, cluster, health, metrics, leader }) => match ended {
             Ok(ended) => ended.map_err(Failure::run),
@@ -192,6 +194,7 @@ where
         lost = leadership.lost() => {
             return Err(Failure::run(format!("{lost}; this process ends so that only one {component} writes")));
         }
+        told = history.set_back() => Err(set_back(&told)),
         probes = probes => Err(Failure::run(format!("the probe server ended: {probes:?}"))),
         signal = stop_signal() => signal,
     };
@@ -199,6 +202,11 @@ where
         tracing::warn!(%error, "the Lease was not given back");
     }
     ended
+}
+
+/// How a process ends whose cluster has been set back.
+pub fn set_back(told: &str) -> Failure {
+    Failure::run(format!("{told}; this process ends, and the next one reads everything anew"))
 }
 
 /// Resolves on SIGTERM or SIGINT.

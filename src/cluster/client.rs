@@ -3,9 +3,13 @@
 use std::time::Duration;
 
 use http::header::{HeaderValue, USER_AGENT};
+use kube::client::ClientBuilder;
 use kube::config::KubeConfigOptions;
 use kube::{Client, Config};
 use thiserror::Error;
+use tower::util::MapRequestLayer;
+
+use super::history::History;
 
 /// The API server cannot be reached as configured.
 #[derive(Debug, Error)]
@@ -33,11 +37,27 @@ pub enum ConnectError {
     },
 }
 
+/// A way to the API server.
+#[derive(Clone)]
+pub struct Connection {
+    /// The client.
+    pub client: Client,
+    /// Where its watches have been.
+    pub history: History,
+}
+
+impl From<Client> for Connection {
+    /// A client of which nobody notes where its watches have been.
+    fn from(client: Client) -> Self {
+        Connection { client, history: History::default() }
+    }
+}
+
 /// A client that tells the API server which component it is, after one request has shown that it works.
 ///
 /// # Errors
 /// [`ConnectError`], one line with place and remedy.
-pub async fn connect(component: &str) -> Result<Client, ConnectError> {
+pub async fn connect(component: &str) -> Result<Connection, ConnectError> {
     let mut config = match Config::from_kubeconfig(&KubeConfigOptions::default()).await {
         Ok(config) => config,
         Err(kubeconfig) => match Config::incluster() {
@@ -58,13 +78,20 @@ pub async fn connect(component: &str) -> Result<Client, ConnectError> {
     config.headers.push((USER_AGENT, agent));
     // The operator has its own backoff per object; hidden retries would hold a pass for minutes.
     config.default_retry = false;
-    let client = Client::try_from(config).map_err(|error| client_error(one_line(&error)))?;
+    let history = History::default();
+    let noting = history.clone();
+    let note = MapRequestLayer::new(move |request: http::Request<_>| {
+        noting.note(request.uri());
+        request
+    });
+    let builder = ClientBuilder::try_from(config).map_err(|error| client_error(one_line(&error)))?;
+    let client = builder.with_layer(&note).build();
     let unreachable = |reason: String| ConnectError::Unreachable { url: url.clone(), reason };
     tokio::time::timeout(Duration::from_secs(10), client.apiserver_version())
         .await
         .map_err(|_| unreachable("no answer within 10 s".to_owned()))?
         .map_err(|error| unreachable(one_line(&error)))?;
-    Ok(client)
+    Ok(Connection { client, history })
 }
 
 /// An error with its causes, as far as they say more, without the excerpts that some add below.

@@ -5,6 +5,7 @@ pub mod breaker;
 pub mod client;
 pub mod error;
 pub mod events;
+pub mod history;
 pub mod index;
 pub mod nodes;
 pub mod ownership;
@@ -18,6 +19,8 @@ use std::sync::Arc;
 
 use kube::{Api, Client, Resource};
 
+use self::client::Connection;
+use self::history::History;
 use crate::http::probes::Health;
 use crate::leader::LeaderGuard;
 use crate::metrics::Metrics;
@@ -25,6 +28,7 @@ use crate::metrics::Metrics;
 /// Everything that the operator does with the API server.
 pub struct Cluster {
     client: Client,
+    history: History,
     metrics: Metrics,
     /// What is known of children.
     pub index: Arc<index::ChildIndex>,
@@ -41,8 +45,9 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// The cluster behind the client of a component, whose name is its field manager; every write asks `leader` first.
-    pub fn new(component: &'static str, client: Client, metrics: &Metrics, leader: &LeaderGuard) -> Self {
+    /// The cluster behind the connection of a component, whose name is its field manager; every write asks `leader` first.
+    pub fn new(component: &'static str, connection: Connection, metrics: &Metrics, leader: &LeaderGuard) -> Self {
+        let Connection { client, history } = connection;
         let index = Arc::new(index::ChildIndex::default());
         Cluster {
             metrics: metrics.clone(),
@@ -53,6 +58,7 @@ impl Cluster {
             reader: read::Reader::new(client.clone()),
             index,
             client,
+            history,
         }
     }
 
@@ -63,7 +69,7 @@ impl Cluster {
 
     /// Watches over this cluster.
     pub fn watches(&self, health: Health) -> watch::Watches {
-        watch::Watches::new(self.client.clone(), health, self.metrics.clone())
+        watch::Watches::new(self.client.clone(), self.history.clone(), health, self.metrics.clone())
     }
 
     /// Where the breaker of this namespace is kept.

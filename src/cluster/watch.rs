@@ -17,7 +17,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use kube::api::{ApiResource, Object};
+use kube::api::{ApiResource, ListParams, Object};
 use kube::core::PartialObjectMeta;
 use kube::runtime::utils::ResetTimerBackoff;
 use kube::runtime::watcher::ExponentialBackoff;
@@ -27,6 +27,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use tokio::time::sleep;
 
+use super::history::History;
 use super::index::{ChildIndex, Entry, Facts, Slot};
 use crate::domain::names::label;
 use crate::domain::quantity::Cpu;
@@ -103,6 +104,8 @@ struct WatchState {
     listed: bool,
     /// It has failed a short while ago. That a list was answered since then does not say that its changes will come.
     doubted: bool,
+    /// It has failed, and nobody has asked since then whether the cluster is still ahead of it.
+    suspect: bool,
     told: Told,
 }
 
@@ -145,6 +148,7 @@ fn waits() -> ResetTimerBackoff<ExponentialBackoff> {
 #[derive(Clone)]
 pub struct Watches {
     client: Client,
+    history: History,
     health: Health,
     metrics: Metrics,
     stays_ready: bool,
@@ -152,8 +156,8 @@ pub struct Watches {
 
 impl Watches {
     /// Watches over this client. The process is ready while all of them deliver.
-    pub fn new(client: Client, health: Health, metrics: Metrics) -> Self {
-        Watches { client, health, metrics, stays_ready: false }
+    pub fn new(client: Client, history: History, health: Health, metrics: Metrics) -> Self {
+        Watches { client, history, health, metrics, stays_ready: false }
     }
 
     /// The same for a server, which stays ready once it has seen everything: whoever asks is served better from what was
@@ -181,7 +185,7 @@ impl Watches {
     {
         let config = config.timeout(WATCH_SECONDS).page_size(PAGE);
         debug_assert!(NAMES.contains(&name) || HIBERNATOR_NAMES.contains(&name), "{name} is missing in NAMES");
-        let mut stream = pin!(watcher(api, config).backoff(waits()));
+        let mut stream = pin!(watcher(api.clone(), config).backoff(waits()));
         let mut state = WatchState::default();
         let mut calm = pin!(sleep(CALM));
         loop {
@@ -202,9 +206,20 @@ impl Watches {
                         self.health.pending(name);
                     }
                     calm.set(sleep(CALM));
-                    state.doubted = true;
+                    (state.doubted, state.suspect) = (true, true);
                     if state.tell(Told::Fails) != Told::Fails {
                         tracing::warn!(watch = name, %error, "watch failed, trying again");
+                    }
+                }
+            }
+            if state.suspect && state.delivers() {
+                match self.goes_forward(&api).await {
+                    Some(true) => state.suspect = false,
+                    // Whoever waits for the history ends the process.
+                    Some(false) => std::future::pending().await,
+                    None => {
+                        calm.set(sleep(CALM));
+                        state.doubted = true;
                     }
                 }
             }
@@ -216,6 +231,15 @@ impl Watches {
                 }
             }
         }
+    }
+
+    /// Whether the cluster is where this watch has been, or further. `None` where it does not say.
+    async fn goes_forward<K: Clone + DeserializeOwned + Debug>(&self, api: &Api<K>) -> Option<bool> {
+        // Without a version in the question the answer is up to date, whichever API server gives it.
+        let asking = api.list_metadata(&ListParams::default().limit(1));
+        let list = tokio::time::timeout(CALM, asking).await.ok()?.ok()?;
+        let version = list.metadata.resource_version?.parse().ok()?;
+        Some(self.history.is_at(api.resource_url(), version))
     }
 
     /// Watches every kind of child into the index and tells `notify` of each change. Ends never.

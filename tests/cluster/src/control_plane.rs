@@ -144,7 +144,11 @@ pub(crate) fn components(tools: &Tools, data: &Path, ports: &Ports, options: &Op
                 format!("--secure-port={}", ports.api_server),
                 // Kubernetes 1.37 refuses to advertise a loopback address.
                 "--endpoint-reconciler-type=none".into(),
-            ],
+            ]
+            .into_iter()
+            // The last of a flag counts.
+            .chain(options.audit_log.iter().map(|file| format!("--audit-log-path={}", file.display())))
+            .collect::<Vec<_>>(),
         ),
         component(
             "kube-controller-manager",

@@ -32,6 +32,8 @@ pub struct Options {
     pub pod_address: Option<String>,
     /// Users whose creations and patches are in the audit log with what was sent, Secrets included.
     pub log_bodies_of: Vec<String>,
+    /// Another file for the audit log, which [`crate::Cluster::audit`] then does not read.
+    pub audit_log: Option<PathBuf>,
     /// The range of Service addresses.
     pub service_cidr: String,
     /// A data folder to use and to keep, instead of a temporary one; must be absent or empty.
@@ -48,6 +50,7 @@ impl Default for Options {
             slow_start: None,
             pod_address: None,
             log_bodies_of: Vec::new(),
+            audit_log: None,
             service_cidr: "10.200.0.0/16".into(),
             keep_dir: None,
         }

@@ -56,6 +56,12 @@ impl Api {
         Ok(items)
     }
 
+    /// The version that the cluster is at.
+    pub async fn version(&self) -> Result<String> {
+        let list = self.get("/api/v1/namespaces?limit=1").await?.context("there are always namespaces")?;
+        Ok(list["metadata"]["resourceVersion"].as_str().context("a list without version")?.to_owned())
+    }
+
     /// Creates an object in that collection.
     pub async fn create(&self, path: &str, object: &Value) -> Result<()> {
         self.ask(Method::POST, path, "application/json", object)

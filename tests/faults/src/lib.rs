@@ -7,6 +7,8 @@
 pub mod api;
 pub mod broken_watch;
 pub mod canonical;
+pub mod disasters;
+pub mod faults;
 pub mod hostile;
 pub mod leaders;
 pub mod matrix;

@@ -10,7 +10,7 @@ use serde_json::json;
 use torpor_faults::matrix::{self, Settings};
 use torpor_faults::report::{self, Row};
 use torpor_faults::rig::{self, Rig};
-use torpor_faults::{broken_watch, hostile, leaders, soak};
+use torpor_faults::{broken_watch, disasters, faults, hostile, leaders, soak};
 
 /// Kills Torpor, and lies to it, at each of its requests, and compares what becomes of the cluster.
 #[derive(Parser)]
@@ -53,6 +53,10 @@ enum Part {
     Errors,
     /// etcd, API server, controller manager and scheduler are killed at each write
     World,
+    /// Old lists after each write, late watches, changes that are never told
+    Stale,
+    /// etcd set back, the API server away for minutes, clocks that jump, a full disk
+    Disasters,
     /// Each watch is broken in each way
     Watches,
     /// The leader is stopped past its lease at writes, and goes on
@@ -69,6 +73,8 @@ impl Part {
             Self::Crash => ("crash", "killed at each write"),
             Self::Errors => ("errors", "errors at each write"),
             Self::World => ("world", "what Torpor stands on is killed at each write"),
+            Self::Stale => ("stale", "what was is taken for what is"),
+            Self::Disasters => ("disasters", "what befalls the whole cluster"),
             Self::Watches => ("watches", "each watch broken"),
             Self::Leaders => ("leaders", "stopped past the lease"),
             Self::Hostile => ("hostile", "fields that hold anything"),
@@ -113,9 +119,11 @@ fn run(cli: Cli) -> Result<usize> {
     let (name, title) = part.title();
     let mut measured = json!([]);
     let rows: Vec<Row> = match part {
-        Part::Crash => matrix::run(&settings, &matrix::kills())?,
-        Part::Errors => matrix::run(&settings, &matrix::errors())?,
-        Part::World => matrix::run(&settings, &matrix::components())?,
+        Part::Crash => matrix::run(&settings, &faults::kills().into())?,
+        Part::Errors => matrix::run(&settings, &faults::errors().into())?,
+        Part::World => matrix::run(&settings, &faults::components().into())?,
+        Part::Stale => matrix::run(&settings, &faults::stale())?,
+        Part::Disasters => runtime()?.block_on(disasters::run(&settings))?,
         Part::Watches => runtime()?.block_on(async {
             let mut rig = Rig::start(&settings.torpor, &settings.root).await?;
             let (rows, found) = broken_watch::run(&mut rig, settings.only.as_deref()).await?;

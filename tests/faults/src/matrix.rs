@@ -10,7 +10,8 @@ use serde_json::json;
 use torpor_cluster::hash;
 
 use crate::api::Api;
-use crate::plan::{Action, Plan};
+use crate::faults::{Fault, Faults};
+use crate::plan::{Plan, View};
 use crate::report::{Row, Violation};
 use crate::rig::Rig;
 use crate::trial::{self, Boundary, Course};
@@ -22,57 +23,6 @@ const CHUNK: usize = 24;
 const PREPARED: Duration = Duration::from_secs(300);
 /// A boundary that was not met, because its write was not necessary that time, is tried so often.
 const ATTEMPTS: usize = 3;
-
-/// A fault that a write can meet.
-#[derive(Clone, Debug)]
-pub struct Fault {
-    /// Its name in the table.
-    pub name: &'static str,
-    /// What is done to the request.
-    pub action: Action,
-    /// The component of the control plane that is killed when the request comes, and started again.
-    pub component: Option<&'static str>,
-}
-
-/// The moments at which a process can die.
-pub fn kills() -> Vec<Fault> {
-    let fault = |name, action| Fault { name, action, component: None };
-    vec![
-        fault("killed before it is sent", Action::KillBefore),
-        fault("killed when committed, answer lost", Action::KillUnanswered),
-        fault("killed after the answer", Action::KillAfter),
-    ]
-}
-
-/// What else can become of a request.
-pub fn errors() -> Vec<Fault> {
-    let fault = |name, action| Fault { name, action, component: None };
-    let answer = |name, code, reason: &str, retry_after| {
-        fault(name, Action::Answer { code, reason: reason.to_owned(), retry_after })
-    };
-    vec![
-        answer("409", 409, "Conflict", None),
-        answer("422", 422, "Invalid", None),
-        answer("429, Retry-After 2", 429, "TooManyRequests", Some(2)),
-        answer("500", 500, "InternalError", None),
-        answer("503", 503, "ServiceUnavailable", None),
-        fault("504 after commit", Action::CommitThenAnswer { code: 504, reason: "Timeout".to_owned() }),
-        fault("reset", Action::Cut),
-        fault("reset after commit", Action::CommitThenCut),
-        fault("30 s silence", Action::Silence { millis: 30_000 }),
-    ]
-}
-
-/// What Torpor and its tenants stand on, killed while the request is on its way.
-pub fn components() -> Vec<Fault> {
-    let killed = |name, component| Fault { name, action: Action::Delay { millis: 1 }, component: Some(component) };
-    vec![
-        killed("etcd killed", "etcd"),
-        killed("API server killed", "kube-apiserver"),
-        killed("controller manager killed", "kube-controller-manager"),
-        killed("scheduler killed", "kube-scheduler"),
-    ]
-}
 
 /// What is run, and how much of it.
 #[derive(Clone, Debug)]
@@ -101,21 +51,37 @@ impl Settings {
     }
 }
 
-/// One thing to try: faults that follow on each other.
-#[derive(Clone, Debug)]
+/// One thing to try: faults that follow on each other, or a view of the cluster.
+#[derive(Clone, Debug, Default)]
 struct Case {
     met: Vec<(Boundary, Fault)>,
+    throughout: Option<(&'static str, View)>,
 }
 
 impl Case {
     fn name(&self) -> String {
-        let parts = self.met.iter().map(|(boundary, fault)| format!("{boundary}: {}", fault.name));
+        let met = self.met.iter().map(|(boundary, fault)| format!("{boundary}: {}", fault.name));
+        let parts = met.chain(self.throughout.map(|(name, _)| name.to_owned()));
         parts.collect::<Vec<_>>().join(", then ")
+    }
+
+    /// The plan of each process.
+    fn plans(&self, subject: &str) -> Vec<Plan> {
+        let mut view = self.throughout.map_or(View::AS_IT_IS, |(_, view)| view);
+        let mut plans = Vec::new();
+        for (boundary, fault) in &self.met {
+            plans.push(Plan::new(vec![boundary.rule(subject, fault.action.clone())]).shown(view));
+            view = fault.then;
+        }
+        if view != View::AS_IT_IS {
+            plans.push(Plan::default().shown(view));
+        }
+        plans
     }
 }
 
 /// Runs the matrix of these faults and returns a row for each workflow, in order.
-pub fn run(settings: &Settings, faults: &[Fault]) -> Result<Vec<Row>> {
+pub fn run(settings: &Settings, faults: &Faults) -> Result<Vec<Row>> {
     let wanted = |workflow: &&Workflow| settings.only.as_deref().is_none_or(|only| workflow.name.contains(only));
     let chosen: Vec<Workflow> = workflow::ALL.iter().filter(wanted).copied().collect();
     if chosen.is_empty() {
@@ -137,7 +103,7 @@ pub fn run(settings: &Settings, faults: &[Fault]) -> Result<Vec<Row>> {
 
 fn lane(
     settings: &Settings,
-    faults: &[Fault],
+    faults: &Faults,
     share: Option<usize>,
     queue: &Mutex<VecDeque<Workflow>>,
     rows: &Mutex<Vec<Row>>,
@@ -170,7 +136,7 @@ impl Lane {
     async fn workflow(
         &mut self,
         workflow: &Workflow,
-        faults: &[Fault],
+        faults: &Faults,
         settings: &Settings,
         share: Option<usize>,
     ) -> Result<Row> {
@@ -179,6 +145,7 @@ impl Lane {
         let cases = cases(workflow, &expected, faults, settings, share);
         let mut row = Row::new(workflow.name, expected.boundaries.len());
         let mut trying = Duration::ZERO;
+        let cases_in_all = cases.len();
         for cases in cases.chunks(CHUNK) {
             if settings.is_over() {
                 row.left_out += cases.len();
@@ -200,6 +167,8 @@ impl Lane {
                 }
             }
             self.clean(workflow, &subjects).await;
+            let (name, tried, of) = (workflow.name, row.trials, cases_in_all);
+            eprintln!("{name}: {tried} of {of} cases, {} violations", violations.len());
         }
         row.violations = violations;
         row.seconds = began.elapsed().as_secs_f64();
@@ -247,9 +216,7 @@ impl Lane {
     ) -> Result<bool> {
         let mut subject = subject.to_owned();
         for attempt in 1..=ATTEMPTS {
-            let plan =
-                |(boundary, fault): &(Boundary, Fault)| Plan::new(vec![boundary.rule(&subject, fault.action.clone())]);
-            let plans = case.met.iter().map(plan).collect();
+            let plans = case.plans(&subject);
             self.rig.doomed = case.met.iter().find_map(|(_, fault)| fault.component);
             let outcome = trial::run(&mut self.rig, workflow, &subject, plans, Some(expected)).await;
             let outcome = outcome.with_context(|| format!("{}: {}", workflow.name, case.name()))?;
@@ -332,7 +299,7 @@ async fn await_goal(api: &Api, goal: Goal, subject: &str) -> Result<()> {
 fn cases(
     workflow: &Workflow,
     course: &Course,
-    faults: &[Fault],
+    faults: &Faults,
     settings: &Settings,
     share: Option<usize>,
 ) -> Vec<Case> {
@@ -342,13 +309,16 @@ fn cases(
     let mut random = fastrand::Rng::with_seed(settings.seed ^ hash(&[workflow.name]));
     let single = |boundary: &Boundary| {
         let boundary = boundary.clone();
-        faults.iter().map(move |fault| Case { met: vec![(boundary.clone(), fault.clone())] })
+        let met = move |fault: &Fault| Case { met: vec![(boundary.clone(), fault.clone())], ..Case::default() };
+        faults.at_writes.iter().map(met)
     };
-    let mut cases: Vec<Case> = boundaries.iter().flat_map(single).collect();
+    let throughout = faults.throughout.iter().map(|view| Case { throughout: Some(*view), ..Case::default() });
+    let mut cases: Vec<Case> = boundaries.iter().flat_map(single).chain(throughout).collect();
     if let Some(share) = share {
         random.shuffle(&mut cases);
         cases.truncate(share);
     }
+    let faults = &faults.at_writes;
     if matches!(workflow.name, "create" | "wake") && !boundaries.is_empty() && !faults.is_empty() {
         for _ in 0..settings.pairs {
             // The second is met only if the first process has not come so far.
@@ -356,7 +326,7 @@ fn cases(
             let second = random.usize(..boundaries.len());
             let at = |index: usize, fault: usize| (boundaries[index].clone(), faults[fault].clone());
             let met = vec![at(first, random.usize(..faults.len())), at(second, random.usize(..faults.len()))];
-            cases.push(Case { met });
+            cases.push(Case { met, ..Case::default() });
         }
     }
     cases

@@ -1,5 +1,7 @@
 //! What is to be done to which request, as data.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -149,11 +151,67 @@ pub struct Rule {
     pub action: Action,
 }
 
+/// Which kinds a view is about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Kinds {
+    /// None.
+    #[default]
+    Nothing,
+    /// All.
+    All,
+    /// Torpor's own, which say what is wanted.
+    Wishes,
+    /// All others, which say what there is.
+    Rest,
+}
+
+impl Kinds {
+    /// Whether it is about the kind that this request is about.
+    pub fn take(self, request: &Request) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::All => true,
+            Self::Wishes => request.group == "torpor.dev",
+            Self::Rest => request.group != "torpor.dev",
+        }
+    }
+}
+
+/// How the process is shown the cluster, as an API server shows it that lags behind. Single objects are always shown as they
+/// are: the API server asks etcd for them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct View {
+    /// What all namespaces hold of these kinds is listed as it was at the version of [`crate::proxy::Proxy::remember`].
+    pub old_lists: Kinds,
+    /// Watches of these kinds are late, those that run already too.
+    pub late: Kinds,
+    /// By so much.
+    pub millis: u64,
+    /// Of what came late about one object only the newest is told.
+    pub newest_only: bool,
+}
+
+impl View {
+    /// Nothing old, nothing late.
+    pub const AS_IT_IS: Self = Self { old_lists: Kinds::Nothing, late: Kinds::Nothing, millis: 0, newest_only: false };
+
+    /// How late the frames of that watch are.
+    pub fn lateness(&self, request: &Request) -> Duration {
+        if self.late.take(request) { Duration::from_millis(self.millis) } else { Duration::ZERO }
+    }
+}
+
 /// Rules; the first that takes a request decides.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
     /// The rules in order.
+    #[serde(default)]
     pub rules: Vec<Rule>,
+    /// How the process is shown the cluster meanwhile.
+    #[serde(default)]
+    pub view: View,
     /// How many requests each rule's match has taken.
     #[serde(skip)]
     counts: Vec<usize>,
@@ -162,7 +220,13 @@ pub struct Plan {
 impl Plan {
     /// These rules.
     pub fn new(rules: Vec<Rule>) -> Self {
-        Self { rules, counts: Vec::new() }
+        Self { rules, ..Self::default() }
+    }
+
+    /// The same with the cluster shown like this.
+    #[must_use]
+    pub fn shown(self, view: View) -> Self {
+        Self { view, ..self }
     }
 
     /// Rules from JSON.
@@ -224,6 +288,17 @@ mod tests {
             Plan::parse(r#"{"rules": [{"of": {"writes": true}, "every": 3, "action": "cut"}]}"#).expect("a plan");
         let met = (0..9).filter(|_| plan.decide(&request("patch", "pods", "a")).is_some()).count();
         assert_eq!(met, 3);
+    }
+
+    #[test]
+    fn a_view_is_about_wishes_or_about_what_there_is() {
+        let plan = Plan::parse(r#"{"view": {"oldLists": "rest", "late": "wishes", "millis": 20}}"#).expect("a plan");
+        let tenants = Request { group: "torpor.dev".into(), ..request("watch", "tenants", "") };
+        let pods = request("watch", "pods", "");
+        assert_eq!(plan.view.lateness(&tenants), Duration::from_millis(20));
+        assert_eq!(plan.view.lateness(&pods), Duration::ZERO);
+        assert!(plan.view.old_lists.take(&pods) && !plan.view.old_lists.take(&tenants));
+        assert_eq!(View::default().lateness(&pods), Duration::ZERO);
     }
 
     #[test]

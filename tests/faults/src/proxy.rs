@@ -77,6 +77,8 @@ struct State {
     records: Vec<Record>,
     /// Rules met since the plan was set.
     met: usize,
+    /// The version that old lists are of.
+    past: String,
     in_flight: usize,
 }
 
@@ -109,6 +111,11 @@ impl Proxy {
     /// How many requests have met a rule since the plan was set.
     pub fn met(&self) -> usize {
         self.shared.state().met
+    }
+
+    /// From now on an old list is one of this version of the cluster.
+    pub fn remember(&self, version: &str) {
+        version.clone_into(&mut self.shared.state().past);
     }
 
     /// Forgets the requests so far, of a run that is too long to keep them all. Numbers begin anew.
@@ -238,6 +245,7 @@ impl Shared {
             return silence().await;
         }
         let (number, action) = self.note(&asked, json);
+        let path = self.shown(&asked, path);
         let forwarded = Forwarded { method: head.method, path, headers: head.headers, body };
         if asked.verb == "watch" {
             return self.watch(asked, forwarded, action).await;
@@ -285,6 +293,13 @@ impl Shared {
                 Ok(answer)
             }
         }
+    }
+
+    /// Where what is asked for is shown to the process.
+    fn shown(&self, asked: &Request, path: String) -> String {
+        let state = self.state();
+        let is_list = asked.verb == "list" && asked.namespace.is_empty();
+        if is_list && state.plan.view.old_lists.take(asked) { of_version(&path, &state.past) } else { path }
     }
 
     fn note(&self, asked: &Request, body: Value) -> (usize, Option<Action>) {
@@ -350,6 +365,11 @@ impl Shared {
             Some(Action::Answer { code, reason, retry_after }) => return Ok(refusal(code, &reason, retry_after)),
             Some(_) => return Err(Broken),
         };
+        let (shared, of) = (self.clone(), asked.clone());
+        let late = Box::new(move || {
+            let view = shared.state().plan.view;
+            (view.lateness(&of), view.newest_only)
+        });
         // What was ended before this one began is not about it.
         let mut ending = self.ending.subscribe();
         let answer = self.send(&forwarded).await?;
@@ -361,7 +381,7 @@ impl Shared {
                 }
             }
         };
-        let frames = watches::frames(answer, treat, end);
+        let frames = watches::frames(answer, treat, late, end);
         let body = StreamBody::new(futures::StreamExt::map(frames, |frame| frame.map(Frame::data)));
         let mut response = hyper::Response::new(BodyExt::boxed(SyncBody::new(body)));
         *response.status_mut() = code;
@@ -389,6 +409,17 @@ impl<B: hyper::body::Body> hyper::body::Body for SyncBody<B> {
     ) -> std::task::Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).as_mut().poll_frame(context)
     }
+}
+
+/// The path of the same list at that version. Further pages are of the version of the first anyway.
+fn of_version(path: &str, version: &str) -> String {
+    if path.contains("continue=") {
+        return path.to_owned();
+    }
+    let (place, query) = path.split_once('?').unwrap_or((path, ""));
+    let kept = query.split('&').filter(|pair| !pair.is_empty() && !pair.starts_with("resourceVersion"));
+    let query: Vec<&str> = kept.collect();
+    format!("{place}?{}&resourceVersion={version}&resourceVersionMatch=Exact", query.join("&"))
 }
 
 async fn silence<T>() -> Result<T, Broken> {
@@ -438,4 +469,18 @@ pub fn kubeconfig(address: SocketAddr, authority: &Path, token: &str) -> String 
         "contexts": [{"name": "chaos", "context": {"cluster": "chaos", "user": "chaos"}}],
     })
     .to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_list_is_one_of_an_exact_version() {
+        let exact = "resourceVersion=7&resourceVersionMatch=Exact";
+        let found = of_version("/api/v1/pods?limit=50&resourceVersion=0", "7");
+        assert_eq!(found, format!("/api/v1/pods?limit=50&{exact}"));
+        let next = "/api/v1/pods?limit=50&continue=x";
+        assert_eq!(of_version(next, "7"), next);
+    }
 }

@@ -47,10 +47,19 @@ impl Rig {
 
     /// The same with further arguments for the operator.
     pub async fn start_with(torpor: &Path, root: &Path, arguments: &[&str]) -> Result<Self> {
+        Self::start_on(Self::options(), torpor, root, arguments).await
+    }
+
+    /// What its cluster is made of.
+    pub fn options() -> Options {
         let capacity = NodeCapacity { pods: 2_000, ..NodeCapacity::default() };
         // Pods that run before they are ready are given more CPU meanwhile.
         let (graceful_stop, slow_start) = (Some(Duration::from_millis(300)), Some(Duration::from_millis(700)));
-        let options = Options { capacity, graceful_stop, slow_start, nodes_per_pool: 1, ..Options::default() };
+        Options { capacity, graceful_stop, slow_start, nodes_per_pool: 1, ..Options::default() }
+    }
+
+    /// The same on a cluster of another kind.
+    pub async fn start_on(options: Options, torpor: &Path, root: &Path, arguments: &[&str]) -> Result<Self> {
         let cluster = Cluster::start(options)?;
         install(&cluster, torpor, root)?;
         let authority = cluster.authority()?.to_owned();
@@ -102,6 +111,11 @@ impl Rig {
         self.delete_lease().await?;
         self.operator = self.program.clone().start().map_err(Error::msg)?;
         Ok(Some(code))
+    }
+
+    /// Starts it again, whoever holds the Lease.
+    pub fn start_again(&mut self) -> Result<()> {
+        self.operator.restart().map_err(Error::msg)
     }
 
     /// Kills the doomed component, if its time has come, and starts it again after a while.

@@ -98,12 +98,16 @@ pub async fn run(
     let seen = rig.observer.mark(&namespace);
     let before = oracle::data(&Box::pin(workflow::objects(&rig.api, workflow, subject)).await?);
 
+    let lateness = plans.iter().map(|plan| Duration::from_millis(plan.view.millis)).max().unwrap_or_default();
+    rig.proxy.remember(&rig.api.version().await?);
+
+    let way = Way { workflow, subject, expected, number, lateness };
     let mut plans = plans.into_iter();
     rig.proxy.set(plans.next().unwrap_or_default());
     let mut outcome = Outcome::default();
     let began = Instant::now();
     workflow.step.ask(&rig.api, subject).await?;
-    let found = Box::pin(arrive(rig, workflow, subject, number, &mut plans, expected, &mut outcome)).await?;
+    let found = Box::pin(arrive(rig, &way, &mut plans, &mut outcome)).await?;
     outcome.took = began.elapsed();
     outcome.met += rig.proxy.met();
     rig.proxy.set(Plan::default());
@@ -136,16 +140,32 @@ pub async fn run(
     Ok(outcome)
 }
 
+/// What is on its way.
+struct Way<'a> {
+    workflow: &'a Workflow,
+    subject: &'a str,
+    expected: Option<&'a Course>,
+    /// Of the first request that belongs to it.
+    number: usize,
+    /// What the process does not know yet is not decided on yet.
+    lateness: Duration,
+}
+
+impl Way<'_> {
+    /// For so long nothing is written before it counts as done.
+    fn quiet(&self) -> Duration {
+        self.lateness + if self.expected.is_some() { QUIET } else { QUIET_UNDISTURBED }
+    }
+}
+
 /// Waits until the goal is reached and nothing more happens, or nothing more is to be hoped for. Kills and restarts on the way.
 async fn arrive(
     rig: &mut Rig,
-    workflow: &Workflow,
-    subject: &str,
-    number: usize,
+    way: &Way<'_>,
     plans: &mut impl Iterator<Item = Plan>,
-    expected: Option<&Course>,
     outcome: &mut Outcome,
 ) -> Result<Vec<Value>> {
+    let Way { workflow, subject, expected, number, .. } = *way;
     let began = Instant::now();
     let mut ready_since: Option<Instant> = None;
     loop {
@@ -176,7 +196,7 @@ async fn arrive(
         let awake = ready_since.map_or(Duration::ZERO, |since| since.elapsed());
         let quiet =
             rig.proxy.quiet(number, |request| is_about(request, workflow, subject)).unwrap_or_default().min(awake);
-        if quiet < if expected.is_some() { QUIET } else { QUIET_UNDISTURBED } && !late {
+        if quiet < way.quiet() && !late {
             continue;
         }
         let found = Box::pin(workflow::objects(&rig.api, workflow, subject)).await?;

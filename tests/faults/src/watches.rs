@@ -28,27 +28,43 @@ impl Lines {
     }
 }
 
+/// How late what comes now is, and whether of that only the newest of each object is told.
+pub type Late = Box<dyn Fn() -> (Duration, bool) + Send>;
+
+/// A frame that has come and is not told yet.
+struct Waiting {
+    due: Instant,
+    line: Bytes,
+    /// What it is about, where a newer one about the same takes its place.
+    about: Option<String>,
+}
+
 struct Watch {
     answer: reqwest::Response,
     lines: Lines,
     treat: Option<FrameAction>,
-    waiting: VecDeque<(Instant, Bytes)>,
+    late: Late,
+    waiting: VecDeque<Waiting>,
     end: Pin<Box<dyn Future<Output = ()> + Send>>,
     ended: bool,
 }
 
-/// The frames of an answer as the process is to see them, until `end`, which cuts them off.
+/// The frames of an answer as the process is to see them, until `end`, which cuts them off. They are late by what the action
+/// says and `late` adds.
 pub fn frames(
     answer: reqwest::Response,
     treat: Option<FrameAction>,
+    late: Late,
     end: impl Future<Output = ()> + Send + 'static,
 ) -> impl Stream<Item = Result<Bytes, Broken>> + Send {
     // An error does not wait for something to be told.
     let waiting = match treat {
-        Some(FrameAction::Error { .. }) => VecDeque::from([(Instant::now(), Bytes::new())]),
+        Some(FrameAction::Error { .. }) => {
+            VecDeque::from([Waiting { due: Instant::now(), line: Bytes::new(), about: None }])
+        }
         _ => VecDeque::new(),
     };
-    let watch = Watch { answer, lines: Lines::default(), treat, waiting, end: Box::pin(end), ended: false };
+    let watch = Watch { answer, lines: Lines::default(), treat, late, waiting, end: Box::pin(end), ended: false };
     stream::unfold(watch, |mut watch| async move { watch.next().await.map(|frame| (frame, watch)) })
 }
 
@@ -58,15 +74,17 @@ impl Watch {
             if self.ended {
                 return None;
             }
-            let due = self.waiting.front().map(|(at, _)| *at);
+            let due = self.waiting.front().map(|frame| frame.due);
             tokio::select! {
                 () = &mut self.end => {
                     self.ended = true;
                     return Some(Err(Broken));
                 }
                 () = async { sleep_until(due.unwrap_or_else(Instant::now)).await }, if due.is_some() => {
-                    if let Some((_, line)) = self.waiting.pop_front() {
-                        return Some(self.treated(line));
+                    if let Some(frame) = self.waiting.pop_front()
+                        && !self.is_overwritten(&frame)
+                    {
+                        return Some(self.treated(frame.line));
                     }
                 }
                 chunk = self.answer.chunk() => match chunk {
@@ -87,12 +105,18 @@ impl Watch {
             // The connection stays, and is read, for both sides to believe in it.
             return;
         }
-        let late = match self.treat {
+        let own = match self.treat {
             Some(FrameAction::Delay { millis }) => Duration::from_millis(millis),
             _ => Duration::ZERO,
         };
-        let at = Instant::now() + late;
-        self.waiting.extend(self.lines.push(chunk).into_iter().map(|line| (at, line)));
+        let (late, newest_only) = (self.late)();
+        let due = Instant::now() + own + late;
+        let wait = |line: Bytes| Waiting { due, about: newest_only.then(|| about(&line)).flatten(), line };
+        self.waiting.extend(self.lines.push(chunk).into_iter().map(wait));
+    }
+
+    fn is_overwritten(&self, frame: &Waiting) -> bool {
+        frame.about.is_some() && self.waiting.iter().any(|newer| newer.about == frame.about)
     }
 
     fn treated(&mut self, line: Bytes) -> Result<Bytes, Broken> {
@@ -109,6 +133,13 @@ impl Watch {
             Some(FrameAction::Set { pointer, value }) => Ok(set(&line, pointer, value)),
         }
     }
+}
+
+/// Which object a frame is about. Bookmarks and errors are about none.
+fn about(line: &Bytes) -> Option<String> {
+    let frame: Value = serde_json::from_slice(line).ok()?;
+    let metadata = &frame["object"]["metadata"];
+    Some(format!("{}/{}", metadata["namespace"].as_str().unwrap_or_default(), metadata["name"].as_str()?))
 }
 
 fn failure(code: u16, reason: &str) -> Bytes {
@@ -137,6 +168,14 @@ mod tests {
         assert!(lines.push(b"{\"a\"").is_empty());
         assert_eq!(lines.push(b":1}\n{}\n{"), vec![Bytes::from("{\"a\":1}\n"), Bytes::from("{}\n")]);
         assert_eq!(lines.push(b"}\n"), vec![Bytes::from("{}\n")]);
+    }
+
+    #[test]
+    fn a_frame_is_about_an_object_or_about_none() {
+        let pod = Bytes::from(r#"{"type":"ADDED","object":{"metadata":{"namespace":"n","name":"a"}}}"#);
+        assert_eq!(about(&pod).as_deref(), Some("n/a"));
+        let bookmark = Bytes::from(r#"{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"7"}}}"#);
+        assert_eq!(about(&bookmark), None);
     }
 
     #[test]

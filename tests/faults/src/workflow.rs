@@ -89,9 +89,13 @@ pub struct Workflow {
     pub bots: Bots,
 }
 
-const MADE: (Step, Goal) = (Step::Create { delete_data: false }, Goal::Ready);
+/// A tenant is made.
+pub const MADE: (Step, Goal) = (Step::Create { delete_data: false }, Goal::Ready);
 const MADE_TO_DELETE: (Step, Goal) = (Step::Create { delete_data: true }, Goal::Ready);
-const ASLEEP: (Step, Goal) = (Step::RequestSleep, Goal::Asleep("DatabaseOnly"));
+/// It sleeps because somebody asked for it.
+pub const ASLEEP: (Step, Goal) = (Step::RequestSleep, Goal::Asleep("DatabaseOnly"));
+/// Somebody logs in and it is awake.
+pub const WOKEN: (Step, Goal) = (Step::Wake, Goal::Ready);
 const BOTS_STOPPED: (Step, Goal) = (Step::Decide("BotsStopped"), Goal::Asleep("BotsStopped"));
 const SERVICES_STOPPED: (Step, Goal) = (Step::Decide("ServicesStopped"), Goal::Asleep("ServicesStopped"));
 const SUSPENDED: (Step, Goal) = (Step::Suspend(true), Goal::Asleep("DatabaseOnly"));
@@ -122,7 +126,7 @@ pub const ALL: [Workflow; 19] = [
         (Step::Decide("DatabaseOnly"), Goal::Asleep("DatabaseOnly")),
         Bots::Stop,
     ),
-    workflow("wake", &[MADE, ASLEEP], (Step::Wake, Goal::Ready), Bots::Start),
+    workflow("wake", &[MADE, ASLEEP], WOKEN, Bots::Start),
     workflow("suspend", &[MADE], SUSPENDED, Bots::Stop),
     workflow("resume", &[MADE, SUSPENDED], (Step::Suspend(false), Goal::Ready), Bots::Start),
     workflow("delete-retain", &[MADE], (Step::Delete, Goal::Gone), Bots::Stop),

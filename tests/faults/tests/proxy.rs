@@ -48,13 +48,17 @@ async fn answer(stream: &mut (impl AsyncWriteExt + Unpin), request: &[u8]) -> st
             .await?;
         for number in 0..3 {
             // Each frame comes in two chunks.
-            let frame = format!("{{\"type\":\"ADDED\",\"object\":{{\"n\":{number}}}}}\n");
+            let frame =
+                format!("{{\"type\":\"ADDED\",\"object\":{{\"n\":{number},\"metadata\":{{\"name\":\"a\"}}}}}}\n");
             let (first, second) = frame.split_at(7);
             for part in [first, second] {
                 stream.write_all(format!("{:x}\r\n{part}\r\n", part.len()).as_bytes()).await?;
                 stream.flush().await?;
                 tokio::time::sleep(Duration::from_millis(25)).await;
             }
+        }
+        if request.contains("linger") {
+            tokio::time::sleep(Duration::from_millis(500)).await;
         }
         return stream.write_all(b"0\r\n\r\n").await;
     }
@@ -179,6 +183,17 @@ async fn frames_are_passed_delayed_dropped_cut_and_changed() -> Result<()> {
     let began = Instant::now();
     let first = pair.watch().await?.chunk().await?;
     assert!(first.is_some() && began.elapsed() >= Duration::from_millis(60), "{first:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_watch_that_runs_is_late_and_of_what_it_missed_the_newest_is_told() -> Result<()> {
+    let pair = pair().await?;
+    let url = format!("https://{}/api/v1/configmaps?watch=true&linger=1", pair.proxy.address);
+    let running = pair.client.get(url).send().await?;
+    pair.plan(r#"{"view": {"late": "all", "millis": 150, "newestOnly": true}}"#)?;
+    let text = running.text().await?;
+    assert!(!text.contains("\"n\":1") && text.contains("\"n\":2"), "{text}");
     Ok(())
 }
 
