@@ -34,7 +34,8 @@ impl History {
         if !pairs.clone().any(|pair| pair == ("watch", "true")) {
             return;
         }
-        let version = pairs.find(|(key, _)| *key == "resourceVersion").and_then(|(_, value)| value.parse().ok());
+        let version: Option<u64> =
+            pairs.find(|(key, _)| *key == "resourceVersion").and_then(|(_, value)| value.parse().ok());
         if let Some(version) = version {
             let mut asked = self.asked();
             let newest = asked.entry(uri.path().to_owned()).or_default();
@@ -49,7 +50,8 @@ impl History {
         if version >= newest {
             return true;
         }
-        let text = format!("{path} went back from version {newest} to {version}: an older state of the cluster was restored");
+        let text =
+            format!("{path} went back from version {newest} to {version}: an older state of the cluster was restored");
         self.0.set_back.send_if_modified(|told| told.is_none() && told.replace(text).is_none());
         false
     }

@@ -234,10 +234,10 @@ impl Watches {
     }
 
     /// Whether the cluster is where this watch has been, or further. `None` where it does not say.
-    async fn goes_forward<K: Clone + DeserializeOwned + Debug>(&self, api: &Api<K>) -> Option<bool> {
+    async fn goes_forward<K: Resource + Clone + DeserializeOwned + Debug>(&self, api: &Api<K>) -> Option<bool> {
         // Without a version in the question the answer is up to date, whichever API server gives it.
-        let asking = api.list_metadata(&ListParams::default().limit(1));
-        let list = tokio::time::timeout(CALM, asking).await.ok()?.ok()?;
+        let one = ListParams::default().limit(1);
+        let list = tokio::time::timeout(CALM, api.list_metadata(&one)).await.ok()?.ok()?;
         let version = list.metadata.resource_version?.parse().ok()?;
         Some(self.history.is_at(api.resource_url(), version))
     }

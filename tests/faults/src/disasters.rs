@@ -25,7 +25,7 @@ const NAMES: [&str; 4] = ["restored", "away", "clocks", "disk"];
 
 /// Runs them and returns a row each.
 pub async fn run(settings: &Settings) -> Result<Vec<Row>> {
-    let wanted = |name: &&str| settings.only.as_deref().is_none_or(|only| name.contains(only));
+    let wanted = |name: &&str| settings.wants(name);
     let mut rows = Vec::new();
     for name in NAMES.into_iter().filter(wanted) {
         let mut told = Told::new(name);

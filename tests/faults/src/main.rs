@@ -19,7 +19,7 @@ struct Cli {
     /// What to do. Default: crash
     #[command(subcommand)]
     part: Option<Part>,
-    /// Only workflows whose name contains this
+    /// Only workflows whose name contains this, or one of these, separated by commas
     #[arg(long, global = true)]
     only: Option<String>,
     /// So many trials in all, instead of every one

@@ -33,7 +33,7 @@ pub struct Settings {
     pub root: PathBuf,
     /// Clusters beside each other.
     pub lanes: usize,
-    /// Only workflows whose name contains this.
+    /// Only workflows whose name contains this, or one of these, separated by commas.
     pub only: Option<String>,
     /// So many trials in all instead of every one.
     pub sample: Option<usize>,
@@ -46,6 +46,11 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Whether something of this name is to be run.
+    pub fn wants(&self, name: &str) -> bool {
+        self.only.as_deref().is_none_or(|only| only.split(',').any(|part| name.contains(part)))
+    }
+
     fn is_over(&self) -> bool {
         self.end.is_some_and(|end| Instant::now() > end)
     }
@@ -82,7 +87,7 @@ impl Case {
 
 /// Runs the matrix of these faults and returns a row for each workflow, in order.
 pub fn run(settings: &Settings, faults: &Faults) -> Result<Vec<Row>> {
-    let wanted = |workflow: &&Workflow| settings.only.as_deref().is_none_or(|only| workflow.name.contains(only));
+    let wanted = |workflow: &&Workflow| settings.wants(workflow.name);
     let chosen: Vec<Workflow> = workflow::ALL.iter().filter(wanted).copied().collect();
     if chosen.is_empty() {
         bail!("no such workflow; there are {}", workflow::ALL.map(|workflow| workflow.name).join(", "));
@@ -183,6 +188,7 @@ impl Lane {
         let told: Vec<&str> = log.lines().filter(|line| line.contains(" WARN ") || line.contains(" ERROR ")).collect();
         let last = told[told.len().saturating_sub(LINES)..].join("\n  ");
         let what = format!("{error:#}; the operator's last warnings:\n  {last}");
+        eprintln!("VIOLATION {}: {what}", workflow.name);
         let violations = vec![Violation { case: "the run itself".to_owned(), what }];
         Row { violations, ..Row::new(workflow.name, 0) }
     }

@@ -115,7 +115,13 @@ fn down(rig: &Rig) -> Result<()> {
 
 /// The cluster's own programs start anew, as the procedure of every distribution says; Torpor does not.
 async fn up(rig: &mut Rig) -> Result<()> {
-    for component in ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok"] {
+    rig.cluster.restart_component("etcd")?;
+    rig.cluster.restart_component("kube-apiserver")?;
+    // Who was killed holds them for up to 40 s, and kwok never plays what was deleted before it holds a node.
+    for namespace in ["kube-system", "kube-node-lease"] {
+        rig.cluster.kubectl(["delete", "leases", "--all", "-n", namespace])?;
+    }
+    for component in ["kube-controller-manager", "kube-scheduler", "kwok"] {
         rig.cluster.restart_component(component)?;
     }
     let mut kubelet = Kubelet::default();
