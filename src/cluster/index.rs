@@ -3,6 +3,8 @@
 //! The index holds identity, the operator's own annotations and a compact reading of status,
 //! never an object as a whole. All decisions of a pass are made from it, without a request.
 
+mod compact;
+
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{Hash, Hasher};
@@ -12,6 +14,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
 use serde_json::{Value, json};
 
+use self::compact::{Compact, Mark, Texts, Uid};
 use super::ownership;
 use crate::domain::names::{OPERATOR, annotation, label};
 use crate::domain::quantity::Cpu;
@@ -103,12 +106,16 @@ fn is_resize(fields: &ManagedFieldsEntry) -> bool {
 }
 
 /// The operator's field sets: kept in full until one pass has compared them, then as a hash. In full they are the JSON text
-/// of a list, a tenth of what the tree takes; and tenants of a tier share them, for what is owned is the same.
+/// of a list, a tenth of what the tree takes; and tenants of a tier share them, for what is owned is the same but for the
+/// owner's uid, in whose place stands [`OWNER`].
 #[derive(Clone, Debug)]
 enum Fields {
     Unverified(Arc<str>),
     Verified(u64),
 }
+
+/// Stands in field sets for the uid of the controlling owner; nothing that is owned is called so.
+const OWNER: &str = "$owner";
 
 impl Entry {
     /// Reads an object's metadata. `None` for an object without a name, which the API server never sends.
@@ -118,7 +125,11 @@ impl Entry {
         let owner = metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
         let managed = metadata.managed_fields.as_deref().unwrap_or_default();
         let fields = match slot {
-            Slot::Child(_) => Fields::Unverified(json!(ownership::owned_fields(managed)).to_string().into()),
+            Slot::Child(_) => {
+                let text = json!(ownership::owned_fields(managed)).to_string();
+                let uid = owner.map(|owner| owner.uid.as_str()).filter(|uid| !uid.is_empty());
+                Fields::Unverified(uid.map_or(text.clone(), |uid| text.replace(uid, OWNER)).into())
+            }
             Slot::Pod | Slot::Volume => Fields::Verified(0),
         };
         Some(Entry {
@@ -151,10 +162,10 @@ impl Entry {
     }
 }
 
-fn digest(fields: &str) -> u64 {
+fn digest(fields: &str, owner: Option<&str>) -> u64 {
     // Only compared within one process, so the standard hasher will do.
     let mut hasher = DefaultHasher::new();
-    fields.hash(&mut hasher);
+    (fields, owner).hash(&mut hasher);
     hasher.finish()
 }
 
@@ -171,33 +182,25 @@ pub enum Difference {
     Leaving,
 }
 
-type Key = (Slot, String);
-
 #[derive(Debug, Default)]
 struct Inner {
-    namespaces: HashMap<String, BTreeMap<Key, Entry>>,
+    /// Each namespace's objects by slot and name.
+    namespaces: HashMap<Arc<str>, Vec<Compact>>,
     /// uids seen since a listing of the kind began, by listing, watch or answer.
-    listing: HashMap<Slot, HashSet<String>>,
-    /// Field sets that entries share while they are kept in full.
-    sets: HashSet<Arc<str>>,
-    /// How many of them there may be before those are forgotten that no entry has any more.
-    sets_limit: usize,
+    listing: HashMap<Slot, HashSet<Uid>>,
+    texts: Texts,
 }
 
-impl Inner {
-    /// The fewest that are worth a look whether they are still needed.
-    const SETS: usize = 256;
+/// Where an object is among those of its namespace, or where it belongs.
+fn find(children: &[Compact], slot: Slot, name: &str) -> Result<usize, usize> {
+    children.binary_search_by(|known| (known.slot, &*known.name).cmp(&(slot, name)))
+}
 
-    fn shared(&mut self, fields: Arc<str>) -> Arc<str> {
-        if let Some(known) = self.sets.get(&fields) {
-            return known.clone();
-        }
-        if self.sets.len() >= self.sets_limit {
-            self.sets.retain(|set| Arc::strong_count(set) > 1);
-            self.sets_limit = Self::SETS + 2 * self.sets.len();
-        }
-        self.sets.insert(fields.clone());
-        fields
+/// Makes room for one more, and for few beside it: namespaces are many, and seldom grow.
+fn reserve(children: &mut Vec<Compact>) {
+    const ROOM: usize = 4;
+    if children.len() == children.capacity() {
+        children.reserve_exact(ROOM + children.len() / 8);
     }
 }
 
@@ -223,11 +226,11 @@ impl ChildIndex {
         let mut inner = self.lock();
         let Some(seen) = inner.listing.remove(&slot) else { return Vec::new() };
         let mut gone = Vec::new();
-        for children in inner.namespaces.values_mut() {
-            children.retain(|(kind, _), entry| {
-                let stays = *kind != slot || seen.contains(&entry.uid);
+        for (namespace, children) in &mut inner.namespaces {
+            children.retain(|known| {
+                let stays = known.slot != slot || seen.contains(&known.uid);
                 if !stays {
-                    gone.push(entry.clone());
+                    gone.push(known.entry(namespace));
                 }
                 stays
             });
@@ -237,34 +240,38 @@ impl ChildIndex {
     }
 
     /// Takes in what a watch or an answer showed. `false` when that was known already, or is older.
-    pub fn upsert(&self, mut entry: Entry) -> bool {
-        let mut inner = self.lock();
+    pub fn upsert(&self, entry: Entry) -> bool {
+        let inner = &mut *self.lock();
+        let namespace = inner.texts.shared(&entry.namespace);
+        let mut entry = Compact::of(entry, &mut inner.texts);
         if let Some(seen) = inner.listing.get_mut(&entry.slot) {
             seen.insert(entry.uid.clone());
         }
-        if let Fields::Unverified(fields) = entry.fields {
-            entry.fields = Fields::Unverified(inner.shared(fields));
-        }
-        let children = inner.namespaces.entry(entry.namespace.clone()).or_default();
-        let key = (entry.slot, entry.name.clone());
-        if let Some(known) = children.get(&key).filter(|known| known.uid == entry.uid) {
+        let children = inner.namespaces.entry(namespace).or_default();
+        let place = find(children, entry.slot, &entry.name);
+        if let Some(known) = place.ok().map(|at| &children[at]).filter(|known| known.uid == entry.uid) {
             // The answer to a write may come before the watch shows the same version, and has no status.
             let brings_status =
-                known.version == entry.version && entry.facts != Facts::None && entry.facts != known.facts;
+                known.version == entry.version && *entry.facts() != Facts::None && entry.facts() != known.facts();
             if known.version >= entry.version && entry.version != 0 && !brings_status {
                 return false;
             }
             if let (Fields::Verified(known), Fields::Unverified(fields)) = (&known.fields, &entry.fields)
-                && *known == digest(fields)
+                && *known == digest(fields, entry.owner())
             {
-                entry.fields = Fields::Verified(*known);
+                let (known, fields) = (*known, fields.clone());
+                entry.fields = Fields::Verified(known);
+                inner.texts.give_back(fields);
             }
-            if entry.facts == Facts::None {
-                entry.facts = known.facts.clone();
-            }
-            entry.desired = entry.desired.or(known.desired);
+            entry.keep_of(known);
         }
-        children.insert(key, entry);
+        match place {
+            Ok(at) => children[at] = entry,
+            Err(at) => {
+                reserve(children);
+                children.insert(at, entry);
+            }
+        }
         true
     }
 
@@ -272,9 +279,10 @@ impl ChildIndex {
     pub fn remove(&self, slot: Slot, namespace: &str, name: &str, uid: &str) {
         let namespaces = &mut self.lock().namespaces;
         if let Some(children) = namespaces.get_mut(namespace) {
-            let key = (slot, name.to_owned());
-            if children.get(&key).is_some_and(|known| known.uid == uid) {
-                children.remove(&key);
+            if let Ok(at) = find(children, slot, name)
+                && children[at].uid == Uid::read(uid)
+            {
+                children.remove(at);
             }
             if children.is_empty() {
                 namespaces.remove(namespace);
@@ -284,47 +292,51 @@ impl ChildIndex {
 
     /// How the wanted object relates to what is known of the cluster.
     pub fn compare(&self, kind: ChildKind, namespace: &str, name: &str, hash: &str, wanted: &Value) -> Difference {
-        let mut inner = self.lock();
-        let key = (Slot::Child(kind), name.to_owned());
-        let Some(entry) = inner.namespaces.get_mut(namespace).and_then(|children| children.get_mut(&key)) else {
-            return Difference::Missing;
-        };
+        let inner = &mut *self.lock();
+        let children = inner.namespaces.get_mut(namespace);
+        let found = children.and_then(|children| {
+            let at = find(children, Slot::Child(kind), name).ok()?;
+            children.get_mut(at)
+        });
+        let Some(entry) = found else { return Difference::Missing };
         if entry.deleting {
             return Difference::Leaving;
         }
-        if entry.applied_hash.as_deref() != Some(hash) {
+        if entry.applied_hash != Mark::read(Some(hash)) {
             return Difference::Differs;
         }
-        match &entry.fields {
-            Fields::Verified(_) => Difference::Same,
-            Fields::Unverified(fields) => {
-                let owned: Vec<Value> = serde_json::from_str(fields).unwrap_or_default();
-                if ownership::covers(&owned.iter().collect::<Vec<_>>(), wanted) {
-                    entry.fields = Fields::Verified(digest(fields));
-                    Difference::Same
-                } else {
-                    Difference::Differs
-                }
-            }
+        let Fields::Unverified(fields) = &entry.fields else { return Difference::Same };
+        let text = fields.replace(OWNER, entry.owner().unwrap_or_default());
+        let owned: Vec<Value> = serde_json::from_str(&text).unwrap_or_default();
+        if !ownership::covers(&owned.iter().collect::<Vec<_>>(), wanted) {
+            return Difference::Differs;
         }
+        let verified = Fields::Verified(digest(fields, entry.owner()));
+        if let Fields::Unverified(fields) = std::mem::replace(&mut entry.fields, verified) {
+            inner.texts.give_back(fields);
+        }
+        Difference::Same
     }
 
     /// Everything known of one namespace.
     pub fn namespace(&self, namespace: &str) -> Vec<Entry> {
-        self.lock().namespaces.get(namespace).map(|children| children.values().cloned().collect()).unwrap_or_default()
+        let inner = self.lock();
+        let children = inner.namespaces.get(namespace).into_iter().flatten();
+        children.map(|known| known.entry(namespace)).collect()
     }
 
     /// Names of all objects of one kind in one namespace.
     pub fn names(&self, slot: Slot, namespace: &str) -> Vec<String> {
         let inner = self.lock();
-        let children = inner.namespaces.get(namespace);
-        let keys = children.into_iter().flat_map(BTreeMap::keys);
-        keys.filter(|(kind, _)| *kind == slot).map(|(_, name)| name.clone()).collect()
+        let children = inner.namespaces.get(namespace).into_iter().flatten();
+        children.filter(|known| known.slot == slot).map(|known| known.name.to_string()).collect()
     }
 
     /// One object.
     pub fn get(&self, slot: Slot, namespace: &str, name: &str) -> Option<Entry> {
-        self.lock().namespaces.get(namespace).and_then(|children| children.get(&(slot, name.to_owned()))).cloned()
+        let inner = self.lock();
+        let children = inner.namespaces.get(namespace)?;
+        find(children, slot, name).ok().map(|at| children[at].entry(namespace))
     }
 }
 
@@ -400,18 +412,59 @@ mod tests {
     }
 
     #[test]
-    fn equal_field_sets_are_kept_once_and_not_for_ever() {
+    fn equal_texts_are_kept_once_and_not_for_ever() {
         let index = ChildIndex::default();
-        let named = |number: usize, owned: &Value| {
-            let mut entry = entry("5", "h", owned.clone());
-            entry.name = format!("c-{number}");
-            index.upsert(entry);
+        let named = |number: usize, owner: usize, owned: &Value| {
+            let metadata: ObjectMeta = serde_json::from_value(json!({
+                "name": format!("c-{number}"), "namespace": "tenant-a", "uid": format!("u{number}"),
+                "ownerReferences": [{"apiVersion": "v1", "kind": "K", "name": "o", "uid": format!("o-{owner}"), "controller": true}],
+                "managedFields": [{"manager": "torpor-operator", "operation": "Apply", "fieldsV1": owned}],
+            }))
+            .expect("metadata");
+            index.upsert(Entry::read(Slot::Child(ChildKind::ConfigMap), &metadata, Facts::None).expect("a name"));
         };
-        (0..100).for_each(|number| named(number, &json!({"f:data": {"f:a": {}}})));
-        assert_eq!(index.lock().sets.len(), 1);
+        let of_owner =
+            |owner: usize| json!({"f:metadata": {"f:ownerReferences": {format!("k:{{\"uid\":\"o-{owner}\"}}"): {}}}});
+        (0..100).for_each(|number| named(number, number, &of_owner(number)));
+        let (names, owners, namespace, fields) = (100, 100, 1, 1);
+        assert_eq!(index.lock().texts.count(), names + owners + namespace + fields);
         // Each is replaced by the next, as of an object that changes all the time.
-        (0..10_000).for_each(|number| named(0, &json!({"f:data": {format!("f:{number}"): {}}})));
-        assert!(index.lock().sets.len() <= 2 * Inner::SETS, "{}", index.lock().sets.len());
+        (0..10_000).for_each(|number| named(0, 0, &json!({"f:data": {format!("f:{number}"): {}}})));
+        assert!(index.lock().texts.count() <= 3 * Texts::FEW, "{}", index.lock().texts.count());
+    }
+
+    #[test]
+    fn what_was_compared_is_kept_as_a_number_and_its_owner_is_looked_at() {
+        let index = ChildIndex::default();
+        let reference =
+            |uid: &str| json!({"apiVersion": "v1", "kind": "K", "name": "o", "uid": uid, "controller": true});
+        let object = |version: &str, owner: &str| -> ObjectMeta {
+            serde_json::from_value(json!({
+                "name": "redis", "namespace": "tenant-a", "uid": "u1", "resourceVersion": version,
+                "annotations": {"torpor.dev/applied-hash": "h"}, "ownerReferences": [reference(owner)],
+                "managedFields": [{"manager": "torpor-operator", "operation": "Apply", "fieldsV1":
+                    {"f:metadata": {"f:ownerReferences": {format!("k:{{\"uid\":\"{owner}\"}}"): {}}}}}],
+            }))
+            .expect("metadata")
+        };
+        let upsert = |version, owner| {
+            index.upsert(
+                Entry::read(Slot::Child(ChildKind::ConfigMap), &object(version, owner), Facts::None).expect("a name"),
+            )
+        };
+        let compare = |uid: &str| {
+            let wanted = json!({"metadata": {"name": "redis", "ownerReferences": [reference(uid)]}});
+            index.compare(ChildKind::ConfigMap, "tenant-a", "redis", "h", &wanted)
+        };
+        upsert("5", "o-1");
+        assert_eq!(compare("o-2"), Difference::Differs, "another owner is wanted");
+        let before = index.lock().texts.count();
+        assert_eq!(compare("o-1"), Difference::Same);
+        assert_eq!(index.lock().texts.count(), before - 1, "nobody needs the text any more");
+        upsert("6", "o-1");
+        assert_eq!(index.lock().texts.count(), before - 1, "and not when it comes again");
+        upsert("7", "o-2");
+        assert_eq!(compare("o-1"), Difference::Differs, "somebody gave it another owner");
     }
 
     #[test]

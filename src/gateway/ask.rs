@@ -53,7 +53,8 @@ pub fn change(ask: Ask, tenant: &Tenant, now: Timestamp) -> Result<Option<Value>
     let now = whole_millisecond(now);
     let known = activity::read(tenant);
     // Our clock may be the one that is behind. Whoever enacts the request may count it already.
-    let asked = known.sleep_requested_at.filter(|at| at.duration_since(now) <= CLOCKS);
+    let past = |at: &Timestamp| at.duration_since(now) <= CLOCKS || noted_at(tenant).is_some_and(|noted| *at <= noted);
+    let asked = known.sleep_requested_at.filter(past);
     let asleep = effective_stage(&activity::facts(tenant, now.max(asked.unwrap_or(now)))) > Stage::Active;
     let suspended = tenant.spec.suspended;
     let approved = approved_at(tenant).filter(|at| *at >= known.newest && at.duration_since(now) <= CLOCKS);
@@ -82,6 +83,14 @@ pub fn change(ask: Ask, tenant: &Tenant, now: Timestamp) -> Result<Option<Value>
         Ask::Approve if approved.is_some() => None,
         Ask::Approve => Some(json!({"requests": {"hibernationApprovedAt": now.max(known.newest)}})),
     })
+}
+
+/// The latest time at which another process has noted something: by then it was that late for somebody, however far our own
+/// clock is behind.
+fn noted_at(tenant: &Tenant) -> Option<Timestamp> {
+    let sleep = tenant.status.as_ref()?.hibernation.as_ref()?;
+    let decided = sleep.decision.as_ref().and_then(|decision| decision.decided_at);
+    decided.max(sleep.since)
 }
 
 fn approved_at(tenant: &Tenant) -> Option<Timestamp> {
@@ -199,6 +208,27 @@ mod tests {
             }
         }
         assert_eq!(change(Ask::Wake, &suspended(), at(NOW)), Err(Hindered::Suspended));
+    }
+
+    #[test]
+    fn a_clock_that_went_back_by_a_month_wakes_who_was_put_to_sleep() {
+        let requested = "2026-07-01T00:00:00Z";
+        let sleeping = |decided: &str, stage: &str| {
+            tenant(json!({
+                "lastActivityTime": "2026-06-30T00:00:00Z", "requests": {"sleepRequestedAt": requested},
+                "hibernation": {"stage": stage, "since": decided,
+                    "decision": {"stage": stage, "basedOn": "2026-06-30T00:00:00Z", "decidedAt": decided}},
+            }))
+        };
+        for ask in [Ask::Wake, Ask::Activity] {
+            let sleeping = sleeping("2026-07-01T00:00:03Z", "DatabaseOnly");
+            let woken = after(&sleeping, &changed(ask, &sleeping).expect("a change"));
+            let stage = effective_stage(&activity::facts(&woken, at("2026-07-01T00:01:00Z")));
+            assert_eq!(stage, Stage::Active, "{ask:?}");
+        }
+        // Nobody has acted on that one: it is a mistake, and activity is not moved behind it.
+        let change = changed(Ask::Wake, &sleeping("2026-06-30T23:00:00Z", "BotsStopped")).expect("a change");
+        assert_eq!(change, wake(at("2026-06-30T00:00:00.001Z")));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use torpor_cluster::torpor::{Process, Program};
 
 use super::{NEVER, Told, forbidden, make, objects_of};
@@ -14,7 +14,7 @@ use crate::canonical::{self, Objects};
 use crate::matrix::Settings;
 use crate::plan::Plan;
 use crate::rig::Rig;
-use crate::workflow::{ASLEEP, Goal, MADE};
+use crate::workflow::{self, ASLEEP, Goal, MADE};
 
 /// Longer than the longest stage is away.
 const JUMPS: [&str; 2] = ["+31d", "-31d"];
@@ -49,6 +49,11 @@ pub(super) async fn run(settings: &Settings, told: &mut Told) -> Result<()> {
             let case = format!("the {program}'s clock, {jump}");
             told.tried(&case);
             set(clock, jump)?;
+            // Who is settled is not looked at unasked, whatever time it is.
+            for subject in still {
+                let touch = json!({"metadata": {"labels": {"chaos": format!("touched-{}", told.row.trials)}}});
+                rig.api.patch(&workflow::tenant_path(subject), &touch).await?;
+            }
             tokio::time::sleep(NOTICED).await;
             unchanged(&rig, told, &case, &still, &before).await?;
             let subject = next.next().context("a sleeper for each")?;
