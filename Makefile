@@ -44,9 +44,11 @@ e2e: need-cargo need-go ## Install Torpor by helm on real kubelets, with real Po
 	@$(IMAGE) build
 	@cargo run --quiet --locked --package torpor-e2e --bin torpor-e2e -- test --image target/image/torpor.oci.tar $(E2E)
 
+# Optimised, or the processor time of the operator's starts would be half of a run. CHAOS_PROFILE=dev takes what the tests have built.
+CHAOS_PROFILE := release
 chaos: need-cargo need-go ## Kill Torpor at each of its writes and compare what becomes of the cluster; CHAOS="--sample 38" for minutes
-	@cargo build --quiet --locked --package torpor --bin torpor --package torpor-faults --bin torpor-chaos
-	@cargo run --quiet --locked --package torpor-faults --bin torpor-chaos -- $(CHAOS)
+	@cargo build --quiet --locked --profile $(CHAOS_PROFILE) --package torpor --bin torpor --package torpor-faults --bin torpor-chaos
+	@cargo run --quiet --locked --profile $(CHAOS_PROFILE) --package torpor-faults --bin torpor-chaos -- $(CHAOS)
 
 page-test: need-cargo need-go need-chromium ## Show the waiting page in a real Chromium; screenshots go to target/page
 	TORPOR_OUTSIDE=1 cargo test --locked --test integration -- browser

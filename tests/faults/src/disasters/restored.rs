@@ -4,7 +4,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Error, Result, ensure};
+use torpor_cluster::torpor::Program;
 
 use super::{HEALED, Kubelet, Told, create, forbidden, make, objects_of};
 use crate::canonical::{self, Objects};
@@ -36,6 +37,14 @@ pub(super) async fn run(settings: &Settings, told: &mut Told) -> Result<()> {
         ("r-asleep", asleep),
     ];
     make(&rig, &subjects).await?;
+    let mut others = Vec::new();
+    for (name, arguments) in
+        [("hibernator", &["--lease-seconds", "60"][..]), ("gateway", &["--address", "127.0.0.1:0"][..])]
+    {
+        let program = Program::new(&settings.torpor, &rig.cluster, name).arguments(arguments);
+        others.push((name, program.start().map_err(Error::msg)?));
+    }
+    // Until nothing is told late any more, and watches have been told by a bookmark how far the cluster is.
     tokio::time::sleep(std::time::Duration::from_secs(8)).await;
     let folder = rig.cluster.data_dir().to_owned();
     let mut before: Vec<(&str, Objects, _)> = Vec::new();
@@ -83,6 +92,14 @@ pub(super) async fn run(settings: &Settings, told: &mut Told) -> Result<()> {
     for (subject, _, data) in &before {
         for lost in oracle::data_lost(data, &oracle::data(&objects_of(&rig, subject).await?)) {
             told.found("set back", format!("{subject}: {lost}"));
+        }
+    }
+    for (name, process) in &mut others {
+        while process.runs() && healed.elapsed() < HEALED {
+            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        }
+        if process.ended() != Some(1) || !process.log_text().contains("went back from version") {
+            told.found("set back", format!("the {name} did not end for it: {}", process.log_text()));
         }
     }
     let gone = rig.api.get(&format!("/api/v1/namespaces/{}", workflow::namespace("r-new"))).await?;
