@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::error::ClusterError;
 use super::index::{ChildIndex, Difference, Entry, Facts, Slot};
+use super::listed::Listed;
 use crate::domain::names::{OPERATOR, annotation, label};
 use crate::domain::quantity::Cpu;
 use crate::leader::LeaderGuard;
@@ -34,17 +35,27 @@ pub enum Applied {
 pub struct Applier {
     client: Client,
     index: Arc<ChildIndex>,
+    listed: Arc<Listed>,
     metrics: Metrics,
     leader: LeaderGuard,
 }
 
 impl Applier {
     /// An applier over this client, which consults and feeds this index.
-    pub fn new(client: Client, index: Arc<ChildIndex>, metrics: Metrics, leader: LeaderGuard) -> Self {
-        Applier { client, index, metrics, leader }
+    pub fn new(
+        client: Client,
+        index: Arc<ChildIndex>,
+        listed: Arc<Listed>,
+        metrics: Metrics,
+        leader: LeaderGuard,
+    ) -> Self {
+        Applier { client, index, listed, metrics, leader }
     }
 
-    fn may_write(&self) -> Result<(), ClusterError> {
+    /// Whether this process may write into a tenant's namespace, and knows what is wanted there.
+    async fn may_write(&self, namespace: &str) -> Result<(), ClusterError> {
+        self.listed.confirm(namespace).await?;
+        // Asked last: to look may have taken long.
         if self.leader.is_valid() { Ok(()) } else { Err(ClusterError::NotLeading) }
     }
 
@@ -105,7 +116,7 @@ impl Applier {
         name: &str,
         wanted: &Value,
     ) -> Result<Result<(), kube::Error>, ClusterError> {
-        self.may_write()?;
+        self.may_write(namespace).await?;
         let params = PatchParams::apply(OPERATOR).force();
         let answer = self.api(kind, namespace).patch_metadata(name, &params, &Patch::Apply(wanted)).await;
         self.metrics.api_write("apply", kind.as_str());
@@ -137,7 +148,7 @@ impl Applier {
         name: &str,
         wanted: &Value,
     ) -> Result<bool, ClusterError> {
-        self.may_write()?;
+        self.may_write(namespace).await?;
         let mut contents = wanted.clone();
         if let Some(fields) = contents.as_object_mut() {
             fields.remove("metadata");
@@ -168,7 +179,7 @@ impl Applier {
         let object: Namespace = serde_json::from_value(wanted.clone()).map_err(refused)?;
         let api: Api<Namespace> = Api::all(self.client.clone());
         let params = PostParams { field_manager: Some(OPERATOR.to_owned()), ..PostParams::default() };
-        self.may_write()?;
+        self.may_write(name).await?;
         let answer = api.create(&params, &object).await;
         self.metrics.api_write("create", "Namespace");
         match answer {
@@ -206,7 +217,7 @@ impl Applier {
         secret.string_data = Some(generate(&what)?);
         let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
         let params = PostParams { field_manager: Some(OPERATOR.to_owned()), ..PostParams::default() };
-        self.may_write()?;
+        self.may_write(namespace).await?;
         let answer = api.create(&params, &secret).await;
         self.metrics.api_write("create", "Secret");
         match answer {
@@ -243,7 +254,7 @@ impl Applier {
         if running.is_none_or(|entry| entry.desired == Some(0)) {
             return Ok(());
         }
-        self.may_write()?;
+        self.may_write(namespace).await?;
         let patch = json!({"spec": {"replicas": 0}});
         let params = PatchParams { field_manager: Some(OPERATOR.to_owned()), ..PatchParams::default() };
         let answer = self.api(kind, namespace).patch_scale(name, &params, &Patch::Merge(&patch)).await;
@@ -256,7 +267,7 @@ impl Applier {
     /// # Errors
     /// [`ClusterError::Refused`] where the namespace's quota has no room.
     pub async fn resize_pod(&self, pod: &Entry, container: &str, limit: Cpu) -> Result<(), ClusterError> {
-        self.may_write()?;
+        self.may_write(&pod.namespace).await?;
         let resource = ApiResource::erase::<k8s_openapi::api::core::v1::Pod>(&());
         let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &pod.namespace, &resource);
         let containers = json!([{"name": container, "resources": {"limits": {"cpu": limit.to_string()}}}]);
@@ -289,7 +300,7 @@ impl Applier {
     /// # Errors
     /// [`ClusterError::Refused`] when the `StorageClass` does not allow it.
     pub async fn grow_volume(&self, namespace: &str, name: &str, storage: &str) -> Result<(), ClusterError> {
-        self.may_write()?;
+        self.may_write(namespace).await?;
         let resource = ApiResource::erase::<k8s_openapi::api::core::v1::PersistentVolumeClaim>(&());
         let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), namespace, &resource);
         let patch = json!({"spec": {"resources": {"requests": {"storage": storage}}}});
@@ -312,7 +323,7 @@ impl Applier {
         if entry.deleting {
             return Ok(());
         }
-        self.may_write()?;
+        self.may_write(&entry.namespace).await?;
         let (name, resource) = match entry.slot {
             Slot::Child(kind) => (kind.as_str(), kind.resource()),
             Slot::Pod => ("Pod", ApiResource::erase::<k8s_openapi::api::core::v1::Pod>(&())),

@@ -7,6 +7,7 @@ pub mod error;
 pub mod events;
 pub mod history;
 pub mod index;
+pub mod listed;
 pub mod nodes;
 pub mod ownership;
 pub mod read;
@@ -32,6 +33,8 @@ pub struct Cluster {
     metrics: Metrics,
     /// What is known of children.
     pub index: Arc<index::ChildIndex>,
+    /// What is wanted, as far as a list alone tells of it.
+    pub listed: Arc<listed::Listed>,
     /// Nodes and `PriorityClasses`.
     pub nodes: nodes::Nodes,
     /// Writes children.
@@ -49,14 +52,22 @@ impl Cluster {
     pub fn new(component: &'static str, connection: Connection, metrics: &Metrics, leader: &LeaderGuard) -> Self {
         let Connection { client, history } = connection;
         let index = Arc::new(index::ChildIndex::default());
+        let listed = Arc::new(listed::Listed::new(client.clone()));
         Cluster {
             metrics: metrics.clone(),
             nodes: nodes::Nodes::new(client.clone(), metrics.clone(), leader.clone()),
-            applier: apply::Applier::new(client.clone(), index.clone(), metrics.clone(), leader.clone()),
+            applier: apply::Applier::new(
+                client.clone(),
+                index.clone(),
+                listed.clone(),
+                metrics.clone(),
+                leader.clone(),
+            ),
             status: status::StatusWriter::new(component, client.clone(), metrics.clone(), leader.clone()),
             events: events::Events::new(component, client.clone(), metrics.clone(), leader.clone()),
             reader: read::Reader::new(client.clone()),
             index,
+            listed,
             client,
             history,
         }

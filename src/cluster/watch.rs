@@ -185,6 +185,9 @@ impl Watches {
     {
         let config = config.timeout(WATCH_SECONDS).page_size(PAGE);
         debug_assert!(NAMES.contains(&name) || HIBERNATOR_NAMES.contains(&name), "{name} is missing in NAMES");
+        let mut one = ListParams::default().limit(1);
+        // Rights may end at what is selected.
+        (one.label_selector, one.field_selector) = (config.label_selector.clone(), config.field_selector.clone());
         let mut stream = pin!(watcher(api.clone(), config).backoff(waits()));
         let mut state = WatchState::default();
         let mut calm = pin!(sleep(CALM));
@@ -213,7 +216,7 @@ impl Watches {
                 }
             }
             if state.suspect && state.delivers() {
-                match self.goes_forward(&api).await {
+                match self.goes_forward(&api, &one).await {
                     Some(true) => state.suspect = false,
                     // Whoever waits for the history ends the process.
                     Some(false) => std::future::pending().await,
@@ -234,10 +237,12 @@ impl Watches {
     }
 
     /// Whether the cluster is where this watch has been, or further. `None` where it does not say.
-    async fn goes_forward<K: Resource + Clone + DeserializeOwned + Debug>(&self, api: &Api<K>) -> Option<bool> {
+    async fn goes_forward<K>(&self, api: &Api<K>, one: &ListParams) -> Option<bool>
+    where
+        K: Resource + Clone + DeserializeOwned + Debug,
+    {
         // Without a version in the question the answer is up to date, whichever API server gives it.
-        let one = ListParams::default().limit(1);
-        let list = tokio::time::timeout(CALM, api.list_metadata(&one)).await.ok()?.ok()?;
+        let list = tokio::time::timeout(CALM, api.list_metadata(one)).await.ok()?.ok()?;
         let version = list.metadata.resource_version?.parse().ok()?;
         Some(self.history.is_at(api.resource_url(), version))
     }

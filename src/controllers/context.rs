@@ -16,6 +16,7 @@ use crate::clock::Clock;
 use crate::cluster::apply::Applier;
 use crate::cluster::events::Events;
 use crate::cluster::index::{ChildIndex, Slot};
+use crate::cluster::listed::Listed;
 use crate::cluster::nodes::Nodes;
 use crate::cluster::read::Reader;
 use crate::cluster::status::{Own, StatusWriter};
@@ -40,6 +41,8 @@ pub struct Context {
     pub index: Arc<ChildIndex>,
     /// What the watch knows of nodes, and the way to mark them.
     pub nodes: Nodes,
+    /// What is wanted, as far as a list alone tells of it.
+    pub listed: Arc<Listed>,
     /// Writes children.
     pub applier: Applier,
     /// Writes status and finalizers.

@@ -12,7 +12,7 @@ use kube::{Resource, ResourceExt};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use super::context::{Context, Guarded, Key, Memory};
+use super::context::{Context, Guarded, Key};
 use crate::api::{BotFleet, Tenant, WorkerPool};
 use crate::cluster::Cluster;
 use crate::cluster::index::{ChildIndex, Entry, Facts, Slot};
@@ -65,7 +65,7 @@ impl Feeds {
             // A new tenant, one that changes tier and one that goes change what pools count.
             self.every_pool();
         };
-        self.watches.run(name, self.cluster.all(), None, |event| store.take(&self.context.memory, event, told)).await;
+        self.watches.run(name, self.cluster.all(), None, |event| store.take(&self.context, event, told)).await;
         name
     }
 
@@ -81,7 +81,7 @@ impl Feeds {
         };
         let sink = |event| {
             index_fleet(&self.context.index, &event);
-            store.take(&self.context.memory, event, told);
+            store.take(&self.context, event, told);
         };
         self.watches.run(name, self.cluster.all(), None, sink).await;
         name
@@ -92,7 +92,7 @@ impl Feeds {
         let mut store = Stored { writer, kind: Own::WorkerPool };
         let mut served = Vec::new();
         let sink = |event| {
-            store.take(&self.context.memory, event, |_: &Guarded<WorkerPool>| {
+            store.take(&self.context, event, |_: &Guarded<WorkerPool>| {
                 self.every_pool();
                 self.nodes_changed.notify_one();
             });
@@ -196,7 +196,13 @@ impl<K> Stored<K>
 where
     K: Resource<DynamicType = ()> + Clone + Debug,
 {
-    fn take(&mut self, memory: &Memory, mut event: Event<K>, touched: impl Fn(&K)) {
+    fn take(&mut self, context: &Context, mut event: Event<K>, touched: impl Fn(&K)) {
+        match &event {
+            Event::Init => context.listed.begin(self.kind),
+            Event::InitApply(object) => context.listed.note(self.kind, object.meta()),
+            Event::InitDone => context.listed.finish(self.kind),
+            Event::Apply(object) | Event::Delete(object) => context.listed.seen(self.kind, object.meta()),
+        }
         if let Event::Apply(object) | Event::InitApply(object) | Event::Delete(object) = &mut event {
             object.meta_mut().managed_fields = None;
         }
@@ -206,7 +212,7 @@ where
             watcher::Event::Init | watcher::Event::InitApply(_) => {}
             watcher::Event::Apply(object) => touched(object),
             watcher::Event::Delete(object) => {
-                memory.forget(&Key::new(self.kind, object.namespace().as_deref(), &object.name_any()));
+                context.memory.forget(&Key::new(self.kind, object.namespace().as_deref(), &object.name_any()));
                 touched(object);
             }
             watcher::Event::InitDone => self.writer.as_reader().state().iter().for_each(|object| touched(object)),

@@ -90,6 +90,7 @@ pub async fn operator(cluster: Cluster, start: Start) -> Result<(), Ended> {
         settings,
         index: cluster.index.clone(),
         nodes: cluster.nodes.clone(),
+        listed: cluster.listed.clone(),
         applier: cluster.applier.clone(),
         status: cluster.status.clone(),
         events: cluster.events.clone(),

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Error, Result, ensure};
-use torpor_cluster::torpor::Program;
+use torpor_cluster::torpor::{Process, Program};
 
 use super::{HEALED, Kubelet, Told, create, forbidden, make, objects_of};
 use crate::canonical::{self, Objects};
@@ -37,15 +37,9 @@ pub(super) async fn run(settings: &Settings, told: &mut Told) -> Result<()> {
         ("r-asleep", asleep),
     ];
     make(&rig, &subjects).await?;
-    let mut others = Vec::new();
-    for (name, arguments) in
-        [("hibernator", &["--lease-seconds", "60"][..]), ("gateway", &["--address", "127.0.0.1:0"][..])]
-    {
-        let program = Program::new(&settings.torpor, &rig.cluster, name).arguments(arguments);
-        others.push((name, program.start().map_err(Error::msg)?));
-    }
+    let mut others = others(&rig, settings)?;
     // Until nothing is told late any more, and watches have been told by a bookmark how far the cluster is.
-    tokio::time::sleep(std::time::Duration::from_secs(8)).await;
+    tokio::time::sleep(Duration::from_secs(8)).await;
     let folder = rig.cluster.data_dir().to_owned();
     let mut before: Vec<(&str, Objects, _)> = Vec::new();
     for (subject, _) in subjects {
@@ -56,6 +50,8 @@ pub(super) async fn run(settings: &Settings, told: &mut Told) -> Result<()> {
     down(&rig)?;
     copy(&folder.join("etcd"), &folder.join("snapshot"))?;
     up(&mut rig).await?;
+
+    ready_again(&rig, told, &others).await;
 
     // All but r-still and r-asleep go on from there.
     for (subject, step, goal) in AFTER.into_iter().filter(|(subject, ..)| !matches!(*subject, "r-still" | "r-asleep")) {
@@ -87,21 +83,14 @@ pub(super) async fn run(settings: &Settings, told: &mut Told) -> Result<()> {
             told.found("set back", format!("not as at the snapshot after {HEALED:?}: {differences:?}"));
             break;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
     }
     for (subject, _, data) in &before {
         for lost in oracle::data_lost(data, &oracle::data(&objects_of(&rig, subject).await?)) {
             told.found("set back", format!("{subject}: {lost}"));
         }
     }
-    for (name, process) in &mut others {
-        while process.runs() && healed.elapsed() < HEALED {
-            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-        }
-        if process.ended() != Some(1) || !process.log_text().contains("went back from version") {
-            told.found("set back", format!("the {name} did not end for it: {}", process.log_text()));
-        }
-    }
+    ended(told, &mut others, healed).await;
     let gone = rig.api.get(&format!("/api/v1/namespaces/{}", workflow::namespace("r-new"))).await?;
     if gone.is_some() {
         told.found("set back", "what was made after the snapshot was made again without a Tenant".to_owned());
@@ -121,6 +110,46 @@ pub(super) async fn run(settings: &Settings, told: &mut Told) -> Result<()> {
         told.found("set back", what);
     }
     Ok(())
+}
+
+type Others = Vec<(&'static str, Process)>;
+
+/// The two programs beside the operator.
+fn others(rig: &Rig, settings: &Settings) -> Result<Others> {
+    let lease = ["--lease-seconds", "60"];
+    let address = ["--address", "127.0.0.1:0"];
+    let start = |name, arguments: &[&str]| {
+        let program = Program::new(&settings.torpor, &rig.cluster, name).arguments(arguments);
+        anyhow::Ok((name, program.start().map_err(Error::msg)?))
+    };
+    Ok(vec![start("hibernator", &lease)?, start("gateway", &address)?])
+}
+
+/// A control plane that started anew without going back is no reason to end.
+async fn ready_again(rig: &Rig, told: &mut Told, others: &Others) {
+    let back = Instant::now();
+    for (name, process) in others {
+        while !rig.probes.is_ready(process).await {
+            if back.elapsed() > HEALED {
+                let what = format!("the {name} is not ready: {}", process.log_text());
+                told.found("the control plane has started anew", what);
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+}
+
+/// Each ends by itself and says why.
+async fn ended(told: &mut Told, others: &mut Others, healed: Instant) {
+    for (name, process) in others {
+        while process.runs() && healed.elapsed() < HEALED {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        if process.ended() != Some(1) || !process.log_text().contains("went back from version") {
+            told.found("set back", format!("the {name} did not end for it: {}", process.log_text()));
+        }
+    }
 }
 
 fn down(rig: &Rig) -> Result<()> {
@@ -146,7 +175,7 @@ async fn up(rig: &mut Rig) -> Result<()> {
     while !rig.is_ready().await {
         ensure!(began.elapsed() < super::NEVER, "the operator is never ready again");
         kubelet.look(rig)?;
-        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
     Ok(())
 }

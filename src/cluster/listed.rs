@@ -1,0 +1,264 @@
+//! Wishes that are known from a list only.
+//!
+//! A list may be old: an API server that lags behind, or one that was restored, shows a Tenant as it was. Who starts with such a list
+//! beside what there is now would undo what a user has changed since, and start bots again that were taken away. So before the first
+//! write in a tenant's namespace its Tenant and fleets are looked at once more, where the list is all that is known of them. A change
+//! that the watch brings is newer than the list, and needs no look.
+
+use std::collections::HashMap;
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::ListParams;
+use kube::{Api, Client};
+
+use super::error::ClusterError;
+use super::status::Own;
+use crate::api::{BotFleet, Tenant};
+use crate::domain::names;
+
+/// Which incarnation of an object, and which version of it. One number, for it is kept of every tenant that nobody changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Version(u64);
+
+impl Version {
+    fn of(metadata: &ObjectMeta) -> Self {
+        // Only compared within one process, so the standard hasher will do.
+        let mut hasher = DefaultHasher::new();
+        (&metadata.uid, &metadata.resource_version).hash(&mut hasher);
+        Version(hasher.finish())
+    }
+}
+
+/// A version, and the how-manieth list of its kind has shown it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Shown {
+    version: Version,
+    list: u32,
+}
+
+/// What of one namespace is known from a list only.
+#[derive(Clone, Debug, Default)]
+struct Wishes {
+    tenant: Option<Shown>,
+    fleets: Vec<(Box<str>, Shown)>,
+}
+
+impl Wishes {
+    fn forget(&mut self, fleet: &str) {
+        self.fleets.retain(|(name, _)| **name != *fleet);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.tenant.is_none() && self.fleets.is_empty()
+    }
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// By namespace.
+    wishes: HashMap<String, Wishes>,
+    /// How many lists of Tenants and of fleets have begun.
+    lists: (u32, u32),
+}
+
+/// What is known from a list only, and the way to look.
+pub struct Listed {
+    client: Client,
+    known: Mutex<Known>,
+}
+
+impl Listed {
+    /// Nothing is known yet.
+    pub fn new(client: Client) -> Self {
+        Listed { client, known: Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        // Every change under this lock is a single insert or remove, so a panic elsewhere leaves it whole.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A list of this kind begins.
+    pub fn begin(&self, kind: Own) {
+        let lists = &mut self.lock().lists;
+        match kind {
+            Own::Tenant => lists.0 += 1,
+            Own::BotFleet => lists.1 += 1,
+            Own::WorkerPool => {}
+        }
+    }
+
+    /// The list has shown this object.
+    pub fn note(&self, kind: Own, metadata: &ObjectMeta) {
+        let Some((namespace, name)) = place(kind, metadata) else { return };
+        let known = &mut *self.lock();
+        let version = Version::of(metadata);
+        let wishes = known.wishes.entry(namespace).or_default();
+        match kind {
+            Own::Tenant => wishes.tenant = Some(Shown { version, list: known.lists.0 }),
+            Own::BotFleet => {
+                wishes.forget(&name);
+                wishes.fleets.push((name.into(), Shown { version, list: known.lists.1 }));
+            }
+            Own::WorkerPool => {}
+        }
+    }
+
+    /// The list is complete: what it has not shown is no more.
+    pub fn finish(&self, kind: Own) {
+        let known = &mut *self.lock();
+        let (tenants, fleets) = known.lists;
+        known.wishes.retain(|_, wishes| {
+            match kind {
+                Own::Tenant => drop(wishes.tenant.take_if(|tenant| tenant.list != tenants)),
+                Own::BotFleet => wishes.fleets.retain(|(_, fleet)| fleet.list == fleets),
+                Own::WorkerPool => {}
+            }
+            !wishes.is_empty()
+        });
+    }
+
+    /// The watch has shown a change of this object, or its end.
+    pub fn seen(&self, kind: Own, metadata: &ObjectMeta) {
+        let Some((namespace, name)) = place(kind, metadata) else { return };
+        let all = &mut self.lock().wishes;
+        let Some(wishes) = all.get_mut(&namespace) else { return };
+        match kind {
+            Own::Tenant => wishes.tenant = None,
+            Own::BotFleet => wishes.forget(&name),
+            Own::WorkerPool => {}
+        }
+        if wishes.is_empty() {
+            all.remove(&namespace);
+        }
+    }
+
+    /// Makes sure that what is wanted of a namespace is not known from an old list only.
+    ///
+    /// # Errors
+    /// `Waiting` where something is not as it was listed: its watch brings the next pass. Otherwise why that cannot be told.
+    pub async fn confirm(&self, namespace: &str) -> Result<(), ClusterError> {
+        let Some(wishes) = self.lock().wishes.get(namespace).cloned() else { return Ok(()) };
+        if let (Some(listed), Some(name)) = (&wishes.tenant, names::tenant_of_namespace(namespace)) {
+            let what = format!("Tenant {name}");
+            let api: Api<Tenant> = Api::all(self.client.clone());
+            let live = api.get_metadata_opt(name).await.map_err(|error| ClusterError::of(&what, &error))?;
+            agree(what, listed.version, live.as_ref().map(|live| &live.metadata))?;
+        }
+        if !wishes.fleets.is_empty() {
+            let what = format!("BotFleets of {namespace}");
+            let api: Api<BotFleet> = Api::namespaced(self.client.clone(), namespace);
+            let list = api.list_metadata(&ListParams::default()).await;
+            let list = list.map_err(|error| ClusterError::of(&what, &error))?;
+            for (name, listed) in &wishes.fleets {
+                let live = list.items.iter().find(|live| live.metadata.name.as_deref() == Some(&**name));
+                agree(format!("BotFleet {namespace}/{name}"), listed.version, live.map(|live| &live.metadata))?;
+            }
+        }
+        // What a list has shown meanwhile is not what was looked at.
+        let all = &mut self.lock().wishes;
+        if let Some(now) = all.get_mut(namespace) {
+            now.tenant.take_if(|tenant| wishes.tenant.as_ref() == Some(tenant));
+            now.fleets.retain(|fleet| !wishes.fleets.contains(fleet));
+            if now.is_empty() {
+                all.remove(namespace);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn agree(what: String, listed: Version, live: Option<&ObjectMeta>) -> Result<(), ClusterError> {
+    if live.is_some_and(|live| Version::of(live) == listed) {
+        return Ok(());
+    }
+    tracing::info!(%what, "nothing is written: it has changed since it was listed, and the watch has not shown it yet");
+    Err(ClusterError::Waiting {
+        what,
+        reason: "it has changed since it was listed, and its watch is behind".to_owned(),
+    })
+}
+
+/// Namespace of what is wanted, and name of the object.
+fn place(kind: Own, metadata: &ObjectMeta) -> Option<(String, String)> {
+    let name = metadata.name.clone()?;
+    match kind {
+        Own::Tenant => Some((names::namespace(&name), name)),
+        Own::BotFleet => Some((metadata.namespace.clone()?, name)),
+        Own::WorkerPool => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn metadata(name: &str, namespace: Option<&str>, version: &str) -> ObjectMeta {
+        ObjectMeta {
+            name: Some(name.to_owned()),
+            namespace: namespace.map(str::to_owned),
+            uid: Some("u".to_owned()),
+            resource_version: Some(version.to_owned()),
+            ..ObjectMeta::default()
+        }
+    }
+
+    fn listed() -> Listed {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let config = kube::Config::new(http::Uri::from_static("http://127.0.0.1:9"));
+        Listed::new(Client::try_from(config).expect("a client"))
+    }
+
+    #[tokio::test]
+    async fn only_what_a_list_alone_has_shown_is_looked_at() {
+        let listed = listed();
+        let (tenant, fleet) = (metadata("a", None, "5"), metadata("makers", Some("tenant-a"), "6"));
+        assert_eq!(listed.confirm("tenant-a").await, Ok(()), "nothing is known, so nothing is asked");
+        listed.note(Own::Tenant, &tenant);
+        listed.note(Own::BotFleet, &fleet);
+        assert_eq!(listed.confirm("tenant-b").await, Ok(()));
+        assert!(listed.confirm("tenant-a").await.is_err(), "nobody answers");
+        listed.seen(Own::Tenant, &tenant);
+        assert!(listed.confirm("tenant-a").await.is_err(), "the fleet is as little known");
+        listed.seen(Own::BotFleet, &fleet);
+        assert_eq!(listed.confirm("tenant-a").await, Ok(()));
+        assert!(listed.lock().wishes.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_the_next_list_does_not_show_holds_up_nobody() {
+        let listed = listed();
+        let shown = |fleets: &[&str]| {
+            listed.begin(Own::BotFleet);
+            for name in fleets {
+                listed.note(Own::BotFleet, &metadata(name, Some("tenant-a"), "6"));
+            }
+            listed.finish(Own::BotFleet);
+        };
+        shown(&["makers", "takers"]);
+        listed.note(Own::Tenant, &metadata("a", None, "5"));
+        shown(&["takers"]);
+        let names = |listed: &Listed| {
+            listed.lock().wishes["tenant-a"].fleets.iter().map(|(name, _)| name.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&listed), vec!["takers"]);
+        shown(&[]);
+        assert!(listed.lock().wishes["tenant-a"].tenant.is_some(), "lists of fleets say nothing of Tenants");
+        listed.begin(Own::Tenant);
+        listed.finish(Own::Tenant);
+        assert_eq!(listed.confirm("tenant-a").await, Ok(()));
+    }
+
+    #[test]
+    fn another_version_incarnation_or_none_does_not_agree() {
+        let known = Version::of(&metadata("a", None, "5"));
+        assert_eq!(agree("a".to_owned(), known, Some(&metadata("a", None, "5"))), Ok(()));
+        assert!(agree("a".to_owned(), known, Some(&metadata("a", None, "6"))).is_err());
+        assert!(agree("a".to_owned(), known, None).is_err());
+        let other = ObjectMeta { uid: Some("v".to_owned()), ..metadata("a", None, "5") };
+        assert!(agree("a".to_owned(), known, Some(&other)).is_err());
+    }
+}
