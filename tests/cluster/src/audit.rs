@@ -83,9 +83,15 @@ impl AuditLog {
     /// All events since the mark, and the mark to go on from: no event is seen twice or lost.
     pub fn read(&self, mark: AuditMark) -> Result<(Vec<AuditEvent>, AuditMark)> {
         let mut file = File::open(&self.file)?;
-        file.seek(SeekFrom::Start(mark.0))?;
+        // A mark that was set while a line was being written stands in the middle of it: the line is older.
+        let before = mark.0.saturating_sub(1);
+        file.seek(SeekFrom::Start(before))?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
+        let begun =
+            if mark.0 == 0 { 0 } else { bytes.iter().position(|&byte| byte == b'\n').map_or(bytes.len(), |at| at + 1) };
+        let mark = AuditMark(before + begun as u64);
+        let bytes = &bytes[begun..];
         // The last line may still be on its way.
         let complete = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
         let events = bytes[..complete]
@@ -131,6 +137,22 @@ mod tests {
     use super::*;
 
     const LINE: &str = r#"{"kind":"Event","level":"Metadata","stage":"ResponseComplete","requestURI":"/apis/apps/v1/namespaces/a/deployments/b/status?fieldManager=t","verb":"patch","user":{"username":"system:serviceaccount:s:t","groups":["g"]},"userAgent":"torpor/0.1","objectRef":{"resource":"deployments","namespace":"a","name":"b","apiGroup":"apps","apiVersion":"v1","subresource":"status"},"responseStatus":{"metadata":{},"code":200},"stageTimestamp":"2026-01-01T00:00:00.000001Z"}"#;
+
+    #[test]
+    fn a_mark_in_the_middle_of_a_line_is_before_the_next_one() {
+        let file = std::env::temp_dir().join(format!("torpor-audit-{}.log", std::process::id()));
+        std::fs::write(&file, format!("{LINE}\n{LINE}\n")).unwrap();
+        let log = AuditLog::new(&file);
+        let line = LINE.len() as u64 + 1;
+        let count = |mark| {
+            let (events, next) = log.read(AuditMark(mark)).unwrap();
+            (events.len(), next.0)
+        };
+        let found = [0, 1, line - 1, line, line + 1, 2 * line].map(count);
+        std::fs::remove_file(&file).unwrap();
+        let end = 2 * line;
+        assert_eq!(found, [(2, end), (1, end), (1, end), (1, end), (0, end), (0, end)]);
+    }
 
     #[test]
     fn events_carry_what_tests_ask_for() {

@@ -226,6 +226,9 @@ impl Lane {
             self.rig.doomed = case.met.iter().find_map(|(_, fault)| fault.component);
             let outcome = trial::run(&mut self.rig, workflow, &subject, plans, Some(expected)).await;
             let outcome = outcome.with_context(|| format!("{}: {}", workflow.name, case.name()))?;
+            for line in outcome.writes.iter().filter(|_| !outcome.violations.is_empty()) {
+                eprintln!("  {line}");
+            }
             for what in outcome.violations {
                 eprintln!("VIOLATION {} ({subject}): {}: {what}", workflow.name, case.name());
                 violations.push(Violation { case: format!("{} ({subject})", case.name()), what });

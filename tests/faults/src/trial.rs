@@ -74,6 +74,8 @@ pub struct Outcome {
     pub violations: Vec<String>,
     /// How long it took from the ask to the end.
     pub took: Duration,
+    /// The operator's writes, for who wants to know how it came to this.
+    pub writes: Vec<String>,
 }
 
 /// Whether a request is about a subject.
@@ -117,6 +119,8 @@ pub async fn run(
     let events = audit.since(audited)?;
     let mut records = rig.proxy.since(number);
     records.retain(|record| is_about(&record.request, workflow, subject));
+    outcome.writes =
+        records.iter().filter(|record| record.request.is_write()).map(|record| told(record, began)).collect();
     let course = Course {
         objects: canonical::objects(found.clone(), subject),
         creations: oracle::creations(&events, subject),
@@ -217,6 +221,15 @@ async fn arrive(
             return Ok(found);
         }
     }
+}
+
+/// When a write came, what it was, and what became of it.
+fn told(record: &Record, began: Instant) -> String {
+    let replicas = &record.body["spec"]["replicas"];
+    let replicas = if replicas.is_null() { String::new() } else { format!(" replicas {replicas}") };
+    let code = record.code.map_or_else(|| "unanswered".to_owned(), |code| code.to_string());
+    let after = record.at.saturating_duration_since(began).as_secs_f64();
+    format!("{after:>6.2} s {}{replicas}: {code}", record.request)
 }
 
 fn boundaries(records: &[Record], subject: &str) -> Vec<Boundary> {
