@@ -128,7 +128,11 @@ impl Entry {
             Slot::Child(_) => {
                 let text = json!(ownership::owned_fields(managed)).to_string();
                 let uid = owner.map(|owner| owner.uid.as_str()).filter(|uid| !uid.is_empty());
-                Fields::Unverified(uid.map_or(text.clone(), |uid| text.replace(uid, OWNER)).into())
+                let text = match uid {
+                    Some(uid) => text.replace(uid, OWNER),
+                    None => text,
+                };
+                Fields::Unverified(text.into())
             }
             Slot::Pod | Slot::Volume => Fields::Verified(0),
         };

@@ -7,10 +7,10 @@ mod restored;
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Error, Result, bail};
 use serde_json::Value;
 
-use crate::matrix::Settings;
+use crate::matrix::{Settings, await_goal};
 use crate::oracle;
 use crate::report::{Row, Violation};
 use crate::rig::Rig;
@@ -75,7 +75,7 @@ impl Told {
 
     fn row(mut self) -> Row {
         self.row.seconds = self.began.elapsed().as_secs_f64();
-        self.row.seconds_each = self.row.seconds / f64::from(u32::try_from(self.row.trials.max(1)).unwrap_or(u32::MAX));
+        self.row.seconds_each = self.row.each(self.row.seconds);
         self.row
     }
 
@@ -126,7 +126,7 @@ impl Kubelet {
         let pause = FIRST.saturating_mul(2_u32.saturating_pow(self.restarts)).min(LAST);
         let due = *self.due.get_or_insert_with(|| Instant::now() + pause);
         if Instant::now() >= due {
-            rig.start_again()?;
+            rig.operator.restart().map_err(Error::msg)?;
             self.restarts += 1;
             self.due = None;
         }
@@ -146,20 +146,8 @@ async fn make(rig: &Rig, steps: &[(&str, &[(Step, Goal)])]) -> Result<()> {
             step.ask(&rig.api, subject).await?;
         }
         for (subject, _, goal) in &now {
-            reach(rig, subject, *goal).await?;
+            await_goal(&rig.api, *goal, subject).await?;
         }
-    }
-    Ok(())
-}
-
-async fn reach(rig: &Rig, subject: &str, goal: Goal) -> Result<()> {
-    let began = Instant::now();
-    while !goal.is_reached(&rig.api, subject).await.unwrap_or(false) {
-        if began.elapsed() > NEVER {
-            let status = rig.api.get(&workflow::tenant_path(subject)).await?.unwrap_or_default()["status"].clone();
-            bail!("{subject} does not come to {goal:?}: {status}");
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     Ok(())
 }

@@ -54,7 +54,7 @@ pub async fn run(settings: &Settings) -> Result<Row> {
         rig.await_ready().await?;
     }
     row.seconds = began.elapsed().as_secs_f64();
-    row.seconds_each = row.seconds / f64::from(u32::try_from(row.trials.max(1)).unwrap_or(u32::MAX));
+    row.seconds_each = row.each(row.seconds);
     Ok(row)
 }
 

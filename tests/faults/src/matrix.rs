@@ -177,7 +177,7 @@ impl Lane {
         }
         row.violations = violations;
         row.seconds = began.elapsed().as_secs_f64();
-        row.seconds_each = trying.as_secs_f64() / f64::from(u32::try_from(row.trials.max(1)).unwrap_or(u32::MAX));
+        row.seconds_each = row.each(trying.as_secs_f64());
         Ok(row)
     }
 
@@ -292,7 +292,8 @@ impl Lane {
     }
 }
 
-async fn await_goal(api: &Api, goal: Goal, subject: &str) -> Result<()> {
+/// Waits until the goal is reached.
+pub(crate) async fn await_goal(api: &Api, goal: Goal, subject: &str) -> Result<()> {
     let end = Instant::now() + PREPARED;
     while !goal.is_reached(api, subject).await? {
         if Instant::now() > end {

@@ -42,6 +42,11 @@ impl Row {
     pub fn new(workflow: &str, boundaries: usize) -> Self {
         Self { workflow: workflow.to_owned(), boundaries, ..Self::default() }
     }
+
+    /// How much of that time each case took.
+    pub fn each(&self, seconds: f64) -> f64 {
+        seconds / f64::from(u32::try_from(self.trials.max(1)).unwrap_or(u32::MAX))
+    }
 }
 
 impl fmt::Display for Row {

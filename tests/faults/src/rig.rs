@@ -113,11 +113,6 @@ impl Rig {
         Ok(Some(code))
     }
 
-    /// Starts it again, whoever holds the Lease.
-    pub fn start_again(&mut self) -> Result<()> {
-        self.operator.restart().map_err(Error::msg)
-    }
-
     /// Kills the doomed component, if its time has come, and starts it again after a while.
     pub async fn doom(&mut self) -> Result<()> {
         /// Long enough for the operator to notice.

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result};
 
-use super::{Kubelet, NEVER, Told, forbidden, reach};
-use crate::matrix::Settings;
+use super::{Kubelet, NEVER, Told, forbidden};
+use crate::matrix::{Settings, await_goal};
 use crate::oracle;
 use crate::plan::{Action, Match, Plan, Rule};
 use crate::rig::Rig;
@@ -27,7 +27,7 @@ pub(super) async fn run(settings: &Settings, told: &mut Told) -> Result<()> {
         Step::Create { delete_data: false }.ask(&rig.api, subject).await?;
     }
     for subject in &subjects {
-        reach(&rig, subject, Goal::Ready).await?;
+        await_goal(&rig.api, Goal::Ready, subject).await?;
     }
     tokio::time::sleep(Duration::from_secs(10)).await;
     let away =
