@@ -8,7 +8,10 @@
 use super::workloads::{Wanted, pods};
 use crate::cluster::index::{Entry, Facts, Slot};
 use crate::domain::quantity::Cpu;
-use crate::plan::STARTING_AT_ONCE;
+
+/// Pods of a waking tenant that may have more CPU at once: the dashboard and three bots. The others of a large tenant
+/// start with their own limits until it is their turn.
+const STARTING_AT_ONCE: usize = 4;
 
 /// One change of a running pod.
 #[derive(Clone, Copy, Debug)]
@@ -25,7 +28,7 @@ pub struct Resize<'a> {
 /// starting pod may use while its tenant is helped, `helps`. A limit that somebody else has set stays.
 pub fn resizes<'a>(entries: &'a [Entry], workloads: &'a [Wanted], start: Cpu, helps: bool) -> Vec<Resize<'a>> {
     let already = entries.iter().filter(|pod| pod.slot == Slot::Pod && pod.resized && is_starting(pod)).count();
-    let mut room = usize::try_from(STARTING_AT_ONCE).unwrap_or_default().saturating_sub(already);
+    let mut room = STARTING_AT_ONCE.saturating_sub(already);
     let mut due = Vec::new();
     for wanted in workloads {
         for pod in pods(entries, wanted).filter(|pod| !pod.deleting) {
@@ -103,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn as_many_at_once_as_the_quota_has_room_for() {
+    fn only_four_at_once() {
         let all: Vec<Entry> = (0..9).map(fresh).collect();
         assert_eq!(due(&all, true).len(), 4);
         let some: Vec<Entry> =

@@ -30,7 +30,6 @@ mod workload;
 pub use child::{Child, ChildKind};
 pub use cost::{cost, limit, pods};
 pub use parts::{DatabaseSize, Parts};
-pub use quota::STARTING_AT_ONCE;
 pub use secret::{SECRET_KEYS, secret_values};
 pub use settings::Settings;
 

@@ -28,20 +28,22 @@ pub(super) fn plan(scope: &Scope, tenant: &ValidatedTenant) -> Vec<Child> {
     vec![Child::ResourceQuota(quota(scope, tenant)), Child::LimitRange(limit_range(scope, tenant))]
 }
 
-/// Pods of a waking tenant that may have more CPU at once: the dashboard and three bots. The others of a large tenant
-/// start with their own limits until it is their turn.
-pub const STARTING_AT_ONCE: i64 = 4;
-
-/// Services, all bots and a backup job, exactly, and CPU for starting pods. Nothing else needs more for a moment:
-/// `StatefulSets` replace pods in place, and Deployments end the old pod before they start the new one.
+/// Services, all bots and a backup job, exactly. Nothing else needs more for a moment: `StatefulSets` replace pods in
+/// place, and Deployments end the old pod before they start the new one.
+///
+/// CPU limits are counted only where starting pods get no more than their own. A quota is charged for each attempt to
+/// raise a running pod's limit, and again where the attempt meets a conflict, but gets nothing back when the limit is
+/// lowered: only once a pod of the namespace has gone, or all quotas are counted anew every five minutes
+/// (`resource-quota-sync-period` of kube-controller-manager; kubernetes#127132 mended this for requests). Whatever the
+/// room, the last bots of a waking tenant could be refused for so long. What it may take at most is bounded by the number
+/// of pods and the largest limit of a container, and what nodes set aside for it by `requests`.
 fn quota(scope: &Scope, tenant: &ValidatedTenant) -> ResourceQuota {
     let bots = i64::from(tenant.plan.max_bots);
-    let mut limits = tenant.plan.total + tenant.bot * bots + tenant.backup_job;
-    limits.cpu = limits.cpu + tenant.start_cpu * STARTING_AT_ONCE;
+    let limits = tenant.plan.total + tenant.bot * bots + tenant.backup_job;
     let requests =
         service_requests(tenant.plan.total) + tenant.bot_request * bots + service_requests(tenant.backup_job);
+    let cpu_limits = (tenant.start_cpu == Cpu(0)).then(|| ("limits.cpu", limits.cpu.to_string()));
     let hard: BTreeMap<String, Quantity> = [
-        ("limits.cpu", limits.cpu.to_string()),
         ("limits.memory", limits.memory.to_string()),
         ("requests.cpu", requests.cpu.to_string()),
         ("requests.memory", requests.memory.to_string()),
@@ -49,6 +51,7 @@ fn quota(scope: &Scope, tenant: &ValidatedTenant) -> ResourceQuota {
         ("persistentvolumeclaims", (SERVICE_VOLUMES + VOLUMES_PER_BOT * bots).to_string()),
     ]
     .into_iter()
+    .chain(cpu_limits)
     .map(|(key, value)| (key.to_owned(), Quantity(value)))
     .collect();
     ResourceQuota {

@@ -132,21 +132,24 @@ fn limits_of_the_services_sum_up_to_the_tier() {
     }
 }
 
+fn hard(children: &[Child]) -> BTreeMap<String, String> {
+    let quota = children.iter().find_map(|child| {
+        let Child::ResourceQuota(quota) = child else { return None };
+        quota.spec.as_ref()?.hard.clone()
+    });
+    quota.expect("a quota").into_iter().map(|(key, quantity)| (key, quantity.0)).collect()
+}
+
 #[test]
 fn all_pods_fit_into_the_quota() {
     for (tier, stage) in cases() {
-        let children = plan_of(tier, stage);
-        let hard = children
-            .iter()
-            .find_map(|child| {
-                let Child::ResourceQuota(quota) = child else { return None };
-                quota.spec.as_ref()?.hard.clone()
-            })
-            .expect("a quota");
-        let number = |key: &str| hard[key].0.as_str();
+        let mut tenant = validated(&manifest("alice", tier), &[]);
+        tenant.start_cpu = Cpu(0);
+        let children = everything(&tenant, stage, &Settings::default());
+        let hard = hard(&children);
         let room = |kind: &str| Size {
-            cpu: Cpu::parse(number(&format!("{kind}.cpu"))).expect("cpu"),
-            memory: Bytes::parse(number(&format!("{kind}.memory"))).expect("memory"),
+            cpu: Cpu::parse(&hard[&format!("{kind}.cpu")]).expect("cpu"),
+            memory: Bytes::parse(&hard[&format!("{kind}.memory")]).expect("memory"),
         };
         let backup = Catalog::default().backup_job;
         let used: Size =
@@ -155,12 +158,21 @@ fn all_pods_fit_into_the_quota() {
         let requested = cost(&children) + Size { cpu: Cpu(backup.cpu.0 / 2), ..backup };
         assert!(requested.fits_into(room("requests")), "{tier} {stage}");
         if stage == Stage::Active {
-            let starting = Size { cpu: Catalog::default().start_cpu * STARTING_AT_ONCE, memory: Bytes(0) };
-            assert_eq!((used + backup + starting, requested), (room("limits"), room("requests")), "exactly: {tier}");
+            assert_eq!((used + backup, requested), (room("limits"), room("requests")), "exactly: {tier}");
         }
         let running: i32 = children.iter().filter_map(pods).map(|(replicas, _)| replicas).sum();
-        assert!(i64::from(running) < number("pods").parse::<i64>().expect("a number"));
+        assert!(i64::from(running) < hard["pods"].parse::<i64>().expect("a number"));
     }
+}
+
+#[test]
+fn cpu_that_is_lent_is_not_counted() {
+    let mut tenant = validated(&manifest("alice", Tier::Basic), &[]);
+    let lends = hard(&everything(&tenant, Stage::Active, &Settings::default()));
+    tenant.start_cpu = Cpu(0);
+    let mut keeps = hard(&everything(&tenant, Stage::Active, &Settings::default()));
+    assert!(keeps.remove("limits.cpu").is_some());
+    assert_eq!(lends, keeps);
 }
 
 #[test]

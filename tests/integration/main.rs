@@ -80,6 +80,7 @@ const SHARED: &[(&str, Test)] = &[
     ("tenants::removal::deletions_never_hang", tenants::removal::deletions_never_hang),
     ("tenants::stages::suspended_tenants_sleep", tenants::stages::suspended_tenants_sleep),
     ("tenants::stages::a_refused_resize_stops_nobody", tenants::stages::a_refused_resize_stops_nobody),
+    ("tenants::stages::the_quota_lends_to_every_bot", tenants::stages::the_quota_lends_to_every_bot),
     ("tenants::stages::sleep_requests_hold_until_activity", tenants::stages::sleep_requests_hold_until_activity),
     ("tenants::stages::decisions_are_enacted", tenants::stages::decisions_are_enacted),
     ("tenants::stages::activity_wins_at_every_step", tenants::stages::activity_wins_at_every_step),

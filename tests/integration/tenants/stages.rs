@@ -99,6 +99,20 @@ pub fn a_refused_resize_stops_nobody(ctx: &Ctx) -> Result<(), String> {
     same("pods with more CPU", &helped(ctx, namespace)?, &0)
 }
 
+/// The tenant's own quota refuses nothing that a wake lends, and keeps no bot waiting until it is counted anew.
+pub fn the_quota_lends_to_every_bot(ctx: &Ctx) -> Result<(), String> {
+    let (name, namespace) = ("crowded", "tenant-crowded");
+    apply(ctx, &tenant(name, json!({"tier": "pro", "suspended": true, "fleets": [fleet("a", 8)]})))?;
+    await_reason_within(ctx, LIMIT, &["tenant", name], "Ready", "True", "Asleep")?;
+    let start = mark(ctx)?;
+    patch(ctx, &["tenant", name], &json!({"spec": {"suspended": false}}))?;
+    await_reason_within(ctx, LIMIT, &["tenant", name], "Ready", "True", "Ready")?;
+    ensure(helped(ctx, namespace)? > 0, || "no pod had more CPU to start with".to_owned())?;
+    let mut asked = writes(ctx, start)?;
+    asked.retain(|event| event.subresource == "resize" && event.namespace == namespace);
+    ensure(asked.iter().all(|event| event.code < 300), || format!("resizes: {asked:?}"))
+}
+
 /// How many pods of a tenant the operator has given more CPU to start with.
 fn helped(ctx: &Ctx, namespace: &str) -> Result<usize, String> {
     let pods = ctx.kubectl(&["get", "pods", "-n", namespace, "-o", "json", "--show-managed-fields"])?;
