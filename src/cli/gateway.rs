@@ -110,8 +110,11 @@ async fn serve(
     let server = Server::bind(args.address).await.map_err(Failure::input)?;
     let address = server.address();
     let announce = |health: &_| run::announce(health, &watch::GATEWAY_NAMES);
-    let Started { clock, health, metrics, connection, mut probes } =
-        process::start(names::GATEWAY, &args.observe, announce).await?;
+    let Some(Started { clock, health, metrics, connection, mut probes }) =
+        process::start(names::GATEWAY, &args.observe, announce).await?
+    else {
+        return Ok(());
+    };
     let history = connection.history.clone();
     // Every replica writes, and the API server keeps their writes apart by resource version.
     let cluster = Cluster::new(names::GATEWAY, connection, &metrics, &LeaderGuard::unelected());

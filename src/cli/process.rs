@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use super::Failure;
 use crate::clock::{Clock, SystemClock};
 use crate::cluster::Cluster;
-use crate::cluster::client::{Connection, connect};
+use crate::cluster::client::{ConnectError, Connection, connect};
 use crate::controllers::run::{self, Ended};
 use crate::domain::catalog::Catalog;
 use crate::http::probes::{Health, routes};
@@ -50,6 +50,13 @@ pub struct ProcessArgs {
 /// The client's own line for each failed request would say twice what its caller tells, and as an error where
 /// the caller tries again.
 const LOGGED: &str = "info,kube_client::client::builder=off";
+
+/// Set by the kubelet in every container.
+const IN_CLUSTER: &str = "KUBERNETES_SERVICE_HOST";
+/// What readiness names while the API server does not answer a process that starts.
+const API_SERVER: &str = "the API server";
+/// Pause before it is asked once more.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
 
 /// What a process that leads works with.
 pub struct Leading {
@@ -118,11 +125,16 @@ pub struct Started {
     pub probes: JoinHandle<Result<(), HttpError>>,
 }
 
-/// Starts probes and connects; `ready` says what the process is before it does anything.
+/// Starts probes and connects; `ready` says what the process is before it does anything. Nothing where it was asked to
+/// stop while it waited for the API server.
 ///
 /// # Errors
 /// [`Failure`], one line.
-pub async fn start(component: &str, args: &ObserveArgs, ready: impl FnOnce(&Health)) -> Result<Started, Failure> {
+pub async fn start(
+    component: &str,
+    args: &ObserveArgs,
+    ready: impl FnOnce(&Health),
+) -> Result<Option<Started>, Failure> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
     let health = Health::new(clock.clone());
@@ -130,9 +142,36 @@ pub async fn start(component: &str, args: &ObserveArgs, ready: impl FnOnce(&Heal
     let server = Server::bind(args.probe_address).await.map_err(Failure::input)?;
     let address = server.address();
     let probes = tokio::spawn(server.serve(routes(health.clone(), metrics.clone()), std::future::pending()));
-    let connection = connect(component).await.map_err(Failure::input)?;
+    let connection = tokio::select! {
+        connected = connected(component, &health) => connected.map_err(Failure::input)?,
+        signal = stop_signal() => return signal.map(|()| None),
+    };
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "probes and metrics");
-    Ok(Started { clock, health, metrics, connection, probes })
+    Ok(Some(Started { clock, health, metrics, connection, probes }))
+}
+
+/// Connects; in a cluster it waits for an API server that does not answer. A process that ended instead would be started
+/// ever later by its kubelet, and stay away for up to five minutes after the API server is back.
+async fn connected(component: &str, health: &Health) -> Result<Connection, ConnectError> {
+    let in_cluster = std::env::var_os(IN_CLUSTER).is_some();
+    let mut told = String::new();
+    loop {
+        match connect(component).await {
+            Err(error @ ConnectError::Unreachable { .. }) if in_cluster => {
+                health.pending(API_SERVER);
+                let error = error.to_string();
+                if told != error {
+                    tracing::warn!(%error, "waiting for the API server");
+                    told = error;
+                }
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
+            connected => {
+                health.ready(API_SERVER);
+                return connected;
+            }
+        }
+    }
 }
 
 /// Runs a future of a subcommand.
@@ -166,8 +205,11 @@ where
     W: FnOnce(Leading) -> F,
     F: Future<Output = Result<Result<(), Ended>, Failure>>,
 {
-    let Started { clock, health, metrics, connection, probes } =
-        start(component, &args.observe, Health::stand_by).await?;
+    let Some(Started { clock, health, metrics, connection, probes }) =
+        start(component, &args.observe, Health::stand_by).await?
+    else {
+        return Ok(());
+    };
     let history = connection.history.clone();
     let duration = Duration::from_secs(args.lease_seconds);
     let params = LeaderParams {

@@ -58,21 +58,35 @@ fn only_torpor(metrics: &str) -> Result<(), String> {
     if series < 10 || !metrics.contains("kind=\"Tenant\"") { Err(metrics.to_owned()) } else { Ok(()) }
 }
 
-/// The API server goes and comes back: the settled operator stays, says what it does not see, writes nothing, and works again.
+/// The API server goes and comes back: the settled operator stays, says what it does not see, writes nothing, and works
+/// again. Programs that are started meanwhile wait for it, so that no kubelet keeps them away for minutes afterwards.
 pub fn api_server_restart_changes_nothing() -> Result<(), String> {
     let mut rig = Rig::start(Options::default())?;
     rig.apply(&tenants(4, |number| ["free", "basic", "free", "basic"][number]))?;
     rig.await_tenants(4, Duration::from_secs(90))?;
     rig.await_silence()?;
     let start = rig.mark()?;
+    let (gateway, hibernator) = (program(&rig.cluster, "gateway"), program(&rig.cluster, "hibernator"));
     rig.cluster.kill_component("kube-apiserver").map_err(|error| format!("{error:#}"))?;
     eventually(Duration::from_secs(5), || match rig.operator.http("/readyz")? {
         (503, text) if text.lines().count() >= KINDS => Ok(()),
         (code, text) => Err(format!("without an API server /readyz is {code}: {text}")),
     })?;
+    let (gateway, mut stopped) = (gateway.start()?, hibernator.start()?);
+    for waits in [&gateway, &stopped] {
+        eventually(Duration::from_secs(5), || match waits.http("/readyz")? {
+            (503, text) if text.contains("waiting for the API server\n") => Ok(()),
+            (code, text) => Err(format!("started without an API server, and /readyz is {code}: {text}")),
+        })?;
+    }
+    match stopped.terminate()? {
+        Some(0) => {}
+        code => return Err(format!("asked to stop while it waited, it ended with {code:?}: {}", stopped.log_text())),
+    }
     rig.cluster.restart_component("kube-apiserver").map_err(|error| format!("{error:#}"))?;
     let began = Instant::now();
     rig.operator.await_ready(RECOVERY)?;
+    gateway.await_ready(RECOVERY)?;
     println!("probes: ready {:.1} s after the API server came back", began.elapsed().as_secs_f64());
     let began = Instant::now();
     rig.kubectl(&["patch", "tenant/free-0", "--type=merge", "-p", r#"{"spec":{"suspended":true}}"#])?;

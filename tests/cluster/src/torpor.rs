@@ -49,6 +49,8 @@ impl Program {
             log: cluster.data_dir().join(format!("{subcommand}-{number}.log")),
             problem: account.as_ref().err().cloned(),
         };
+        // What the kubelet sets in every container is how a program knows that it is to wait for its API server.
+        let program = program.environment("KUBERNETES_SERVICE_HOST", "127.0.0.1");
         program.kubeconfig(&account.unwrap_or_default()).environment("TORPOR_LEASE_NAMESPACE", HOME)
     }
 
