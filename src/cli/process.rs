@@ -56,7 +56,7 @@ const IN_CLUSTER: &str = "KUBERNETES_SERVICE_HOST";
 /// What readiness names while the API server does not answer a process that starts.
 const API_SERVER: &str = "the API server";
 /// Pause before it is asked once more.
-const ASK_AGAIN: Duration = Duration::from_secs(2);
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What a process that leads works with.
 pub struct Leading {

@@ -11,6 +11,9 @@ use tower::util::MapRequestLayer;
 
 use super::history::History;
 
+/// How long the first request may take.
+const ANSWER: Duration = Duration::from_secs(5);
+
 /// The API server cannot be reached as configured.
 #[derive(Debug, Error)]
 pub enum ConnectError {
@@ -87,9 +90,9 @@ pub async fn connect(component: &str) -> Result<Connection, ConnectError> {
     let builder = ClientBuilder::try_from(config).map_err(|error| client_error(one_line(&error)))?;
     let client = builder.with_layer(&note).build();
     let unreachable = |reason: String| ConnectError::Unreachable { url: url.clone(), reason };
-    tokio::time::timeout(Duration::from_secs(10), client.apiserver_version())
+    tokio::time::timeout(ANSWER, client.apiserver_version())
         .await
-        .map_err(|_| unreachable("no answer within 10 s".to_owned()))?
+        .map_err(|_| unreachable(format!("no answer within {ANSWER:?}")))?
         .map_err(|error| unreachable(one_line(&error)))?;
     Ok(Connection { client, history })
 }

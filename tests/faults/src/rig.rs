@@ -52,7 +52,8 @@ impl Rig {
 
     /// What its cluster is made of.
     pub fn options() -> Options {
-        let capacity = NodeCapacity { pods: 2_000, ..NodeCapacity::default() };
+        // Room for 300 awake tenants at once, which is the most that one of the parts makes.
+        let capacity = NodeCapacity { cpu: "1000".to_owned(), memory: "4Ti".to_owned(), pods: 2_000 };
         // Pods that run before they are ready are given more CPU meanwhile.
         let (graceful_stop, slow_start) = (Some(Duration::from_millis(300)), Some(Duration::from_millis(700)));
         Options { capacity, graceful_stop, slow_start, nodes_per_pool: 1, ..Options::default() }

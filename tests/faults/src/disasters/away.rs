@@ -14,13 +14,15 @@ use crate::workflow::{Goal, Step};
 /// Enough for a queue after the return.
 const TENANTS: usize = 300;
 const MINUTES: u64 = 10;
+/// As the program has it where nothing else is said: whoever comes back waits for the Lease of the one that ended.
+const LEASE: [&str; 2] = ["--lease-seconds", "30"];
 /// What a user does in the meantime, one tenant in each so many.
 const STRIDE: usize = 15;
 /// A quiet process asks and tells little of it: an API server's answer is looked for by each watch, the Lease and the passes.
 const LINES_PER_MINUTE: usize = 60;
 
 pub(super) async fn run(settings: &Settings, told: &mut Told) -> Result<()> {
-    let mut rig = Rig::start(&settings.torpor, &settings.root).await?;
+    let mut rig = Rig::start_with(&settings.torpor, &settings.root, &LEASE).await?;
     let count = settings.sample.unwrap_or(TENANTS);
     let subjects: Vec<String> = (0..count).map(|number| format!("a-{number:03}")).collect();
     for subject in &subjects {
