@@ -25,7 +25,7 @@ pub struct Turn {
 }
 
 /// Shortest and longest pause between two statuses that tell nothing new but the wording of what is under way.
-const PAUSES: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(60));
+const PAUSES: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(60));
 
 /// How long such a status has to wait; `None` when it may be written. The pause is as long as things had been under
 /// way at the last write: a start is told in a few writes however long it takes, and whoever waits for long still
@@ -154,8 +154,8 @@ mod tests {
                 told.push(now);
             }
         }
-        assert_eq!(told, [0, 10, 20, 40, 80, 140, 200]);
-        assert_eq!(wait(seconds(12), seconds(4)), Some(seconds(6)));
-        assert_eq!(wait(Duration::ZERO, seconds(10)), None, "a wall clock that went back holds nothing up");
+        assert_eq!(told, [0, 20, 40, 80, 140, 200]);
+        assert_eq!(wait(seconds(22), seconds(4)), Some(seconds(16)));
+        assert_eq!(wait(Duration::ZERO, seconds(20)), None, "a wall clock that went back holds nothing up");
     }
 }
