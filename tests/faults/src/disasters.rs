@@ -8,6 +8,8 @@ mod restored;
 use std::time::{Duration, Instant};
 
 use anyhow::{Error, Result, bail};
+use futures::FutureExt;
+use futures::future::LocalBoxFuture;
 use serde_json::Value;
 
 use crate::matrix::{Settings, await_goal};
@@ -21,27 +23,29 @@ const HEALED: Duration = Duration::from_secs(60);
 /// What takes longer is waited for no more.
 const NEVER: Duration = Duration::from_secs(300);
 
-const NAMES: [&str; 4] = ["restored", "away", "clocks", "disk"];
+type Ran<'a> = LocalBoxFuture<'a, Result<()>>;
+type Run = for<'a> fn(&'a Settings, &'a mut Told) -> Ran<'a>;
+
+const ALL: [(&str, Run); 4] = [
+    ("restored", |settings, told| restored::run(settings, told).boxed_local()),
+    ("away", |settings, told| away::run(settings, told).boxed_local()),
+    ("clocks", |settings, told| clocks::run(settings, told).boxed_local()),
+    ("disk", |settings, told| disk::run(settings, told).boxed_local()),
+];
 
 /// Runs them and returns a row each.
 pub async fn run(settings: &Settings) -> Result<Vec<Row>> {
-    let wanted = |name: &&str| settings.wants(name);
     let mut rows = Vec::new();
-    for name in NAMES.into_iter().filter(wanted) {
+    for (name, disaster) in ALL.into_iter().filter(|(name, _)| settings.wants(name)) {
         let mut told = Told::new(name);
-        let ran = match name {
-            "restored" => Box::pin(restored::run(settings, &mut told)).await,
-            "away" => Box::pin(away::run(settings, &mut told)).await,
-            "clocks" => Box::pin(clocks::run(settings, &mut told)).await,
-            _ => Box::pin(disk::run(settings, &mut told)).await,
-        };
+        let ran = disaster(settings, &mut told).await;
         if let Err(error) = ran {
             told.found("the run itself", format!("{error:#}"));
         }
         rows.push(told.row());
     }
     if rows.is_empty() {
-        bail!("no such disaster; there are {}", NAMES.join(", "));
+        bail!("no such disaster; there are {}", ALL.map(|(name, _)| name).join(", "));
     }
     Ok(rows)
 }
