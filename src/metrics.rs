@@ -106,6 +106,12 @@ const TASKS: Description = described(
 );
 const EVENTS: Description =
     described("torpor_events_published_total", "counter", &["reason"], "Kubernetes events published, by reason");
+const EVENTS_LOST: Description = described(
+    "torpor_events_lost_total",
+    "counter",
+    &["reason"],
+    "Kubernetes events that were refused, or found too many waiting, by reason; status and log tell the same",
+);
 
 const BREAKER: Description = described(
     "torpor_breaker_open",
@@ -162,6 +168,7 @@ pub fn describe() -> Vec<Description> {
         TENANTS,
         BACKOFF,
         EVENTS,
+        EVENTS_LOST,
         BREAKER,
         DUE,
         DECISIONS,
@@ -233,6 +240,7 @@ pub struct Metrics {
     leader: Gauge,
     tasks: Gauge,
     events: Family<EventLabels, Counter>,
+    events_lost: Family<EventLabels, Counter>,
     breaker: Family<EventLabels, Gauge>,
     due: Gauge,
     decisions: Family<StageLabels, Counter>,
@@ -261,6 +269,7 @@ impl Metrics {
             leader: register(&mut registry, LEADER, Gauge::default()),
             tasks: register(&mut registry, TASKS, Gauge::default()),
             events: register(&mut registry, EVENTS, Family::default()),
+            events_lost: register(&mut registry, EVENTS_LOST, Family::default()),
             breaker: register(&mut registry, BREAKER, Family::default()),
             due: register(&mut registry, DUE, Gauge::default()),
             decisions: register(&mut registry, DECISIONS, Family::default()),
@@ -319,6 +328,11 @@ impl Metrics {
     /// Counts a published Kubernetes event.
     pub fn event_published(&self, reason: &'static str) {
         self.events.get_or_create(&EventLabels { reason }).inc();
+    }
+
+    /// An Event was not published.
+    pub fn event_lost(&self, reason: &'static str) {
+        self.events_lost.get_or_create(&EventLabels { reason }).inc();
     }
 
     /// The breaker is open for this reason, or is not.

@@ -228,6 +228,7 @@ where
     metrics.became_leader();
     let leader = leadership.guard();
     let cluster = Cluster::new(component, connection, &metrics, &leader);
+    let events = cluster.events.clone();
     let ended = tokio::select! {
         ended = work(Leading { clock, catalog, cluster, health, metrics, leader }) => match ended {
             Ok(ended) => ended.map_err(Failure::run),
@@ -240,6 +241,7 @@ where
         probes = probes => Err(Failure::run(format!("the probe server ended: {probes:?}"))),
         signal = stop_signal() => signal,
     };
+    events.flush().await;
     if let Err(error) = leadership.release().await {
         tracing::warn!(%error, "the Lease was not given back");
     }

@@ -1,4 +1,6 @@
-//! Kubernetes Events, published when an outcome changes and never a reason to fail a pass.
+//! Kubernetes Events, published when an outcome changes and never a reason to fail a pass, or to make it wait.
+
+use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -7,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::PostParams;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Api, Client};
+use tokio::sync::{mpsc, oneshot};
 
 use super::error::ClusterError;
 use super::status::Own;
@@ -19,6 +22,16 @@ const NOTE_LENGTH: usize = 1_000;
 
 /// Events about cluster-scoped objects go there.
 const NAMESPACE: &str = "default";
+
+/// So many wait at most. One that finds no place is counted and forgotten: status and log tell the same.
+const WAITING: usize = 1_000;
+
+/// The recorder counts repetitions, and for that it remembers what it published, over a kilobyte each. It starts anew after so
+/// many, or a pause of this length; a repetition across that is an Event of its own.
+const REMEMBERED: (u32, Duration) = (256, Duration::from_secs(60));
+
+/// How long a process that ends waits for the Events that are on their way.
+const LAST: Duration = Duration::from_secs(1);
 
 /// An Event that is published once, whatever happens to the process that publishes it.
 #[derive(Clone, Copy, Debug)]
@@ -33,36 +46,38 @@ pub struct Once<'a> {
     pub note: &'a str,
 }
 
-/// Publishes Events about Torpor's own resources.
+/// What waits for its turn.
+enum Waiting {
+    Event(Box<ObjectReference>, Event, &'static str),
+    /// Answered when all before it are published.
+    Flush(oneshot::Sender<()>),
+}
+
+/// Publishes Events about Torpor's own resources, one after the other beside the passes.
 #[derive(Clone)]
 pub struct Events {
     component: &'static str,
     client: Client,
-    recorder: Recorder,
+    waiting: mpsc::Sender<Waiting>,
     metrics: Metrics,
     leader: LeaderGuard,
 }
 
 impl Events {
-    /// A publisher over this client.
+    /// A publisher over this client. Its task ends with the last clone.
     pub fn new(component: &'static str, client: Client, metrics: Metrics, leader: LeaderGuard) -> Self {
-        let recorder = Recorder::new(client.clone(), Reporter::from(component));
-        Events { component, client, recorder, metrics, leader }
+        let (waiting, queue) = mpsc::channel(WAITING);
+        tokio::spawn(publish(component, client.clone(), queue, metrics.clone(), leader.clone()));
+        Events { component, client, waiting, metrics, leader }
     }
 
-    /// Publishes one Event. A failure is logged and forgotten.
-    pub async fn publish(&self, kind: Own, object: &ObjectMeta, type_: EventType, reason: &'static str, note: &str) {
-        if !self.leader.is_valid() {
-            return;
-        }
-        self.publish_about(&reference(kind, object), type_, reason, note).await;
+    /// Publishes one Event soon. A failure is logged, counted and forgotten.
+    pub fn publish(&self, kind: Own, object: &ObjectMeta, type_: EventType, reason: &'static str, note: &str) {
+        self.publish_about(reference(kind, object), type_, reason, note);
     }
 
-    /// Publishes one Event about any object. A failure is logged and forgotten.
-    pub async fn publish_about(&self, about: &ObjectReference, type_: EventType, reason: &'static str, note: &str) {
-        if !self.leader.is_valid() {
-            return;
-        }
+    /// Publishes one Event about any object soon. A failure is logged, counted and forgotten.
+    pub fn publish_about(&self, about: ObjectReference, type_: EventType, reason: &'static str, note: &str) {
         let event = Event {
             type_,
             reason: reason.to_owned(),
@@ -70,11 +85,23 @@ impl Events {
             action: "Reconcile".to_owned(),
             secondary: None,
         };
-        self.metrics.event_published(reason);
-        if let Err(error) = self.recorder.publish(&event, about).await {
-            tracing::warn!(%error, reason, "event was not published");
+        if self.waiting.try_send(Waiting::Event(Box::new(about), event, reason)).is_err() {
+            self.metrics.event_lost(reason);
+            tracing::debug!(reason, "too many events wait, this one was not published");
         }
     }
+
+    /// Waits until what was published before is with the API server, for a second at most.
+    pub async fn flush(&self) {
+        let (done, published) = oneshot::channel();
+        let flushed = async {
+            if self.waiting.send(Waiting::Flush(done)).await.is_ok() {
+                let _ = published.await;
+            }
+        };
+        let _ = tokio::time::timeout(LAST, flushed).await;
+    }
+
     /// Publishes an Event about a cluster-scoped object, once and for all: its name is made of `once.id`, so that a
     /// process that was killed right after publishing it, and its successor, do not publish it again.
     ///
@@ -109,6 +136,45 @@ impl Events {
             }
             Err(error) if ClusterError::is_conflict(&error) => Ok(()),
             Err(error) => Err(ClusterError::of(&format!("Event {} of {name}", once.reason), &error)),
+        }
+    }
+}
+
+async fn publish(
+    component: &'static str,
+    client: Client,
+    mut queue: mpsc::Receiver<Waiting>,
+    metrics: Metrics,
+    leader: LeaderGuard,
+) {
+    let anew = || (Recorder::new(client.clone(), Reporter::from(component)), 0);
+    let (mut recorder, mut published) = anew();
+    loop {
+        let next = if let Ok(next) = tokio::time::timeout(REMEMBERED.1, queue.recv()).await {
+            next
+        } else {
+            (recorder, published) = anew();
+            queue.recv().await
+        };
+        if published >= REMEMBERED.0 {
+            (recorder, published) = anew();
+        }
+        match next {
+            Some(Waiting::Event(about, event, reason)) if leader.is_valid() => {
+                published += 1;
+                match recorder.publish(&event, &about).await {
+                    Ok(()) => metrics.event_published(reason),
+                    Err(error) => {
+                        metrics.event_lost(reason);
+                        tracing::warn!(%error, reason, "event was not published");
+                    }
+                }
+            }
+            Some(Waiting::Event(_, _, reason)) => metrics.event_lost(reason),
+            Some(Waiting::Flush(done)) => {
+                let _ = done.send(());
+            }
+            None => return,
         }
     }
 }

@@ -296,8 +296,7 @@ impl Shell {
     }
 
     fn event(&self, reason: &'static str, type_: EventType, note: String) {
-        let (events, about) = (self.cluster.events.clone(), self.start.store.reference());
-        tokio::spawn(async move { events.publish_about(&about, type_, reason, &note).await });
+        self.cluster.events.publish_about(self.start.store.reference(), type_, reason, &note);
     }
 
     /// Somebody held or released the breaker, or changed what we saved.
@@ -407,8 +406,7 @@ impl Shell {
             told.push((EventType::Warning, ACTIVITY_INVALID, invalid.message.clone()));
         }
         for (type_, reason, note) in told {
-            let (events, about) = (self.cluster.events.clone(), metadata(&write.name, &write.uid));
-            tokio::spawn(async move { events.publish(Own::Tenant, &about, type_, reason, &note).await });
+            self.cluster.events.publish(Own::Tenant, &metadata(&write.name, &write.uid), type_, reason, &note);
         }
     }
 

@@ -127,7 +127,7 @@ pub async fn finish<S: Status>(
         let verdicts = outcome.verdicts();
         let reason = verdicts.map_or(READY, |verdicts| verdicts.ready.reason);
         tracing::info!(kind = key.kind, namespace = key.namespace, name = key.name, reason, "{}", ready.message);
-        context.events.publish(kind, metadata, outcome.event_type(), reason, &ready.message).await;
+        context.events.publish(kind, metadata, outcome.event_type(), reason, &ready.message);
     }
     well(Turn { told: true, ..Turn::of(&outcome, failures, due) })
 }

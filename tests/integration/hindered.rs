@@ -1,5 +1,7 @@
-//! Sleep and wake that do not get on: whoever looks is told what is awaited, and nothing is forced or stopped.
+//! Sleep and wake that do not get on: whoever looks is told what is awaited, and nothing is forced or stopped. And Events that
+//! do not get on, for which nobody waits.
 
+use std::net::TcpListener;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -154,4 +156,51 @@ pub fn full_nodes_stop_nobody() -> Result<(), String> {
     }
     let wake = ctx.get(&["tenant", "robbed"])?["status"]["wake"].clone();
     ensure(wake.is_null(), || format!("a tenant that never slept woke: {wake}"))
+}
+
+/// While the API server does not answer any Event, because a webhook is silent, a tenant is made and put to sleep all the same.
+/// What was to be told is told later.
+pub fn silent_events_hold_up_nobody() -> Result<(), String> {
+    let ctx = Ctx::with(Options::default(), &[])?;
+    ctx.apply_file("examples/pools.yaml")?;
+    // Takes connections and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").map_err(|error| error.to_string())?;
+    let address = silent.local_addr().map_err(|error| error.to_string())?;
+    let webhook = json!({
+        "name": "silent.torpor.test", "clientConfig": {"url": format!("https://{address}/")}, "failurePolicy": "Ignore",
+        "timeoutSeconds": 30, "sideEffects": "None", "admissionReviewVersions": ["v1"], "matchPolicy": "Exact",
+        "matchConditions": [{"name": "torpor", "expression": "request.userInfo.username.endsWith(':torpor-operator')"}],
+        "rules": [{"apiGroups": ["events.k8s.io"], "apiVersions": ["v1"], "resources": ["events"], "operations": ["*"]}],
+    });
+    let hook = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": "silent"}, "webhooks": [webhook],
+    });
+    apply(&ctx, &hook)?;
+    let name = "untold";
+    let tell = |suspended: bool| {
+        apply(&ctx, &tenant(name, json!({"tier": "basic", "suspended": suspended, "fleets": [fleet("a", 1)]})))
+    };
+    // The API server takes a moment to ask the webhook; the first tenant is the probe.
+    apply(&ctx, &tenant("probe", json!({"tier": "free", "fleets": [fleet("a", 1)]})))?;
+    silent.set_nonblocking(true).map_err(|error| error.to_string())?;
+    eventually(LIMIT, || silent.accept().map(drop).map_err(|error| format!("the webhook is not asked: {error}")))?;
+
+    let start = mark(&ctx)?;
+    tell(false)?;
+    ctx.await_ready(name)?;
+    tell(true)?;
+    await_reason_within(&ctx, LIMIT, &["tenant", name], "Ready", "True", "Asleep")?;
+    let events = |ctx: &Ctx| -> Result<usize, String> {
+        Ok(writes(ctx, start)?.iter().filter(|event| event.resource == "events").count())
+    };
+    let (told, all) = (events(&ctx)?, writes(&ctx, start)?.len());
+    ensure(told <= 2 && all >= 30, || format!("{told} Events of {all} writes were answered meanwhile"))?;
+
+    ctx.kubectl(&["delete", "validatingwebhookconfiguration", "silent"])?;
+    eventually(LIMIT, || {
+        let events = list(&ctx, "events", "default")?;
+        let of = |event: &Value| event["reason"] == "Asleep" && event.to_string().contains(name);
+        ensure(events.iter().any(of), || "not told yet".to_owned())
+    })
 }

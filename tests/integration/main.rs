@@ -111,6 +111,7 @@ const PAIRED: &[(&str, OwnTest)] = &[
     ("health::tools_agree_on_every_version", health::tools_agree_on_every_version),
     ("hindered::late_bots_are_named", hindered::late_bots_are_named),
     ("hindered::full_nodes_stop_nobody", hindered::full_nodes_stop_nobody),
+    ("hindered::silent_events_hold_up_nobody", hindered::silent_events_hold_up_nobody),
     ("turning::tenants_turn_round_at_each_write", turning::tenants_turn_round_at_each_write),
     ("probes::readiness_names_what_is_missing", probes::readiness_names_what_is_missing),
     ("undecodable::unreadable_objects_stop_nobody", undecodable::unreadable_objects_stop_nobody),

@@ -139,11 +139,9 @@ impl Options {
     /// kwok's own pod stages ignore the grace period, so bots get a stage of their own when their end must take time;
     /// and they make pods run and ready in one, so all pods get a stage in between when that must take time.
     pub(crate) fn stages(&self, stock: &str) -> Result<String> {
-        if self.graceful_stop.is_none() && self.slow_start.is_none() {
-            return Ok(stock.to_owned());
-        }
         let mut stages =
             serde_yaml::Deserializer::from_str(stock).map(Value::deserialize).collect::<Result<Vec<_>, _>>()?;
+        of_one_claim(named(&mut stages, "pvc-provision")?)?;
         if let Some(delay) = self.slow_start {
             let ready = named(&mut stages, "pod-ready")?;
             in_template(ready, TELLS_RESOURCES)?;
@@ -189,6 +187,17 @@ fn in_template(stage: &mut Value, changes: &[(&str, &str)]) -> Result<()> {
     Ok(())
 }
 
+/// kwok binds claims by name: a claim that was deleted and made anew meanwhile would get its predecessor's volume, which
+/// goes with the predecessor. With the uid, the API server refuses.
+fn of_one_claim(stage: &mut Value) -> Result<()> {
+    let steps = stage["spec"]["steps"].as_array_mut().context("kwok's stage pvc-provision has no steps")?;
+    let first = steps.iter_mut().map(|step| &mut step["patch"]).find(|patch| patch.is_object());
+    let first = first.filter(|patch| patch["root"] == "metadata").context("it does not begin with the metadata")?;
+    let text = first["template"].as_str().context("a patch without a template")?;
+    first["template"] = format!("uid: {{{{ .metadata.uid | Quote }}}}\n{text}").into();
+    Ok(())
+}
+
 /// Makes a stage one for pods in this phase.
 fn in_phase(stage: &mut Value, phase: &str) -> Result<()> {
     let expressions = stage["spec"]["selector"]["matchExpressions"].as_array_mut().context("no expressions")?;
@@ -226,30 +235,40 @@ mod tests {
 
     const READY: &str = "metadata:\n  name: pod-ready\nspec:\n  selector:\n    matchExpressions:\n    - key: .status.phase\n      operator: In\n      values: [Pending]\n  next:\n    statusTemplate: |\n      conditions:\n      - status: \"True\"\n        type: Ready\n      - status: \"True\"\n        type: ContainersReady\n      containerStatuses:\n      - name: a\n        ready: true\n";
 
+    const CLAIM: &str = "---\nmetadata:\n  name: pvc-provision\nspec:\n  steps:\n  - apply: {}\n  - patch:\n      root: metadata\n      template: |\n        annotations: {}\n";
+
+    fn stages(options: &Options, stock: &str) -> Vec<Value> {
+        let text = options.stages(&format!("{stock}{CLAIM}")).unwrap();
+        serde_yaml::Deserializer::from_str(&text).map(|stage| Value::deserialize(stage).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_volume_is_of_one_claim() {
+        let stages = stages(&Options::default(), STOCK);
+        let template = &stages[2]["spec"]["steps"][1]["patch"]["template"];
+        assert_eq!(template, "uid: {{ .metadata.uid | Quote }}\nannotations: {}\n");
+        assert!(Options::default().stages(STOCK).is_err(), "a stage that is missing is told");
+    }
+
     #[test]
     fn bots_get_a_slow_stage_and_leave_the_quick_one() {
         let options = Options { graceful_stop: Some(Duration::from_secs(3)), ..Options::default() };
-        let text = options.stages(STOCK).unwrap();
-        let stages: Vec<Value> =
-            serde_yaml::Deserializer::from_str(&text).map(|stage| Value::deserialize(stage).unwrap()).collect();
+        let stages = stages(&options, STOCK);
         let operator = |n: usize| stages[n]["spec"]["selector"]["matchExpressions"][1]["operator"].as_str().unwrap();
-        assert_eq!((operator(1), operator(2)), ("NotIn", "In"));
-        assert_eq!(stages[2]["spec"]["delay"]["durationMilliseconds"], 3000);
-        assert_eq!(Options::default().stages(STOCK).unwrap(), STOCK);
+        assert_eq!((operator(1), operator(3)), ("NotIn", "In"));
+        assert_eq!(stages[3]["spec"]["delay"]["durationMilliseconds"], 3000);
     }
 
     #[test]
     fn every_pod_starts_slowly_when_told() {
         let options = Options { slow_start: Some(Duration::from_secs(2)), ..Options::default() };
-        let text = options.stages(READY).unwrap();
-        let stages: Vec<Value> =
-            serde_yaml::Deserializer::from_str(&text).map(|stage| Value::deserialize(stage).unwrap()).collect();
+        let stages = stages(&options, READY);
         assert_eq!(stages[0]["spec"]["delay"]["durationMilliseconds"], 2000);
         let phase = |n: usize| &stages[n]["spec"]["selector"]["matchExpressions"][0]["values"];
-        assert_eq!((phase(0), phase(1)), (&json!(["Running"]), &json!(["Pending"])));
-        let template = stages[1]["spec"]["next"]["statusTemplate"].as_str().unwrap();
+        assert_eq!((phase(0), phase(2)), (&json!(["Running"]), &json!(["Pending"])));
+        let template = stages[2]["spec"]["next"]["statusTemplate"].as_str().unwrap();
         assert!(template.contains("status: \"False\"\n  type: Ready"), "{template}");
-        for stage in &stages {
+        for stage in [&stages[0], &stages[2]] {
             let template = stage["spec"]["next"]["statusTemplate"].as_str().unwrap();
             assert!(template.contains("resources: {{ toJson . }}"), "{template}");
         }

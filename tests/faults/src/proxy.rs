@@ -75,11 +75,23 @@ pub(crate) struct Shared {
 struct State {
     plan: Plan,
     records: Vec<Record>,
+    /// How many came before those.
+    forgotten: usize,
     /// Rules met since the plan was set.
     met: usize,
     /// The version that old lists are of.
     past: String,
     in_flight: usize,
+}
+
+impl State {
+    fn record(&mut self, number: usize) -> Option<&mut Record> {
+        self.records.get_mut(number.checked_sub(self.forgotten)?)
+    }
+
+    fn since(&self, number: usize) -> &[Record] {
+        self.records.get(number.saturating_sub(self.forgotten)..).unwrap_or_default()
+    }
 }
 
 impl Proxy {
@@ -118,22 +130,22 @@ impl Proxy {
         version.clone_into(&mut self.shared.state().past);
     }
 
-    /// Forgets the requests so far, of a run that is too long to keep them all. Numbers begin anew.
+    /// Forgets the requests so far, of a run that is too long to keep them all.
     pub fn forget(&self) {
         let mut state = self.shared.state();
-        if state.in_flight == 0 {
-            state.records.clear();
-        }
+        state.forgotten += state.records.len();
+        state.records.clear();
     }
 
     /// How many requests have come so far.
     pub fn count(&self) -> usize {
-        self.shared.state().records.len()
+        let state = self.shared.state();
+        state.forgotten + state.records.len()
     }
 
     /// The requests from that number on.
     pub fn since(&self, number: usize) -> Vec<Record> {
-        self.shared.state().records.get(number..).unwrap_or_default().to_vec()
+        self.shared.state().since(number).to_vec()
     }
 
     /// Cuts the running watches that this is about.
@@ -158,7 +170,7 @@ impl Proxy {
     pub fn quiet(&self, number: usize, about: impl Fn(&Request) -> bool) -> Option<Duration> {
         let state = self.shared.state();
         let own = |record: &&Record| record.request.is_write() && !record.request.is_lease() && about(&record.request);
-        let last = state.records.get(number..)?.iter().rev().find(own)?;
+        let last = state.since(number).iter().rev().find(own)?;
         (state.in_flight == 0).then(|| last.at.elapsed())
     }
 }
@@ -306,7 +318,7 @@ impl Shared {
         let mut state = self.state();
         let action = state.plan.decide(asked);
         state.met += usize::from(action.is_some());
-        let number = state.records.len();
+        let number = state.forgotten + state.records.len();
         let at = Instant::now();
         state.records.push(Record { number, at, request: asked.clone(), body, code: None, delivered: false });
         (number, action)
@@ -314,7 +326,7 @@ impl Shared {
 
     async fn answer(self: &Arc<Self>, number: usize, asked: &Forwarded) -> Result<hyper::Response<Body>, Broken> {
         let answer = self.forward(number, asked).await?;
-        if let Some(record) = self.state().records.get_mut(number) {
+        if let Some(record) = self.state().record(number) {
             record.delivered = true;
         }
         Ok(answer)
@@ -328,7 +340,7 @@ impl Shared {
             let answer = shared.send(&asked).await?;
             let (code, headers) = (answer.status(), answer.headers().clone());
             let body = answer.bytes().await.map_err(|_| Broken)?;
-            if let Some(record) = shared.state().records.get_mut(number) {
+            if let Some(record) = shared.state().record(number) {
                 record.code = Some(code.as_u16());
             }
             let mut response = hyper::Response::new(whole(body));

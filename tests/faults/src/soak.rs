@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::api::Api;
 use crate::matrix::Settings;
+use crate::observer;
 use crate::plan::{Action, Match, Plan, Rule};
 use crate::report::{Row, Violation};
 use crate::rig::Rig;
@@ -94,6 +95,9 @@ pub async fn run(settings: &Settings) -> Result<(Vec<Row>, Soaked)> {
         if let Err(error) = mended(&rig.api, subject).await {
             found.push(format!("{error:#}"));
         }
+    }
+    for subject in &subjects {
+        found.extend(observer::doubled(&rig.observer.seen(&workflow::namespace(subject))));
     }
     if let Some(code) = rig.restart_if_ended().await? {
         found.push(format!("the operator ended with {code}"));
