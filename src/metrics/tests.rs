@@ -9,6 +9,7 @@ fn all_touched() -> Metrics {
     metrics.set_tenants("gold", "Running", 7);
     metrics.set_in_backoff("Tenant", 2);
     metrics.event_published("Hibernated");
+    metrics.event_lost("Hibernated");
     metrics.set_breaker("TooMany", true);
     metrics.set_due(3);
     metrics.decided("BotsStopped");

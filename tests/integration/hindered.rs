@@ -52,11 +52,13 @@ pub fn late_bots_are_named() -> Result<(), String> {
     });
     let told = told.ok_or("the watch did not show it")?;
     same("stage", &told["status"]["hibernation"]["stage"], &json!("Active"))?;
-    let events = list(&ctx, "events", "default")?;
-    let warned = events.iter().find(|event| {
-        event["reason"] == "StopOverdue" && event["type"] == "Warning" && event["regarding"]["kind"] != "BotFleet"
-    });
-    let warned = warned.ok_or_else(|| format!("no Warning: {events:?}"))?;
+    let warned = eventually(LIMIT, || {
+        let events = list(&ctx, "events", "default")?;
+        let warned = events.iter().find(|event| {
+            event["reason"] == "StopOverdue" && event["type"] == "Warning" && event["regarding"]["kind"] != "BotFleet"
+        });
+        warned.cloned().ok_or_else(|| format!("no Warning: {events:?}"))
+    })?;
     let at = [&warned["eventTime"], &warned["firstTimestamp"]].into_iter().find_map(|time| seconds(time).ok());
     let late = at.ok_or("the Event has no time")? - due;
     ensure((2..=7).contains(&late), || format!("told {late} s after the grace period"))?;
