@@ -15,6 +15,8 @@ pub struct Rss {
     pub peak: f64,
     /// Now.
     pub now: f64,
+    /// Of that, pages of the program's file, which the kernel can drop and read again.
+    pub file: f64,
 }
 
 /// Resident memory of one of Torpor's programs.
@@ -30,7 +32,7 @@ fn of_pid(pid: u32) -> Result<Rss> {
         let kib = value.and_then(|value| value.trim().trim_end_matches(" kB").parse::<f64>().ok());
         kib.map(|kib| kib / KIB_PER_MIB).with_context(|| format!("no {name} in {path}"))
     };
-    Ok(Rss { peak: field("VmHWM:")?, now: field("VmRSS:")? })
+    Ok(Rss { peak: field("VmHWM:")?, now: field("VmRSS:")?, file: field("RssFile:")? })
 }
 
 /// Lets the peak begin anew at what is resident now.

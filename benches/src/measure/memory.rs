@@ -57,6 +57,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
         bench.rows.extend([
             row("peak of the start", started.peak),
             row("settled", started.now),
+            Row::one(NAME, format!("{name}, {count} tenants, of it the program's file"), started.file, "MiB"),
             row("peak of a relist", relist.peak),
             row("settled after it", relist.now),
         ]);
