@@ -168,7 +168,8 @@ mod tests {
             namespace: "tenant-c-1".into(),
             ..Request::default()
         };
-        Record { number: 0, at: Instant::now(), request, body, code: Some(200), delivered: true }
+        let at = Instant::now();
+        Record { number: 0, at, ended: at, request, body, code: Some(200), delivered: true }
     }
 
     #[test]

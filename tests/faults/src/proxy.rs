@@ -171,7 +171,7 @@ impl Proxy {
         let state = self.shared.state();
         let own = |record: &&Record| record.request.is_write() && !record.request.is_lease() && about(&record.request);
         let last = state.since(number).iter().rev().find(own)?;
-        (state.in_flight == 0).then(|| last.at.elapsed())
+        (state.in_flight == 0).then(|| last.ended.elapsed())
     }
 }
 
@@ -219,11 +219,15 @@ async fn serve(stream: TcpStream, acceptor: TlsAcceptor, shared: Arc<Shared>) {
 }
 
 /// Counts a request as unanswered while it exists.
-struct InFlight(Arc<Shared>);
+struct InFlight(Arc<Shared>, usize);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.state().in_flight -= 1;
+        let mut state = self.0.state();
+        state.in_flight -= 1;
+        if let Some(record) = state.record(self.1) {
+            record.ended = Instant::now();
+        }
     }
 }
 
@@ -262,7 +266,7 @@ impl Shared {
         if asked.verb == "watch" {
             return self.watch(asked, forwarded, action).await;
         }
-        let _in_flight = InFlight(self.clone());
+        let _in_flight = InFlight(self.clone(), number);
         self.state().in_flight += 1;
         match action {
             None | Some(Action::Frames(_)) => self.answer(number, &forwarded).await,
@@ -320,7 +324,8 @@ impl Shared {
         state.met += usize::from(action.is_some());
         let number = state.forgotten + state.records.len();
         let at = Instant::now();
-        state.records.push(Record { number, at, request: asked.clone(), body, code: None, delivered: false });
+        let request = asked.clone();
+        state.records.push(Record { number, at, ended: at, request, body, code: None, delivered: false });
         (number, action)
     }
 

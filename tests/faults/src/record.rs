@@ -13,6 +13,8 @@ pub struct Record {
     pub number: usize,
     /// When it came.
     pub at: Instant,
+    /// When it was answered or given up; until then as `at`.
+    pub ended: Instant,
     /// What it asked for.
     pub request: Request,
     /// Its body; null where there is none or it is no JSON.

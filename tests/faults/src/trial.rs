@@ -260,6 +260,7 @@ mod tests {
         let record = Record {
             number: 0,
             at: Instant::now(),
+            ended: Instant::now(),
             request: request.clone(),
             body: Value::Null,
             code: None,
