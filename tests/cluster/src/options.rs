@@ -191,10 +191,12 @@ fn in_template(stage: &mut Value, changes: &[(&str, &str)]) -> Result<()> {
 /// goes with the predecessor. With the uid, the API server refuses.
 fn of_one_claim(stage: &mut Value) -> Result<()> {
     let steps = stage["spec"]["steps"].as_array_mut().context("kwok's stage pvc-provision has no steps")?;
-    let first = steps.iter_mut().map(|step| &mut step["patch"]).find(|patch| patch.is_object());
-    let first = first.filter(|patch| patch["root"] == "metadata").context("it does not begin with the metadata")?;
-    let text = first["template"].as_str().context("a patch without a template")?;
-    first["template"] = format!("uid: {{{{ .metadata.uid | Quote }}}}\n{text}").into();
+    let binds = steps.iter_mut().map(|step| &mut step["patch"]).find(|patch| patch["root"] == "spec");
+    let binds = binds.context("kwok's stage pvc-provision does not bind")?;
+    let text = binds["template"].as_str().context("a patch without a template")?.trim_end().replace('\n', "\n  ");
+    // Not in the patch of the metadata before it: kwok leaves out what its old copy of the claim shows as done.
+    binds["template"] = format!("metadata:\n  uid: {{{{ .metadata.uid | Quote }}}}\nspec:\n  {text}\n").into();
+    binds["root"] = "".into();
     Ok(())
 }
 
@@ -235,7 +237,7 @@ mod tests {
 
     const READY: &str = "metadata:\n  name: pod-ready\nspec:\n  selector:\n    matchExpressions:\n    - key: .status.phase\n      operator: In\n      values: [Pending]\n  next:\n    statusTemplate: |\n      conditions:\n      - status: \"True\"\n        type: Ready\n      - status: \"True\"\n        type: ContainersReady\n      containerStatuses:\n      - name: a\n        ready: true\n";
 
-    const CLAIM: &str = "---\nmetadata:\n  name: pvc-provision\nspec:\n  steps:\n  - apply: {}\n  - patch:\n      root: metadata\n      template: |\n        annotations: {}\n";
+    const CLAIM: &str = "---\nmetadata:\n  name: pvc-provision\nspec:\n  steps:\n  - apply: {}\n  - patch:\n      root: spec\n      template: |\n        volumeName: a\n";
 
     fn stages(options: &Options, stock: &str) -> Vec<Value> {
         let text = options.stages(&format!("{stock}{CLAIM}")).unwrap();
@@ -245,8 +247,9 @@ mod tests {
     #[test]
     fn a_volume_is_of_one_claim() {
         let stages = stages(&Options::default(), STOCK);
-        let template = &stages[2]["spec"]["steps"][1]["patch"]["template"];
-        assert_eq!(template, "uid: {{ .metadata.uid | Quote }}\nannotations: {}\n");
+        let patch = &stages[2]["spec"]["steps"][1]["patch"];
+        assert_eq!(patch["template"], "metadata:\n  uid: {{ .metadata.uid | Quote }}\nspec:\n  volumeName: a\n");
+        assert_eq!(patch["root"], "");
         assert!(Options::default().stages(STOCK).is_err(), "a stage that is missing is told");
     }
 
