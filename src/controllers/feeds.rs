@@ -6,6 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{ConfigMap, Node};
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use kube::core::PartialObjectMeta;
+use kube::runtime::reflector::ObjectRef;
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::watcher::{self, Event};
 use kube::{Resource, ResourceExt};
@@ -13,7 +14,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::context::{Context, Guarded, Key};
-use crate::api::{BotFleet, Tenant, WorkerPool};
+use crate::api::{BotFleet, Tenant, Tier, WorkerPool};
 use crate::cluster::Cluster;
 use crate::cluster::index::{ChildIndex, Entry, Facts, Slot};
 use crate::cluster::status::Own;
@@ -59,13 +60,24 @@ impl Feeds {
     async fn tenants(self, writer: Writer<Guarded<Tenant>>) -> &'static str {
         let name = "Tenant";
         let mut store = Stored { writer, kind: Own::Tenant };
+        let known = store.writer.as_reader();
         let told = |object: &Guarded<Tenant>| {
             self.context.triggers.tenant(&object.name_any());
             self.every_fleet(&names::namespace(&object.name_any()));
-            // A new tenant, one that changes tier and one that goes change what pools count.
-            self.every_pool();
         };
-        self.watches.run(name, self.cluster.all(), None, |event| store.take(&self.context, event, told)).await;
+        let sink = |event: Event<Guarded<Tenant>>| {
+            // Each tenant's status is told several times; a pass over a pool looks at all tenants.
+            let counts = match &event {
+                Event::Apply(object) => tier(known.get(&ObjectRef::from_obj(object)).as_deref()) != tier(Some(object)),
+                Event::Delete(_) | Event::InitDone => true,
+                Event::Init | Event::InitApply(_) => false,
+            };
+            store.take(&self.context, event, told);
+            if counts {
+                self.every_pool();
+            }
+        };
+        self.watches.run(name, self.cluster.all(), None, sink).await;
         name
     }
 
@@ -184,6 +196,11 @@ impl Feeds {
             self.context.triggers.fleet(namespace, &name);
         }
     }
+}
+
+/// What pools count a tenant by.
+fn tier(tenant: Option<&Guarded<Tenant>>) -> Option<Tier> {
+    tenant.and_then(|guarded| guarded.0.as_ref().ok()).map(|tenant| tenant.spec.tier)
 }
 
 /// A store that is fed by a watch, with `managedFields` dropped: nothing reads them there.
