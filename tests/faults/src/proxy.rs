@@ -85,6 +85,10 @@ struct State {
 }
 
 impl State {
+    fn count(&self) -> usize {
+        self.forgotten + self.records.len()
+    }
+
     fn record(&mut self, number: usize) -> Option<&mut Record> {
         self.records.get_mut(number.checked_sub(self.forgotten)?)
     }
@@ -133,14 +137,13 @@ impl Proxy {
     /// Forgets the requests so far, of a run that is too long to keep them all.
     pub fn forget(&self) {
         let mut state = self.shared.state();
-        state.forgotten += state.records.len();
+        state.forgotten = state.count();
         state.records.clear();
     }
 
     /// How many requests have come so far.
     pub fn count(&self) -> usize {
-        let state = self.shared.state();
-        state.forgotten + state.records.len()
+        self.shared.state().count()
     }
 
     /// The requests from that number on.
@@ -322,7 +325,7 @@ impl Shared {
         let mut state = self.state();
         let action = state.plan.decide(asked);
         state.met += usize::from(action.is_some());
-        let number = state.forgotten + state.records.len();
+        let number = state.count();
         let at = Instant::now();
         let request = asked.clone();
         state.records.push(Record { number, at, ended: at, request, body, code: None, delivered: false });
