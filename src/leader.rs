@@ -3,6 +3,8 @@
 //! Two promises make it safe, and neither compares the clocks of two machines:
 //! - A standby takes a Lease over only after *it has seen* the Lease unchanged for the Lease's whole duration, and only
 //!   by a request that names the version it saw. A holder that renewed in between makes that request fail.
+//!   One holder is known to have ended: a predecessor in the same pod, for a kubelet starts a container anew only after
+//!   the one before it has ended. Only what such a holder had on the wire is waited for: `grace`, just as unchanged.
 //! - A leader counts its own time from the moment *before* it sent the last renewal that succeeded, and regards itself
 //!   as deposed `grace` before that duration is over. [`LeaderGuard::is_valid`] says so without any request, so a
 //!   process that was stopped for minutes knows before its next write. Time that was missed is never made up for:
@@ -47,8 +49,8 @@ pub struct LeaderParams {
     pub namespace: String,
     /// The name of the Lease; it is created where it is missing.
     pub name: String,
-    /// What distinguishes this process from every other, earlier ones included; see [`identity`].
-    pub identity: String,
+    /// What distinguishes this process from every other, earlier ones included.
+    pub identity: Identity,
     /// How long others wait for a leader that has fallen silent: whole seconds, from 1 to 3600.
     pub duration: Duration,
     /// How long before the end of `duration` this process stops regarding itself as the leader: longer than a write
@@ -59,9 +61,6 @@ pub struct LeaderParams {
 impl LeaderParams {
     fn seconds(&self) -> Result<i32, LeaderError> {
         let seconds = i32::try_from(self.duration.as_secs()).unwrap_or(i32::MAX);
-        if self.identity.is_empty() {
-            return Err(LeaderError::Params("the identity is empty"));
-        }
         if self.duration.subsec_nanos() != 0 || !(1..=3600).contains(&seconds) {
             return Err(LeaderError::Params("the duration is not a whole number of seconds from 1 to 3600"));
         }
@@ -83,10 +82,38 @@ impl LeaderParams {
 }
 
 /// A name for this process that people can read: where it runs, its process id, and a random part, because in a
-/// restarted container the first two are the same again.
-pub fn identity(hostname: &str) -> String {
-    let random = RandomState::new().hash_one(std::process::id());
-    format!("{}_{}_{random:016x}", hostname.trim(), std::process::id())
+/// restarted container the others are the same again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    name: String,
+    /// What the names of all processes of this one's pod begin with.
+    pod: Option<String>,
+}
+
+impl Identity {
+    /// This process's. With the uid of its pod it recognises its predecessors there.
+    pub fn new(hostname: &str, pod_uid: Option<&str>) -> Self {
+        let random = RandomState::new().hash_one(std::process::id());
+        let pod = pod_uid.map(|uid| format!("{}_{}_", hostname.trim(), uid.trim()));
+        let place = pod.clone().unwrap_or_else(|| format!("{}_", hostname.trim()));
+        Self { name: format!("{place}{}_{random:016x}", std::process::id()), pod }
+    }
+
+    /// As the Lease names it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether a process of that name ran before this one in the same pod, and has therefore ended.
+    fn follows(&self, name: &str) -> bool {
+        name != self.name && self.pod.as_ref().is_some_and(|pod| name.starts_with(pod))
+    }
+}
+
+impl Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
 }
 
 /// Why this process cannot take part in the election.

@@ -16,7 +16,7 @@ use crate::controllers::run::{self, Ended};
 use crate::domain::catalog::Catalog;
 use crate::http::probes::{Health, routes};
 use crate::http::{HttpError, Server};
-use crate::leader::{self, LeaderGuard, LeaderParams};
+use crate::leader::{self, Identity, LeaderGuard, LeaderParams};
 use crate::metrics::Metrics;
 use crate::telemetry::{self, LogFormat};
 
@@ -45,6 +45,9 @@ pub struct ProcessArgs {
     /// Seconds after which another process takes over from one that fell silent.
     #[arg(long, env = "TORPOR_LEASE_SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(3..=3600))]
     pub lease_seconds: u64,
+    /// Uid of the pod this process runs in. It then follows a predecessor in the same pod, which has ended, after a third of that time.
+    #[arg(long, env = "TORPOR_POD_UID", value_name = "UID")]
+    pub pod_uid: Option<String>,
 }
 
 /// The client's own line for each failed request would say twice what its caller tells, and as an error where
@@ -212,10 +215,11 @@ where
     };
     let history = connection.history.clone();
     let duration = Duration::from_secs(args.lease_seconds);
+    let hostname = std::env::var("HOSTNAME").unwrap_or_else(|_| "local".to_owned());
     let params = LeaderParams {
         namespace: args.lease_namespace.clone(),
         name: component.to_owned(),
-        identity: leader::identity(&std::env::var("HOSTNAME").unwrap_or_else(|_| "local".to_owned())),
+        identity: Identity::new(&hostname, args.pod_uid.as_deref().filter(|uid| !uid.trim().is_empty())),
         duration,
         grace: duration / 3,
     };

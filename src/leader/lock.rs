@@ -89,7 +89,7 @@ impl Lock {
         // Measured after the answer has come: the holder must have written before this.
         let now = self.clock.monotonic();
         let spec = lease.spec.clone().unwrap_or_default();
-        if let Some(holder) = holder(&lease).filter(|holder| *holder != self.params.identity) {
+        if let Some(holder) = holder(&lease).filter(|holder| *holder != self.params.identity.name()) {
             let left = self.left(sighting, spec, holder, now);
             if !left.is_zero() {
                 return Ok(Attempt::Wait(left));
@@ -104,7 +104,11 @@ impl Lock {
     /// How long the holder may still be silent. What it wrote about the time is not looked at: its clock is not ours.
     fn left(&self, sighting: &mut Option<Sighting>, spec: LeaseSpec, holder: &str, now: Instant) -> Duration {
         let seconds = spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
-        let duration = seconds.map_or(self.params.duration, Duration::from_secs);
+        let duration = if self.params.identity.follows(holder) {
+            self.params.grace
+        } else {
+            seconds.map_or(self.params.duration, Duration::from_secs)
+        };
         let last_holder = sighting.as_ref().and_then(|seen| seen.spec.holder_identity.as_deref());
         if last_holder != Some(holder) {
             info!(lease = %self.id(), holder, "waiting to lead; another process holds the Lease");
@@ -147,7 +151,7 @@ impl Lock {
     async fn read_again(&self) -> Result<Result<Lease, String>, Lost> {
         match self.read().await {
             Ok(Some(lease)) => match holder(&lease) {
-                Some(holder) if holder == self.params.identity => Ok(Ok(lease)),
+                Some(holder) if holder == self.params.identity.name() => Ok(Ok(lease)),
                 Some(holder) => Err(Lost::Taken { holder: holder.to_owned() }),
                 None => Err(Lost::Gone),
             },
@@ -164,7 +168,7 @@ impl Lock {
                 let Some(mut lease) = self.read().await? else {
                     return Ok(());
                 };
-                if holder(&lease) != Some(&self.params.identity) {
+                if holder(&lease) != Some(self.params.identity.name()) {
                     return Ok(());
                 }
                 lease.spec.get_or_insert_default().holder_identity = None;
@@ -211,8 +215,9 @@ impl Lock {
     fn held(&self, mut lease: Lease) -> Lease {
         let now = MicroTime(self.clock.now());
         let spec = lease.spec.get_or_insert_default();
-        if spec.holder_identity.as_ref() != Some(&self.params.identity) {
-            spec.holder_identity = Some(self.params.identity.clone());
+        let name = self.params.identity.name();
+        if spec.holder_identity.as_deref() != Some(name) {
+            spec.holder_identity = Some(name.to_owned());
             spec.acquire_time = Some(now.clone());
             spec.lease_transitions = Some(spec.lease_transitions.map_or(0, |count| count.saturating_add(1)));
         }

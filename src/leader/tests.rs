@@ -14,7 +14,7 @@ fn params(identity: &str, seconds: u64) -> LeaderParams {
     LeaderParams {
         namespace: "torpor-system".into(),
         name: "torpor".into(),
-        identity: identity.into(),
+        identity: Identity { name: identity.into(), pod: None },
         duration: Duration::from_secs(seconds),
         grace: Duration::from_millis(400),
     }
@@ -110,6 +110,37 @@ async fn a_holder_is_left_alone_until_it_was_silent_for_its_own_duration() {
 }
 
 #[tokio::test]
+async fn a_predecessor_in_the_same_pod_is_waited_for_only_as_long_as_its_writes_may_be_under_way() {
+    let server = Server::default();
+    let clock = still();
+    let spec = |renewed| {
+        json!({
+            "holderIdentity": "torpor-0_9d3c_1_00", "leaseDurationSeconds": 60, "leaseTransitions": 4,
+            "renewTime": format!("1990-01-01T00:00:{renewed:02}.000000Z"),
+        })
+    };
+    server.put(spec(1));
+    let identity = Identity { name: "torpor-0_9d3c_1_01".into(), pod: Some("torpor-0_9d3c_".into()) };
+    let params = LeaderParams { identity, ..params("me", 1) };
+    let (almost, grace) = (Duration::from_millis(399), params.grace);
+    let acquired = tokio::spawn(acquire(server.client(), params, clock.clone()));
+    looked_at(&server).await;
+    clock.advance(almost);
+    looked_at(&server).await;
+    // One that renews has not ended, whatever it is called.
+    server.put(spec(2));
+    looked_at(&server).await;
+    clock.advance(almost);
+    looked_at(&server).await;
+    assert!(!acquired.is_finished());
+    clock.advance(grace - almost);
+    let acquired = timeout(Duration::from_secs(20), acquired).await.expect("in time");
+    let leadership = acquired.expect("no panic").expect("the lead");
+    assert_eq!(server.spec()["holderIdentity"], "torpor-0_9d3c_1_01");
+    drop(leadership);
+}
+
+#[tokio::test]
 async fn of_many_one_leads_and_after_its_release_the_next() {
     let server = Server::default();
     server.put(json!({"holderIdentity": ""}));
@@ -201,7 +232,6 @@ async fn contradictory_parameters_are_refused() {
     let server = Server::default();
     let good = params("me", 1);
     for (wrong, reason) in [
-        (LeaderParams { identity: String::new(), ..good.clone() }, "identity"),
         (LeaderParams { duration: Duration::ZERO, ..good.clone() }, "duration"),
         (LeaderParams { duration: Duration::from_millis(1500), ..good.clone() }, "duration"),
         (LeaderParams { duration: Duration::from_secs(3601), ..good.clone() }, "duration"),
@@ -225,7 +255,23 @@ async fn dropping_the_leadership_invalidates_its_guards() {
 
 #[test]
 fn identities_are_readable_and_never_the_same() {
-    let (one, other) = (identity("torpor-0\n"), identity("torpor-0"));
-    assert!(one.starts_with(&format!("torpor-0_{}_", std::process::id())), "{one}");
+    let (one, other) = (Identity::new("torpor-0\n", None), Identity::new("torpor-0", None));
+    assert!(one.name().starts_with(&format!("torpor-0_{}_", std::process::id())), "{one}");
     assert_ne!(one, other);
+    let in_pod = Identity::new("torpor-0", Some("9d3c\n"));
+    assert!(in_pod.name().starts_with(&format!("torpor-0_9d3c_{}_", std::process::id())), "{in_pod}");
+}
+
+#[test]
+fn only_who_ran_in_the_same_pod_before_is_a_predecessor() {
+    let me = Identity::new("torpor-0", Some("9d3c"));
+    assert!(me.follows(Identity::new("torpor-0", Some("9d3c")).name()));
+    let others =
+        [("torpor-0", Some("9d3c1")), ("torpor-0", Some("0000")), ("torpor-1", Some("9d3c")), ("torpor-0", None)];
+    for (hostname, uid) in others {
+        assert!(!me.follows(Identity::new(hostname, uid).name()), "{hostname} {uid:?}");
+    }
+    assert!(!me.follows(me.name()));
+    let alone = Identity::new("torpor-0", None);
+    assert!(!alone.follows(Identity::new("torpor-0", None).name()));
 }

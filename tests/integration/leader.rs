@@ -85,6 +85,28 @@ pub fn only_one_operator_writes() -> Result<(), String> {
     }
     eventually(TAKEOVER, || leads(&cluster, &sixth))?;
     println!("leader: followed {:.1} s after it was asked to stop", began.elapsed().as_secs_f64());
+    drop(sixth);
+    restarted_in_its_pod(&cluster)
+}
+
+/// A container that is started again in its pod waits for the writes of the one before it, which has ended, and not for
+/// its whole Lease.
+fn restarted_in_its_pod(cluster: &Cluster) -> Result<(), String> {
+    const LONG: Duration = Duration::from_secs(60);
+    const SOONER: Duration = Duration::from_secs(50);
+    kubectl(cluster, &["delete", "lease", "torpor-operator", "-n", HOME])?;
+    let seconds = LONG.as_secs().to_string();
+    let container = || {
+        let program = program(cluster, "operator").arguments(&["--lease-seconds", &seconds]);
+        program.environment("HOSTNAME", "torpor-operator-0").environment("TORPOR_POD_UID", "5d1c").start()
+    };
+    let mut before = container()?;
+    before.await_ready(START)?;
+    let began = Instant::now();
+    before.kill();
+    let after = container()?;
+    eventually(SOONER, || leads(cluster, &after))?;
+    println!("leader: followed {:.1} s after kill -9 in the same pod", began.elapsed().as_secs_f64());
     Ok(())
 }
 

@@ -12,6 +12,9 @@ const TENANTS: usize = 100;
 const PODS: usize = 405 + 4 * TENANTS;
 /// On two cores it takes a minute or two, most of it the API server's and the scheduler's.
 const LIMIT: Duration = Duration::from_secs(900);
+/// Passes over pools, each of which looks at all tenants: no more than one for each tenant that comes and each pool, and
+/// as much again for nodes and the pools' own changes.
+const POOL_PASSES: f64 = 800.0;
 /// Debug builds of the operator included.
 const MEMORY_KIB: u64 = 256 * 1024;
 
@@ -55,12 +58,13 @@ pub fn hundred_tenants_at_once() -> Result<(), String> {
     let settled = rig.operator.rss_kib()?;
     let seconds = rig.operator.cpu_seconds()?;
     let mib = |kib: u64| f64::from(u32::try_from(kib).unwrap_or(u32::MAX)) / 1024.0;
+    let pool_passes = rig.operator.counter(r#"torpor_reconciles_total{kind="WorkerPool""#)?;
     let log = rig.operator.log_text();
     let lines = |level: &str| log.lines().filter(|line| line.split_whitespace().nth(1) == Some(level)).count();
     let each = |count: usize| format!("{}.{}", count / TENANTS, count * 10 / TENANTS % 10);
     println!(
         "scale: {TENANTS} tenants, {pods} pods Ready in {:.1} s; operator: {:.1} MiB at its peak, {:.1} MiB settled, \
-         {seconds:.1} s of processor time, per tenant {} objects made, {} writes ({} status, of which {} of the Tenant, \
+         {seconds:.1} s of processor time, {pool_passes} passes over pools, per tenant {} objects made, {} writes ({} status, of which {} of the Tenant, \
          {} events), {} reads; {failed} writes refused, {} WARN and {} ERROR lines",
         took.as_secs_f64(),
         mib(memory),
@@ -77,6 +81,11 @@ pub fn hundred_tenants_at_once() -> Result<(), String> {
     if lines("ERROR") > 0 || log.contains("panicked") {
         let errors: Vec<_> = log.lines().filter(|line| line.contains(" ERROR ") || line.contains("panicked")).collect();
         return Err(errors[..errors.len().min(10)].join("\n"));
+    }
+    if pool_passes > POOL_PASSES {
+        return Err(format!(
+            "{pool_passes} passes over pools for {TENANTS} tenants: they follow more than their coming"
+        ));
     }
     if memory > MEMORY_KIB {
         return Err(format!("the operator took {memory} KiB, {MEMORY_KIB} are thought to be enough"));

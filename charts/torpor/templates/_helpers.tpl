@@ -202,6 +202,8 @@ readinessProbe:
 {{- define "torpor.leaderEnv" -}}
 - {name: TORPOR_LEASE_NAMESPACE, value: {{ .Release.Namespace | quote }}}
 - {name: TORPOR_LEASE_SECONDS, value: {{ .Values.leaseSeconds | int64 | quote }}}
+- name: TORPOR_POD_UID
+  valueFrom: {fieldRef: {fieldPath: metadata.uid}}
 {{- if .Values.catalog }}
 - {name: TORPOR_CATALOG, value: /etc/torpor/catalog/tiers.yaml}
 {{- end }}

@@ -120,10 +120,10 @@ impl Process {
         })
     }
 
-    /// What its metrics say of a counter, its series together.
+    /// What its metrics say of a counter, its series together, or those that begin with the labels in `name`.
     pub fn counter(&self, name: &str) -> Result<f64, String> {
         let (_, page) = self.http("/metrics")?;
-        let of_name = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
+        let of_name = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ',', ' ']));
         let values = page.lines().filter(of_name).filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok());
         Ok(values.sum())
     }
