@@ -102,11 +102,24 @@ impl Feeds {
     async fn pools(self, writer: Writer<Guarded<WorkerPool>>) -> &'static str {
         let name = "WorkerPool";
         let mut store = Stored { writer, kind: Own::WorkerPool };
+        let known = store.writer.as_reader();
         let mut served = Vec::new();
-        let sink = |event| {
-            store.take(&self.context, event, |_: &Guarded<WorkerPool>| {
-                self.every_pool();
-                self.nodes_changed.notify_one();
+        let sink = |event: Event<Guarded<WorkerPool>>| {
+            // Pools share tiers and nodes by what is asked of them, not by what their status says.
+            let as_asked = match &event {
+                Event::Apply(object) => {
+                    let asked = |pool: &Guarded<WorkerPool>| (pool.uid(), pool.meta().generation);
+                    known.get(&ObjectRef::from_obj(object)).is_some_and(|before| asked(&before) == asked(object))
+                }
+                _ => false,
+            };
+            store.take(&self.context, event, |object: &Guarded<WorkerPool>| {
+                if as_asked {
+                    self.context.triggers.pool(&object.name_any());
+                } else {
+                    self.every_pool();
+                    self.nodes_changed.notify_one();
+                }
             });
             // Tenants care about which pools serve which tiers, not about a pool's status.
             let mut now = self.context.serving_pools();

@@ -12,9 +12,9 @@ const TENANTS: usize = 100;
 const PODS: usize = 405 + 4 * TENANTS;
 /// On two cores it takes a minute or two, most of it the API server's and the scheduler's.
 const LIMIT: Duration = Duration::from_secs(900);
-/// Passes over pools, each of which looks at all tenants: no more than one for each tenant that comes and each pool, and
-/// as much again for nodes and the pools' own changes.
-const POOL_PASSES: f64 = 800.0;
+/// Passes over pools, each of which looks at all tenants. Four for each tenant that comes, one for each pool, one for the
+/// status that one of them gets; and as many for nodes and what pods leave of them.
+const POOL_PASSES: f64 = 700.0;
 /// Debug builds of the operator included.
 const MEMORY_KIB: u64 = 256 * 1024;
 
