@@ -104,7 +104,8 @@ impl Identity {
         &self.name
     }
 
-    /// Whether a process of that name ran before this one in the same pod, and has therefore ended.
+    /// Whether a process of that name ran before this one in the same pod, and has therefore ended. One that somebody
+    /// starts beside it by hand does not come so far: the address of the probes is taken.
     fn follows(&self, name: &str) -> bool {
         name != self.name && self.pod.as_ref().is_some_and(|pod| name.starts_with(pod))
     }

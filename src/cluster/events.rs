@@ -27,8 +27,11 @@ const NAMESPACE: &str = "default";
 const WAITING: usize = 1_000;
 
 /// The recorder counts repetitions, and for that it remembers what it published, over a kilobyte each. It starts anew after so
-/// many, or a pause of this length; a repetition across that is an Event of its own.
-const REMEMBERED: (u32, Duration) = (256, Duration::from_secs(60));
+/// many, or after [`QUIET`]; a repetition across that is an Event of its own.
+const REMEMBERED: u32 = 256;
+
+/// A repetition that comes after so long a pause is news again.
+const QUIET: Duration = Duration::from_secs(60);
 
 /// How long a process that ends waits for the Events that are on their way.
 const LAST: Duration = Duration::from_secs(1);
@@ -150,13 +153,13 @@ async fn publish(
     let anew = || (Recorder::new(client.clone(), Reporter::from(component)), 0);
     let (mut recorder, mut published) = anew();
     loop {
-        let next = if let Ok(next) = tokio::time::timeout(REMEMBERED.1, queue.recv()).await {
+        let next = if let Ok(next) = tokio::time::timeout(QUIET, queue.recv()).await {
             next
         } else {
             (recorder, published) = anew();
             queue.recv().await
         };
-        if published >= REMEMBERED.0 {
+        if published >= REMEMBERED {
             (recorder, published) = anew();
         }
         match next {
