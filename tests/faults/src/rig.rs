@@ -124,7 +124,20 @@ impl Rig {
         let Some(component) = self.doomed.take() else { return Ok(()) };
         self.cluster.kill_component(component)?;
         tokio::time::sleep(AWAY).await;
-        self.cluster.restart_component(component)
+        self.cluster.restart_component(component)?;
+        // A kubelet tries again. kwok leaves a pod as it is once a request for it has failed, until it reads all of them anew.
+        self.await_answers().await?;
+        self.cluster.restart_component("kwok")
+    }
+
+    /// Waits until the API server and what it stands on answer.
+    async fn await_answers(&self) -> Result<()> {
+        let end = Instant::now() + START;
+        while let Err(error) = self.cluster.kubectl(["get", "--raw=/readyz"]) {
+            ensure!(Instant::now() < end, "the API server does not come back: {error:#}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Ok(())
     }
 
     /// Deletes the operator's Lease: how it is waited for is shown elsewhere.
