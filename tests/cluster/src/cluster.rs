@@ -295,6 +295,20 @@ impl Cluster {
         })
     }
 
+    /// Starts again the components that have ended by themselves, as a kubelet does with those of a real control plane.
+    pub fn restart_ended(&self) -> Result<()> {
+        let own = self.own()?;
+        let mut components = self.components()?;
+        let mut any = false;
+        for component in components.iter_mut() {
+            if component.check().is_err() {
+                component.start(&own.spawner)?;
+                any = true;
+            }
+        }
+        if any { self.janitor.watch(components.iter()) } else { Ok(()) }
+    }
+
     /// Stops everything now. The same as dropping the handle.
     pub fn stop(self) {}
 

@@ -13,7 +13,7 @@ pub type Objects = BTreeMap<String, Value>;
 pub const SUBJECT: &str = "$subject";
 
 /// Identities, places, and what the cluster's own controllers fill in.
-const CHANCE: [&str; 13] = [
+const CHANCE: [&str; 15] = [
     "uid",
     "resourceVersion",
     "creationTimestamp",
@@ -24,6 +24,9 @@ const CHANCE: [&str; 13] = [
     "volumeName",
     "pod-template-hash",
     "controller-revision-hash",
+    // kwok makes a claim's volume whether or not the controller manager was there to say who is to.
+    "volume.kubernetes.io/storage-provisioner",
+    "volume.beta.kubernetes.io/storage-provisioner",
     // They cover uids and times; what else they cover is compared in full.
     "torpor.dev/applied-hash",
     "warnedFor",

@@ -10,6 +10,7 @@ pub mod canonical;
 pub mod disasters;
 pub mod faults;
 pub mod hostile;
+pub mod kwok;
 pub mod leaders;
 pub mod matrix;
 pub mod observer;

@@ -9,6 +9,7 @@ use torpor_cluster::torpor::{self, HOME, Process, Program};
 use torpor_cluster::{Cluster, NodeCapacity, Options};
 
 use crate::api::Api;
+use crate::kwok::Reminder;
 use crate::observer::Observer;
 use crate::plan::Plan;
 use crate::probes::Probes;
@@ -33,6 +34,8 @@ pub struct Rig {
     pub program: Program,
     /// The component that is killed when a rule of the plan is met.
     pub doomed: Option<&'static str>,
+    /// Reminds kwok of what it failed to do, since something that it stands on was killed.
+    pub kwok: Option<Reminder>,
     /// What programs tell of themselves.
     pub probes: Probes,
     /// The cluster itself.
@@ -70,7 +73,7 @@ impl Rig {
         let operator = program.clone().start().map_err(Error::msg)?;
         let observer = Observer::start(&api);
         let probes = Probes::new(proxy::client(&authority)?);
-        let rig = Self { operator, proxy, api, observer, program, doomed: None, probes, cluster };
+        let rig = Self { operator, proxy, api, observer, program, doomed: None, kwok: None, probes, cluster };
         rig.await_ready().await?;
         rig.cluster.kubectl(["apply", "-f", &root.join("examples/pools.yaml").display().to_string()])?;
         Ok(rig)
@@ -118,6 +121,11 @@ impl Rig {
     pub async fn doom(&mut self) -> Result<()> {
         /// Long enough for the operator to notice.
         const AWAY: Duration = Duration::from_secs(2);
+        if let Some(kwok) = &mut self.kwok {
+            // Its peers may end for it, such as a scheduler that finds its cache wrong.
+            self.cluster.restart_ended()?;
+            kwok.remind(&self.api).await;
+        }
         if self.proxy.met() == 0 {
             return Ok(());
         }
@@ -125,18 +133,7 @@ impl Rig {
         self.cluster.kill_component(component)?;
         tokio::time::sleep(AWAY).await;
         self.cluster.restart_component(component)?;
-        // A kubelet tries again. kwok leaves a pod as it is once a request for it has failed, until it reads all of them anew.
-        self.await_answers().await?;
-        self.cluster.restart_component("kwok")
-    }
-
-    /// Waits until the API server and what it stands on answer.
-    async fn await_answers(&self) -> Result<()> {
-        let end = Instant::now() + START;
-        while let Err(error) = self.cluster.kubectl(["get", "--raw=/readyz"]) {
-            ensure!(Instant::now() < end, "the API server does not come back: {error:#}");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+        self.kwok = Some(Reminder::default());
         Ok(())
     }
 
