@@ -55,6 +55,14 @@ async fn looked_at(server: &Server) {
     happens(server, 2, |store| store.reads).await;
 }
 
+/// A Lease of a minute that another process renewed in that second of long ago.
+fn held_by(holder: &str, renewed: u32) -> Value {
+    json!({
+        "holderIdentity": holder, "leaseDurationSeconds": 60, "leaseTransitions": 4,
+        "renewTime": format!("1990-01-01T00:00:{renewed:02}.000000Z"),
+    })
+}
+
 #[tokio::test]
 async fn a_missing_lease_is_created_renewed_and_given_back() {
     let server = Server::default();
@@ -83,12 +91,7 @@ async fn a_holder_is_left_alone_until_it_was_silent_for_its_own_duration() {
     let server = Server::default();
     let clock = still();
     // By its own clock the holder died long ago. That says nothing.
-    let spec = |renewed| {
-        json!({
-            "holderIdentity": "other", "leaseDurationSeconds": 60, "leaseTransitions": 4,
-            "renewTime": format!("1990-01-01T00:00:{renewed:02}.000000Z"),
-        })
-    };
+    let spec = |renewed| held_by("other", renewed);
     server.put(spec(1));
     let acquired = tokio::spawn(acquire(server.client(), params("me", 1), clock.clone()));
     looked_at(&server).await;
@@ -113,12 +116,7 @@ async fn a_holder_is_left_alone_until_it_was_silent_for_its_own_duration() {
 async fn a_predecessor_in_the_same_pod_is_waited_for_only_as_long_as_its_writes_may_be_under_way() {
     let server = Server::default();
     let clock = still();
-    let spec = |renewed| {
-        json!({
-            "holderIdentity": "torpor-0_9d3c_1_00", "leaseDurationSeconds": 60, "leaseTransitions": 4,
-            "renewTime": format!("1990-01-01T00:00:{renewed:02}.000000Z"),
-        })
-    };
+    let spec = |renewed| held_by("torpor-0_9d3c_1_00", renewed);
     server.put(spec(1));
     let identity = Identity { name: "torpor-0_9d3c_1_01".into(), pod: Some("torpor-0_9d3c_".into()) };
     let params = LeaderParams { identity, ..params("me", 1) };
