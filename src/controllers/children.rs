@@ -12,7 +12,7 @@ use crate::cluster::index::Slot;
 use crate::domain::names::annotation;
 use crate::plan::{self, Child, ChildKind};
 
-/// Makes the children as wanted, in order.
+/// Makes the children as wanted, in order. `outdated` tells, just before each is written, whether the plan would now be another.
 ///
 /// # Errors
 /// The first outcome that stops the pass. An object that is refused does not: the others are mended first.
@@ -20,9 +20,13 @@ pub async fn apply(
     context: &Context,
     namespace: &str,
     children: impl IntoIterator<Item = &Child>,
+    outdated: impl Fn(&Child) -> bool,
 ) -> Result<(), Outcome> {
     let mut refused = None;
     for child in children {
+        if outdated(child) {
+            return Err(Outcome::Again);
+        }
         let ensured = match context.applier.ensure(child, namespace).await {
             Err(ClusterError::ClaimsDiffer { .. }) => volumes::grow(context, child, namespace).await,
             ensured => ensured.map(|_| ()).map_err(Outcome::from),

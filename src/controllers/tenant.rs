@@ -15,7 +15,7 @@ use super::{children, recheck, removal, report, sight, steps, stops, undecodable
 use crate::api::conditions::reasons;
 use crate::api::tenant::{Cost, Placement, WakePart};
 use crate::api::{BotFleet, Tenant, TenantStatus};
-use crate::cluster::index::Entry;
+use crate::cluster::index::{Entry, Slot};
 use crate::cluster::status::{Own, has_finalizer};
 use crate::domain::activity;
 use crate::domain::names;
@@ -98,6 +98,8 @@ struct Step {
     workloads: Vec<Wanted>,
     /// The workloads of an awake tenant, to compare with.
     full: Vec<Wanted>,
+    /// The workloads of a tenant that has arrived at the stage.
+    arrived: Vec<Wanted>,
     /// The database at its least size, where that is wanted.
     least: Option<Wanted>,
 }
@@ -107,17 +109,19 @@ impl Step {
         let plan = |parts| plan::tenant(validated, parts, &context.settings);
         let awake = plan(Parts::of(Stage::Active));
         let full = children::workloads(&awake);
+        let arrived = match wanted {
+            Stage::Active => full.clone(),
+            asleep => children::workloads(&plan(Parts::of(asleep))),
+        };
         let least = match Parts::of(wanted).database {
             DatabaseSize::Full => None,
-            DatabaseSize::Least => {
-                children::workloads(&plan(Parts::of(wanted))).into_iter().find(|part| part.name == names::DATABASE)
-            }
+            DatabaseSize::Least => arrived.iter().find(|part| part.name == names::DATABASE).cloned(),
         };
         let entries = context.index.namespace(&validated.namespace);
         let parts = steps::next(wanted, sight::look(&entries, &full, least.as_ref(), None), slept);
         let children = if parts == Parts::of(Stage::Active) { awake } else { plan(parts) };
         let workloads = children::workloads(&children);
-        Step { wanted, waking: slept && wanted == Stage::Active, parts, children, workloads, full, least }
+        Step { wanted, waking: slept && wanted == Stage::Active, parts, children, workloads, full, arrived, least }
     }
 
     async fn enact(&self, context: &Context, tenant: &Tenant, validated: &ValidatedTenant) -> Result<(), Outcome> {
@@ -131,7 +135,11 @@ impl Step {
         let runs_pods = |child: &Child| matches!(child.kind(), ChildKind::StatefulSet | ChildKind::Deployment);
         let now = self.children.iter().filter(|child| !validated.pools.is_empty() || !runs_pods(child));
         let now: Vec<&Child> = now.collect();
-        children::apply(context, namespace, now).await?;
+        let outdated = |child: &Child| {
+            let found = context.index.get(Slot::Child(child.kind()), namespace, child.name());
+            found.is_some_and(|found| sight::brings_back(&found, &self.workloads, &self.arrived))
+        };
+        children::apply(context, namespace, now, outdated).await?;
         children::prune(context, tenant.metadata.uid.as_deref(), namespace, &self.children).await?;
         if sight::replaces_for_least(&context.index.namespace(namespace), &self.workloads, self.least.as_ref()) {
             recheck::still_sleeps(context, tenant, self.wanted, names::DATABASE).await?;
