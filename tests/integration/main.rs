@@ -102,8 +102,12 @@ const ALONE: &[(&str, OwnTest)] = &[
     ),
 ];
 
-/// Tests that start clusters of their own, or need none, and mostly wait: two at a time.
+/// Tests that start clusters of their own, or need none: two at a time, and the longest first, or one core
+/// would be idle at the end.
 const PAIRED: &[(&str, OwnTest)] = &[
+    ("install::releases_come_and_go", install::releases_come_and_go),
+    ("turning::tenants_turn_round_at_each_write", turning::tenants_turn_round_at_each_write),
+    ("hibernation::stages::kills_end_alike", hibernation::stages::kills_end_alike),
     ("examples::columns_and_names_are_short", examples::columns_and_names_are_short),
     ("pools::pools_keep_nodes_and_classes", pools::pools_keep_nodes_and_classes),
     ("faults::kills_change_nothing", faults::kills_change_nothing),
@@ -112,7 +116,6 @@ const PAIRED: &[(&str, OwnTest)] = &[
     ("hindered::late_bots_are_named", hindered::late_bots_are_named),
     ("hindered::full_nodes_stop_nobody", hindered::full_nodes_stop_nobody),
     ("hindered::silent_events_hold_up_nobody", hindered::silent_events_hold_up_nobody),
-    ("turning::tenants_turn_round_at_each_write", turning::tenants_turn_round_at_each_write),
     ("probes::readiness_names_what_is_missing", probes::readiness_names_what_is_missing),
     ("undecodable::unreadable_objects_stop_nobody", undecodable::unreadable_objects_stop_nobody),
     ("hibernation::stages::four_tiers_sleep_and_wake", hibernation::stages::four_tiers_sleep_and_wake),
@@ -120,7 +123,6 @@ const PAIRED: &[(&str, OwnTest)] = &[
         "hibernation::stages::an_operator_that_was_away_catches_up",
         hibernation::stages::an_operator_that_was_away_catches_up,
     ),
-    ("hibernation::stages::kills_end_alike", hibernation::stages::kills_end_alike),
     (
         "hibernation::breaker::a_crowd_is_held_until_somebody_has_looked",
         hibernation::breaker::a_crowd_is_held_until_somebody_has_looked,
@@ -131,7 +133,6 @@ const PAIRED: &[(&str, OwnTest)] = &[
     ("gateway::faults::killed_replicas_lose_no_login", gateway::faults::killed_replicas_lose_no_login),
     ("gateway::faults::an_absent_api_server_is_told_at_once", gateway::faults::an_absent_api_server_is_told_at_once),
     ("install::examples_are_accepted", install::examples_are_accepted),
-    ("install::releases_come_and_go", install::releases_come_and_go),
     ("receiver::receiver_behaves_as_told", receiver::receiver_behaves_as_told),
 ];
 

@@ -293,14 +293,16 @@ pub fn account(cluster: &Cluster, component: &str) -> Result<PathBuf, String> {
     cluster.kubeconfig_for_service_account(HOME, &format!("torpor-{component}")).map_err(|error| format!("{error:#}"))
 }
 
-/// Tries until it succeeds; after the limit, the last error.
+/// Tries until it succeeds; after the limit, the last error. Ever less often: most attempts start a kubectl, and would take
+/// a quarter of a small machine from what is waited for.
 pub fn eventually<T>(limit: Duration, mut attempt: impl FnMut() -> Result<T, String>) -> Result<T, String> {
-    let end = Instant::now() + limit;
+    let start = Instant::now();
     loop {
+        let waited = start.elapsed();
         match attempt() {
             Ok(value) => return Ok(value),
-            Err(error) if Instant::now() >= end => return Err(format!("not within {limit:?}: {error}")),
-            Err(_) => std::thread::sleep(Duration::from_millis(200)),
+            Err(error) if waited >= limit => return Err(format!("not within {limit:?}: {error}")),
+            Err(_) => std::thread::sleep((waited / 20).clamp(Duration::from_millis(200), Duration::from_millis(600))),
         }
     }
 }
