@@ -11,25 +11,27 @@ SCHEMATHESIS_VERSION := 4.32.5
 SCHEMATHESIS := $(CACHE)/schemathesis-$(SCHEMATHESIS_VERSION)/bin/schemathesis
 TRAEFIK := $(CACHE)/traefik-$(shell sed -n 's|^require github.com/traefik/traefik/v3 ||p' tests/cluster/tools/traefik/go.mod)
 
-# `cargo run` finds the binaries wherever CARGO_TARGET_DIR or cargo's configuration puts them.
-TORPOR := cargo run --quiet --package torpor --bin torpor --
-CLUSTER := cargo run --quiet --package torpor-cluster --bin torpor-cluster --
-DEMO := cargo run --quiet --package torpor-cluster --bin torpor-demo --
-IMAGE := cargo run --quiet --locked --package torpor-cluster --bin torpor-image --
+# Wherever CARGO_TARGET_DIR or cargo's configuration puts it.
+TARGET := "$$(cargo metadata --locked --no-deps --format-version=1 | sed 's|.*"target_directory":"\([^"]*\)".*|\1|')"
+# What is run as it was compiled by `programs`. Cargo would compile common dependencies once more for each choice of packages.
+DEBUG := $(TARGET)/debug
+TORPOR := $(DEBUG)/torpor
 # A network of its own, with a loopback device and nothing else. The API server wants to see a way out, which leads back here.
 ALONE := target."cfg(all())".runner=["unshare", "--net", "sh", "-c", "ip link set lo up && ip address add 192.0.2.1/32 dev lo && ip route add default dev lo && exec \"$$0\" \"$$@\""]
 
-.PHONY: help demo demo-stop test e2e bench chaos page-test api-test traefik-test image image-check lint fresh crds generate cluster-up cluster-down deps-check need-cargo need-go need-chromium need-namespaces
+.PHONY: help programs demo demo-stop test e2e e2e-build bench chaos page-test api-test traefik-test image image-check lint fresh crds generate cluster-up cluster-down deps-check need-cargo need-go need-chromium need-namespaces
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: need-cargo need-go ## Start a local cluster and show tenants being served, put to sleep and woken
+programs: need-cargo
 	@cargo build --locked --workspace --bins
-	@$(DEMO)
 
-demo-stop: need-cargo ## Stop what `make demo` left running
-	@$(DEMO) stop
+demo: need-go programs ## Start a local cluster and show tenants being served, put to sleep and woken
+	@$(DEBUG)/torpor-demo
+
+demo-stop: programs ## Stop what `make demo` left running
+	@$(DEBUG)/torpor-demo stop
 
 test: lint fresh ## All checks: lint, fresh generated files, then every test
 	cargo test --locked --workspace
@@ -39,18 +41,19 @@ test: lint fresh ## All checks: lint, fresh generated files, then every test
 BENCH_PROFILE := release
 bench: need-cargo need-go ## Measure: BENCH=quick, full, or some by name, such as BENCH="full wake"; prints a table, writes target/bench
 	@cargo build --quiet --profile $(BENCH_PROFILE) --locked --package torpor --package torpor-bench --bins
-	@"$$(cargo metadata --locked --no-deps --format-version=1 | sed 's|.*"target_directory":"\([^"]*\)".*|\1|')"/$(BENCH_PROFILE)/torpor-bench $(BENCH)
+	@$(TARGET)/$(BENCH_PROFILE)/torpor-bench $(BENCH)
 
-e2e: need-cargo need-go ## Install Torpor by helm on real kubelets, with real PostgreSQL, Redis and Hummingbot; needs root on Debian
-	@cargo build --quiet --locked --package torpor-e2e
-	@$(IMAGE) build
-	@cargo run --quiet --locked --package torpor-e2e --bin torpor-e2e -- test --image target/image/torpor.oci.tar $(E2E)
+e2e: e2e-build ## Install Torpor by helm on real kubelets, with real PostgreSQL, Redis and Hummingbot; needs root on Debian
+	@$(DEBUG)/torpor-e2e test --image target/image/torpor.oci.tar $(E2E)
+
+e2e-build: image ## Build what `make e2e` runs, and start nothing
+	@$(DEBUG)/torpor-e2e build
 
 # Optimised, or the processor time of the operator's starts would be half of a run. CHAOS_PROFILE=dev takes what the tests have built.
 CHAOS_PROFILE := release
 chaos: need-cargo need-go ## Kill Torpor at each of its writes and compare what becomes of the cluster; CHAOS="--sample 38" for minutes
-	@cargo build --quiet --locked --profile $(CHAOS_PROFILE) --package torpor --bin torpor --package torpor-faults --bin torpor-chaos
-	@cargo run --quiet --locked --profile $(CHAOS_PROFILE) --package torpor-faults --bin torpor-chaos -- $(CHAOS)
+	@cargo build --quiet --locked --profile $(CHAOS_PROFILE) $(if $(filter dev,$(CHAOS_PROFILE)),--workspace,--package torpor --package torpor-faults) --bins
+	@$(TARGET)/$(patsubst dev,debug,$(CHAOS_PROFILE))/torpor-chaos $(CHAOS)
 
 page-test: need-cargo need-go need-chromium ## Show the waiting page in a real Chromium; screenshots go to target/page
 	TORPOR_OUTSIDE=1 cargo test --locked --test integration -- browser
@@ -70,11 +73,11 @@ $(TRAEFIK):
 	@echo "building Traefik into $(CACHE); once, takes minutes" >&2
 	@tests/cluster/tools/traefik/build $@
 
-image: need-cargo need-go ## Build the container image without Docker: target/image/torpor.oci.tar and its SBOM
-	@$(IMAGE) build
+image: need-go programs ## Build the container image without Docker: target/image/torpor.oci.tar and its SBOM
+	@$(DEBUG)/torpor-image build
 
-image-check: need-cargo need-go need-namespaces ## Build the image of the commit twice, compare, inspect, and try names and TLS in it; minutes
-	@$(IMAGE) check
+image-check: need-go need-namespaces programs ## Build the image of the commit twice, compare, inspect, and try names and TLS in it; minutes
+	@$(DEBUG)/torpor-image check
 	TORPOR_OUTSIDE=1 TORPOR_IMAGE=$(CURDIR)/target/image/torpor.oci.tar cargo test --locked --config '$(ALONE)' --test integration -- image
 
 lint: need-cargo ## Formatting, clippy and missing documentation; any finding is an error
@@ -82,22 +85,22 @@ lint: need-cargo ## Formatting, clippy and missing documentation; any finding is
 	cargo clippy --locked --workspace --all-targets -- -D warnings -D missing-docs
 
 # The other generated files are compared by unit tests.
-fresh: need-cargo ## Fail if crds/ is not what the types in src/api say
+fresh: programs ## Fail if crds/ is not what the types in src/api say
 	@dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; \
 	$(TORPOR) crds --dir "$$dir"; \
 	diff -ru crds "$$dir" || { echo "crds/ is stale: run 'make generate' and commit the result" >&2; exit 1; }
 
-crds: need-cargo ## Write crds/ anew from src/api
+crds: programs ## Write crds/ anew from src/api
 	$(TORPOR) crds --dir crds
 
 generate: crds ## Write every generated file anew: crds/, docs/metrics.md, golden files of the tests, copies and tables of the charts
 	UPDATE_GOLDEN=1 cargo test --quiet --package torpor --lib --test golden --test charts
 
-cluster-up: need-cargo ## Start a local Kubernetes control plane in the background
-	@$(CLUSTER) up
+cluster-up: programs ## Start a local Kubernetes control plane in the background
+	@$(DEBUG)/torpor-cluster up
 
-cluster-down: need-cargo ## Stop the cluster of `make cluster-up`
-	@$(CLUSTER) down
+cluster-down: programs ## Stop the cluster of `make cluster-up`
+	@$(DEBUG)/torpor-cluster down
 
 deps-check: need-cargo $(DENY_ROOT)/bin/cargo-deny ## Licences, banned crates and sources of the dependencies; offline after the first run
 	$(DENY_ROOT)/bin/cargo-deny --offline check licenses bans sources

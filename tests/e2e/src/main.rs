@@ -7,7 +7,7 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use torpor_e2e::{
-    node::{Cluster, Missing, Options},
+    node::{self, Cluster, Missing, Options},
     scenarios, selftest,
 };
 
@@ -39,6 +39,8 @@ enum Action {
     SelfTest(UpArgs),
     /// Build the images of what tenants run, and print the names of their archives
     Images,
+    /// Build all that the other commands would build, images included, and start nothing
+    Build,
     #[command(hide = true)]
     Serve(UpArgs),
 }
@@ -108,6 +110,11 @@ fn images() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn build() -> Result<ExitCode> {
+    node::build()?;
+    images()
+}
+
 /// The exit code when the machine lacks something.
 const MISSING: u8 = 3;
 
@@ -118,6 +125,7 @@ fn main() -> ExitCode {
         Action::Down => daemon::down(),
         Action::Test(args) => args.run(),
         Action::Images => images(),
+        Action::Build => build(),
         Action::SelfTest(args) => args.options().and_then(self_test),
         Action::Run { up, command } => up.options().and_then(|options| daemon::run(options, &command)),
     };

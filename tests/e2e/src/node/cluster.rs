@@ -74,6 +74,20 @@ pub struct Cluster {
     machine: Mutex<Machine>,
 }
 
+/// Builds what nodes are made of, as far as it is not in the cache, and starts nothing. Fails with [`super::Missing`] on a
+/// machine that can't hold them.
+pub fn build() -> Result<()> {
+    preflight::check()?;
+    build_parts().map(drop)
+}
+
+/// The programs, and the images that the cluster itself runs.
+fn build_parts() -> Result<(Programs, Vec<PathBuf>)> {
+    let programs = Programs::build()?;
+    let images = images::build(&programs)?;
+    Ok((programs, images))
+}
+
 impl Cluster {
     /// Brings it up: nodes Ready, names resolved, images there. The first time programs and images are built, which takes
     /// minutes. Waits for the end of another run on this machine. Fails with [`super::Missing`] on a machine that can't hold it.
@@ -81,8 +95,8 @@ impl Cluster {
         ensure!((1..=9).contains(&options.nodes), "there can be 1 to 9 nodes");
         preflight::check()?;
         let mut machine = Machine::take(lock(true)?)?;
-        let programs = Programs::build()?;
-        let archives = [images::build(&programs)?, options.images.clone()].concat();
+        let (programs, own) = build_parts()?;
+        let archives = [own, options.images.clone()].concat();
         let run = machine.prepare()?;
         let data = run.join("control");
         fs::create_dir_all(&data)?;

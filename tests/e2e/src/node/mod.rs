@@ -23,7 +23,7 @@ mod store;
 mod worker;
 mod world;
 
-pub use cluster::{Cluster, Options};
+pub use cluster::{Cluster, Options, build};
 pub use images::TOOLS as TOOLS_IMAGE;
 pub use preflight::{Missing, check as check_machine};
 pub use state::{clean, home, run_dir};

@@ -119,5 +119,5 @@ impl Programs {
 fn beside_us(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe()?;
     let found = own.ancestors().skip(1).take(2).map(|dir| dir.join(name)).find(|path| path.is_file());
-    anyhow::Context::with_context(found, || format!("{name} is not built: run cargo build --package torpor-e2e --bins"))
+    anyhow::Context::with_context(found, || format!("{name} is not built: run make programs"))
 }
