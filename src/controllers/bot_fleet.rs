@@ -94,7 +94,7 @@ async fn pass(context: &Context, fleet: &BotFleet) -> Result<(Outcome, View), Ou
         }
         recheck::still_sleeps(context, tenant, wanted, part).await?;
     }
-    children::apply(context, &namespace, &planned.children, |_| false).await?;
+    children::apply(context, &namespace, &planned.children, || false).await?;
     children::prune(context, fleet.metadata.uid.as_deref(), &namespace, &planned.children).await?;
     children::replace_pods(context, &namespace, &workloads).await?;
     children::help_to_start(context, &namespace, &workloads, waking).await?;

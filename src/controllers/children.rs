@@ -15,16 +15,17 @@ use crate::plan::{self, Child, ChildKind};
 /// Makes the children as wanted, in order. `outdated` tells, just before each is written, whether the plan would now be another.
 ///
 /// # Errors
-/// The first outcome that stops the pass. An object that is refused does not: the others are mended first.
+/// The first outcome that stops the pass, [`Outcome::Again`] for a plan that is outdated. An object that is refused does not:
+/// the others are mended first.
 pub async fn apply(
     context: &Context,
     namespace: &str,
     children: impl IntoIterator<Item = &Child>,
-    outdated: impl Fn(&Child) -> bool,
+    outdated: impl Fn() -> bool,
 ) -> Result<(), Outcome> {
     let mut refused = None;
     for child in children {
-        if outdated(child) {
+        if outdated() {
             return Err(Outcome::Again);
         }
         let ensured = match context.applier.ensure(child, namespace).await {

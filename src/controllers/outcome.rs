@@ -40,7 +40,7 @@ pub enum Outcome {
     Paused,
     /// The object is being deleted; the sentence says what is awaited.
     Deleting(String),
-    /// The object was changed by this pass, and its watch brings the next one.
+    /// What the pass began with has changed, by the pass or meanwhile, and a watch brings the next one.
     Again,
 }
 

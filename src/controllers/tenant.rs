@@ -109,17 +109,19 @@ impl Step {
         let plan = |parts| plan::tenant(validated, parts, &context.settings);
         let awake = plan(Parts::of(Stage::Active));
         let full = children::workloads(&awake);
-        let arrived = match wanted {
-            Stage::Active => full.clone(),
-            asleep => children::workloads(&plan(Parts::of(asleep))),
-        };
+        let asleep = (wanted != Stage::Active).then(|| plan(Parts::of(wanted)));
+        let arrived = children::workloads(asleep.as_ref().unwrap_or(&awake));
         let least = match Parts::of(wanted).database {
             DatabaseSize::Full => None,
             DatabaseSize::Least => arrived.iter().find(|part| part.name == names::DATABASE).cloned(),
         };
         let entries = context.index.namespace(&validated.namespace);
         let parts = steps::next(wanted, sight::look(&entries, &full, least.as_ref(), None), slept);
-        let children = if parts == Parts::of(Stage::Active) { awake } else { plan(parts) };
+        let children = match asleep {
+            _ if parts == Parts::of(Stage::Active) => awake,
+            Some(asleep) if parts == Parts::of(wanted) => asleep,
+            _ => plan(parts),
+        };
         let workloads = children::workloads(&children);
         Step { wanted, waking: slept && wanted == Stage::Active, parts, children, workloads, full, arrived, least }
     }
@@ -135,10 +137,7 @@ impl Step {
         let runs_pods = |child: &Child| matches!(child.kind(), ChildKind::StatefulSet | ChildKind::Deployment);
         let now = self.children.iter().filter(|child| !validated.pools.is_empty() || !runs_pods(child));
         let now: Vec<&Child> = now.collect();
-        let outdated = |child: &Child| {
-            let found = context.index.get(Slot::Child(child.kind()), namespace, child.name());
-            found.is_some_and(|found| sight::brings_back(&found, &self.workloads, &self.arrived))
-        };
+        let outdated = || self.parts != Parts::of(self.wanted) && self.brings_back(context, namespace);
         children::apply(context, namespace, now, outdated).await?;
         children::prune(context, tenant.metadata.uid.as_deref(), namespace, &self.children).await?;
         if sight::replaces_for_least(&context.index.namespace(namespace), &self.workloads, self.least.as_ref()) {
@@ -146,6 +145,15 @@ impl Step {
         }
         children::replace_pods(context, namespace, &self.workloads).await?;
         children::help_to_start(context, namespace, &self.workloads, self.waking).await
+    }
+
+    /// Whether a part that is only kept up has gone down since it was seen. All of them are asked before anything is written,
+    /// for the database's configuration goes with its size.
+    fn brings_back(&self, context: &Context, namespace: &str) -> bool {
+        self.workloads.iter().any(|wanted| {
+            let found = context.index.get(Slot::Child(wanted.kind), namespace, &wanted.name);
+            found.is_some_and(|found| sight::brings_back(&found, &self.workloads, &self.arrived))
+        })
     }
 
     fn observe(&self, context: &Context, validated: &ValidatedTenant, old: &TenantStatus) -> Observed {
