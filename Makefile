@@ -15,14 +15,13 @@ TRAEFIK := $(CACHE)/traefik-$(shell sed -n 's|^require github.com/traefik/traefi
 TARGET := "$$(cargo metadata --locked --no-deps --format-version=1 | sed 's|.*"target_directory":"\([^"]*\)".*|\1|')"
 # What is run as it was compiled by `programs`. Cargo would compile common dependencies once more for each choice of packages.
 DEBUG := $(TARGET)/debug
-TORPOR := $(DEBUG)/torpor
 # A network of its own, with a loopback device and nothing else. The API server wants to see a way out, which leads back here.
 ALONE := target."cfg(all())".runner=["unshare", "--net", "sh", "-c", "ip link set lo up && ip address add 192.0.2.1/32 dev lo && ip route add default dev lo && exec \"$$0\" \"$$@\""]
 
 .PHONY: help programs demo demo-stop test e2e e2e-build bench chaos page-test api-test traefik-test image image-check lint fresh crds generate cluster-up cluster-down deps-check need-cargo need-go need-chromium need-namespaces
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 programs: need-cargo
 	@cargo build --locked --workspace --bins
@@ -30,7 +29,9 @@ programs: need-cargo
 demo: need-go programs ## Start a local cluster and show tenants being served, put to sleep and woken
 	@$(DEBUG)/torpor-demo
 
-demo-stop: programs ## Stop what `make demo` left running
+# Sources that do not compile at the moment are no reason to let it run.
+demo-stop: need-cargo ## Stop what `make demo` left running
+	@[ -x $(DEBUG)/torpor-demo ] || $(MAKE) programs
 	@$(DEBUG)/torpor-demo stop
 
 test: lint fresh ## All checks: lint, fresh generated files, then every test
@@ -87,11 +88,11 @@ lint: need-cargo ## Formatting, clippy and missing documentation; any finding is
 # The other generated files are compared by unit tests.
 fresh: programs ## Fail if crds/ is not what the types in src/api say
 	@dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; \
-	$(TORPOR) crds --dir "$$dir"; \
+	$(DEBUG)/torpor crds --dir "$$dir"; \
 	diff -ru crds "$$dir" || { echo "crds/ is stale: run 'make generate' and commit the result" >&2; exit 1; }
 
-crds: programs ## Write crds/ anew from src/api
-	$(TORPOR) crds --dir crds
+crds: need-cargo ## Write crds/ anew from src/api
+	cargo run --quiet --locked --package torpor --bin torpor -- crds --dir crds
 
 generate: crds ## Write every generated file anew: crds/, docs/metrics.md, golden files of the tests, copies and tables of the charts
 	UPDATE_GOLDEN=1 cargo test --quiet --package torpor --lib --test golden --test charts
@@ -99,7 +100,8 @@ generate: crds ## Write every generated file anew: crds/, docs/metrics.md, golde
 cluster-up: programs ## Start a local Kubernetes control plane in the background
 	@$(DEBUG)/torpor-cluster up
 
-cluster-down: programs ## Stop the cluster of `make cluster-up`
+cluster-down: need-cargo ## Stop the cluster of `make cluster-up`
+	@[ -x $(DEBUG)/torpor-cluster ] || $(MAKE) programs
 	@$(DEBUG)/torpor-cluster down
 
 deps-check: need-cargo $(DENY_ROOT)/bin/cargo-deny ## Licences, banned crates and sources of the dependencies; offline after the first run

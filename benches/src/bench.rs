@@ -21,6 +21,8 @@ pub struct Size {
     pub pairs: usize,
     /// Restarts of the operator.
     pub restarts: usize,
+    /// Rounds of starts of the operator and of its twins.
+    pub twin_rounds: usize,
     /// Tenants that are woken one after the other.
     pub wakes: usize,
     /// Tenants that are woken at once.
@@ -45,6 +47,7 @@ pub const QUICK: Size = Size {
     block: 6,
     pairs: 4,
     restarts: 3,
+    twin_rounds: 2,
     wakes: 10,
     burst: 20,
     curve: [15, 30, 60],
@@ -61,6 +64,7 @@ pub const FULL: Size = Size {
     block: 50,
     pairs: 10,
     restarts: 10,
+    twin_rounds: 4,
     wakes: 100,
     burst: 300,
     curve: [250, 1_000, 4_000],

@@ -24,7 +24,8 @@ pub fn rss(process: &Process) -> Result<Rss> {
     of_pid(process.pid())
 }
 
-fn of_pid(pid: u32) -> Result<Rss> {
+/// Resident memory of any process.
+pub fn of_pid(pid: u32) -> Result<Rss> {
     let path = format!("/proc/{pid}/status");
     let status = std::fs::read_to_string(&path).with_context(|| format!("{path}: has the process ended?"))?;
     let field = |name: &str| {

@@ -8,6 +8,7 @@ pub mod logins;
 pub mod memory;
 pub mod restart;
 pub mod sleep;
+pub mod twin;
 pub mod wake;
 
 use anyhow::Result;
@@ -24,8 +25,8 @@ pub struct Measurement {
     pub run: fn(&mut Bench) -> Result<()>,
 }
 
-/// All of them. The first five share the tenants that the first one makes; the fifth puts them to sleep for good.
-pub const ALL: [Measurement; 9] = [
+/// All of them. The first six share the tenants that the first one makes; the sixth puts them to sleep for good.
+pub const ALL: [Measurement; 10] = [
     Measurement {
         name: "creation",
         about: "the operator against a blind replayer, and writes per tenant",
@@ -33,6 +34,7 @@ pub const ALL: [Measurement; 9] = [
     },
     Measurement { name: "memory", about: "resident memory, settled and during a relist", run: memory::run },
     Measurement { name: "restart", about: "until every tenant was verified, and writes", run: restart::run },
+    Measurement { name: "twin", about: "memory and verification of a controller-runtime manager", run: twin::run },
     Measurement { name: "wake", about: "single wakes and a burst, through the gateway", run: wake::run },
     Measurement { name: "sleep", about: "all idle tenants at once, after the breaker's release", run: sleep::run },
     Measurement { name: "cost", about: "processor time and memory of a further tenant", run: cost::run },

@@ -4,7 +4,7 @@ mod daemon;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use clap::{Args, Parser, Subcommand};
 use torpor_e2e::{
     node::{self, Cluster, Missing, Options},
@@ -111,8 +111,16 @@ fn images() -> Result<ExitCode> {
 }
 
 fn build() -> Result<ExitCode> {
-    node::build()?;
-    images()
+    // Before both would install what is missing.
+    node::check_machine()?;
+    // Parts of either keep one processor only.
+    let (nodes, images) = std::thread::scope(|scope| {
+        let nodes = scope.spawn(node::build);
+        let images = images();
+        (nodes.join(), images)
+    });
+    nodes.map_err(|_| anyhow!("the builder of nodes panicked"))??;
+    images
 }
 
 /// The exit code when the machine lacks something.

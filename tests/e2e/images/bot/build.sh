@@ -10,6 +10,8 @@ install() {
 }
 install -r /build/build-requirements.txt
 install -r /build/requirements.txt
+# It is asked to run, not to be fast, and half of the time would go into making it so.
+export CFLAGS='-O1 -g0'
 # Beside the folders that it works in, as in its own image: it looks for them next to its package.
 install --target "$home" -r /build/hummingbot.txt
 mkdir -p "$home/conf" "$home/data" "$home/logs" "$home/scripts"
