@@ -10,7 +10,7 @@ install() {
 }
 install -r /build/build-requirements.txt
 install -r /build/requirements.txt
-# It is asked to run, not to be fast, and half of the time would go into making it so.
+# It is asked to run, not to be fast.
 export CFLAGS='-O1 -g0'
 # Beside the folders that it works in, as in its own image: it looks for them next to its package.
 install --target "$home" -r /build/hummingbot.txt
