@@ -47,7 +47,7 @@ pub const QUICK: Size = Size {
     block: 6,
     pairs: 4,
     restarts: 3,
-    twin_rounds: 2,
+    twin_rounds: 1,
     wakes: 10,
     burst: 20,
     curve: [15, 30, 60],
