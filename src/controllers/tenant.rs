@@ -150,10 +150,9 @@ impl Step {
     /// Whether a part that is only kept up has gone down since it was seen. All of them are asked before anything is written,
     /// for the database's configuration goes with its size.
     fn brings_back(&self, context: &Context, namespace: &str) -> bool {
-        self.workloads.iter().any(|wanted| {
-            let found = context.index.get(Slot::Child(wanted.kind), namespace, &wanted.name);
-            found.is_some_and(|found| sight::brings_back(&found, &self.workloads, &self.arrived))
-        })
+        let of = |wanted: &Wanted| context.index.get(Slot::Child(wanted.kind), namespace, &wanted.name);
+        let entries: Vec<Entry> = self.workloads.iter().filter_map(of).collect();
+        sight::brings_back(&entries, &self.workloads, &self.arrived)
     }
 
     fn observe(&self, context: &Context, validated: &ValidatedTenant, old: &TenantStatus) -> Observed {
