@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -83,7 +84,8 @@ func run(mode string, tenants int) error {
 	addOwn(scheme)
 	options := cache.Options{ByObject: map[client.Object]cache.ByObject{}}
 	ours := cache.ByObject{Label: labels.SelectorFromSet(labels.Set{managed: "torpor"})}
-	for _, kind := range append(append([]client.Object{&corev1.Namespace{}}, hashed...), seen...) {
+	children := slices.Concat(hashed, seen)
+	for _, kind := range append(children, &corev1.Namespace{}) {
 		options.ByObject[kind] = ours
 	}
 	if mode != "whole" {
@@ -103,7 +105,7 @@ func run(mode string, tenants int) error {
 	if mode == "metadata" {
 		only = append(only, builder.OnlyMetadata)
 	}
-	for _, kind := range append(append([]client.Object{}, hashed...), seen...) {
+	for _, kind := range children {
 		build = build.Watches(kind, handler.EnqueueRequestsFromMapFunc(tenantOf), only...)
 	}
 	for _, kind := range []client.Object{&corev1.Namespace{}, &corev1.Node{}, &schedulingv1.PriorityClass{}} {

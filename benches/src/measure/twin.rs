@@ -3,11 +3,12 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use torpor_cluster::process::bound_to_us;
 use torpor_cluster::{GoModule, GoProgram};
 
 use super::restart::verified_after;
@@ -120,7 +121,7 @@ impl Twin {
     fn start(program: &Path, world: &World, mode: &str, count: usize) -> Result<Self> {
         let log = std::fs::File::create(world.cluster.data_dir().join(format!("twin-{mode}.log")))?;
         let began = Instant::now();
-        let child = Command::new(program)
+        let child = bound_to_us(program)
             .arg("--kubeconfig")
             .arg(world.cluster.kubeconfig())
             .args(["--mode", mode, "--tenants", &count.to_string()])
