@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use k8s_openapi::api::core::v1::Node as ApiNode;
 use k8s_openapi::api::scheduling::v1::PriorityClass;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt};
@@ -206,7 +207,11 @@ fn forget<T>(map: &mut BTreeMap<String, T>, seen: &[String]) -> bool {
 }
 
 fn taint_value(taint: &Taint) -> Value {
-    json!({"key": taint.key, "value": taint.value, "effect": taint.effect})
+    let mut value = json!({"key": taint.key, "value": taint.value, "effect": taint.effect});
+    if let Some(added) = taint.time_added {
+        value["timeAdded"] = json!(Time(added));
+    }
+    value
 }
 
 fn read_node(node: &ApiNode) -> Node {
@@ -224,7 +229,12 @@ fn read_node(node: &ApiNode) -> Node {
         labels: node.labels().clone(),
         taints: taints
             .into_iter()
-            .map(|taint| Taint { key: taint.key, value: taint.value.unwrap_or_default(), effect: taint.effect })
+            .map(|taint| Taint {
+                key: taint.key,
+                value: taint.value.unwrap_or_default(),
+                effect: taint.effect,
+                time_added: taint.time_added.map(|time| time.0),
+            })
             .collect(),
         marks: node.annotations().get(annotation::NODE_POOL).map(|text| Marks::parse(text)).unwrap_or_default(),
         ready: ready && node.spec.as_ref().is_none_or(|spec| spec.unschedulable != Some(true)),

@@ -58,6 +58,9 @@ pub enum Merged {
     Gone,
 }
 
+/// Field manager of what is said about objects that cannot be read.
+const UNREAD: &str = "torpor-operator-unread";
+
 /// Writes status and finalizers of Torpor's own resources.
 #[derive(Clone)]
 pub struct StatusWriter {
@@ -71,6 +74,12 @@ impl StatusWriter {
     /// A writer over this client, which owns what it writes as this field manager.
     pub fn new(manager: &'static str, client: Client, metrics: Metrics, leader: LeaderGuard) -> Self {
         StatusWriter { manager, client, metrics, leader }
+    }
+
+    /// The same writer under a name that owns only what is told of objects that cannot be read.
+    #[must_use]
+    pub fn of_the_unread(&self) -> Self {
+        StatusWriter { manager: UNREAD, ..self.clone() }
     }
 
     fn api(&self, kind: Own, namespace: Option<&str>) -> Result<Api<DynamicObject>, ClusterError> {

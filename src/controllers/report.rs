@@ -110,7 +110,10 @@ pub async fn finish<S: Status>(
         }
     }
     let told = ready_reason(&status) != ready_reason(old);
-    match context.status.write(kind, metadata, &status).await {
+    // What could not be read is not known, and what is left out of one's own part of a status goes.
+    let unread = matches!(outcome, Outcome::Undecodable(_));
+    let writer = if unread { &context.status.of_the_unread() } else { &context.status };
+    match writer.write(kind, metadata, &status).await {
         Ok(Some(_)) => {
             let merged = serde_json::to_value(status.over(old)).unwrap_or_default();
             let from = metadata.resource_version.clone().unwrap_or_default();

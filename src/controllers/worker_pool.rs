@@ -17,7 +17,7 @@ use crate::cluster::error::ClusterError;
 use crate::cluster::status::Own;
 use crate::domain::quantity::{Bytes, Cpu};
 use crate::domain::stage::Stage;
-use crate::placement::assign::{Assignment, Node, Pool, assign};
+use crate::placement::assign::{Assignment, Edit, Node, Pool, assign};
 use crate::status::{self, Seen};
 
 /// Runs one pass and tells when the next is due.
@@ -174,9 +174,20 @@ pub async fn keep_nodes(context: Arc<Context>, changed: Arc<Notify>) {
     }
 }
 
+/// # Errors
+/// The first error; a node or class that cannot be written holds up no other.
 async fn mark(context: &Context) -> Result<(), ClusterError> {
-    for edit in assign(&pools(context), &context.nodes.nodes()).edits {
-        context.nodes.mark(&edit).await?;
+    let mut result = Ok(());
+    let Assignment { members, edits, .. } = assign(&pools(context), &context.nodes.nodes());
+    // What a pool or a Tenant that cannot be read stands for is not known, so nothing is taken away.
+    let all_pools = context.pools.state().iter().all(|guarded| guarded.0.is_ok());
+    let all_known = all_pools && context.tenants.state().iter().all(|guarded| guarded.0.is_ok());
+    let wanted = |edit: &Edit| all_pools || members.values().any(|nodes| nodes.contains(&edit.node));
+    for edit in edits.iter().filter(|edit| wanted(edit)) {
+        result = result.and(context.nodes.mark(edit).await);
+    }
+    if !all_known {
+        return result;
     }
     let named: HashSet<String> = readable(context).into_iter().map(|pool| pool.spec.priority.class).collect();
     let tenants = context.tenants.state();
@@ -187,8 +198,8 @@ async fn mark(context: &Context) -> Result<(), ClusterError> {
         .collect();
     for (name, class) in context.nodes.classes() {
         if !named.contains(&name) && !used.contains(name.as_str()) {
-            context.nodes.delete_class(&name, &class.uid).await?;
+            result = result.and(context.nodes.delete_class(&name, &class.uid).await);
         }
     }
-    Ok(())
+    result
 }

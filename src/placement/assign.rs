@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
+
 use crate::domain::names::label;
 
 /// A taint as far as pools care.
@@ -13,6 +15,15 @@ pub struct Taint {
     pub value: String,
     /// `NoSchedule`, `PreferNoSchedule` or `NoExecute`.
     pub effect: String,
+    /// When Kubernetes put it there, which it notes of its own; those of others are written back as they are.
+    pub time_added: Option<Timestamp>,
+}
+
+impl Taint {
+    /// Whether both say the same to the scheduler.
+    fn says(&self, other: &Taint) -> bool {
+        (&self.key, &self.value, &self.effect) == (&other.key, &other.value, &other.effect)
+    }
 }
 
 /// What the operator itself put on a node.
@@ -181,17 +192,17 @@ fn edit(node: &Node, pool: Option<&Pool>) -> Option<Edit> {
         key: label::POOL.to_owned(),
         value: pool.name.clone(),
         effect: EFFECT.to_owned(),
+        time_added: None,
     });
+    let kept = |taint: &Taint| wanted.as_ref().is_some_and(|wanted| wanted.says(taint));
     let mut taints: Vec<Taint> = node
         .taints
         .iter()
-        .filter(|taint| {
-            !(taint.key == label::POOL && marks.taint.as_ref() == Some(&taint.value)) || Some(*taint) == wanted.as_ref()
-        })
+        .filter(|taint| !(taint.key == label::POOL && marks.taint.as_ref() == Some(&taint.value)) || kept(taint))
         .cloned()
         .collect();
     match wanted {
-        Some(taint) if !taints.contains(&taint) => {
+        Some(taint) if !taints.iter().any(|present| present.says(&taint)) => {
             marks.taint = Some(taint.value.clone());
             taints.push(taint);
         }
@@ -217,6 +228,10 @@ mod tests {
     fn node(name: &str, labels: &[(&str, &str)]) -> Node {
         let labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         Node { name: name.to_owned(), labels, ..Node::default() }
+    }
+
+    fn taint(key: &str, value: &str, time_added: Option<Timestamp>) -> Taint {
+        Taint { key: key.to_owned(), value: value.to_owned(), effect: EFFECT.to_owned(), time_added }
     }
 
     /// The node after an edit.
@@ -250,7 +265,7 @@ mod tests {
     fn marks_are_put_and_taken_away_again() {
         let pools = [pool("big", &[("node.kind", "big")], true)];
         let mut other = node("n1", &[("node.kind", "big")]);
-        other.taints.push(Taint { key: "spot".to_owned(), value: String::new(), effect: EFFECT.to_owned() });
+        other.taints.push(taint("spot", "", Some(Timestamp::UNIX_EPOCH)));
         let put = assign(&pools, std::slice::from_ref(&other));
         let marked = written(&other, &put.edits[0]);
         assert_eq!(marked.labels[label::POOL], "big");
@@ -265,9 +280,8 @@ mod tests {
 
     #[test]
     fn labels_and_taints_of_others_stay() {
-        let taint = Taint { key: label::POOL.to_owned(), value: "x".to_owned(), effect: EFFECT.to_owned() };
         let mut theirs = node("n1", &[(label::POOL, "x")]);
-        theirs.taints.push(taint);
+        theirs.taints.push(taint(label::POOL, "x", None));
         assert!(assign(&[], std::slice::from_ref(&theirs)).edits.is_empty());
         let pools = [pool("big", &[("node.kind", "big")], false)];
         theirs.labels.insert("node.kind".to_owned(), "big".to_owned());

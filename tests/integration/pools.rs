@@ -146,11 +146,26 @@ fn nodes_are_marked_and_freed(ctx: &Ctx) -> Result<(), String> {
         node(ctx, name, json!({"test/group": group}))?;
     }
     ctx.kubectl(&["taint", "node", "marked-1", "theirs=x:NoSchedule"])?;
+    // Kubernetes notes with its own taints when it put them there.
+    ctx.kubectl(&["cordon", "marked-1"])?;
+    let kept = |ctx: &Ctx| -> Result<Vec<Value>, String> {
+        let mut taints = ctx.get(&["node", "marked-1"])?["spec"]["taints"].as_array().cloned().unwrap_or_default();
+        taints.retain(|taint| taint["key"] != LABEL);
+        Ok(taints)
+    };
+    let theirs = eventually(SOON, || {
+        let taints = kept(ctx)?;
+        let dated = taints.iter().any(|taint| taint["timeAdded"].is_string());
+        ensure(taints.len() == 2 && dated, || format!("{taints:?}"))?;
+        Ok(taints)
+    })?;
     let mut pool = pool("marking", json!({"test/group": "marked"}), "test-marking", 77);
     pool["spec"]["dedicated"] = json!(true);
     apply(ctx, &pool)?;
     marked(ctx, "marked-0", "marking", true)?;
     marked(ctx, "marked-1", "marking", true)?;
+    same("taints of others", &kept(ctx)?, &theirs)?;
+    ctx.kubectl(&["uncordon", "marked-1"])?;
     same("marked-not", &label(ctx, "marked-not")?, &String::new())?;
     let status = counted(ctx, "marking", 2)?;
     same("allocatable", &status["allocatable"], &json!({"cpu": "16", "memory": "32Gi", "pods": 220}))?;

@@ -20,6 +20,10 @@ pub fn unreadable_objects_stop_nobody() -> Result<(), String> {
     rig.await_tenants(3, Duration::from_secs(90))?;
     loosen(&rig)?;
     let before = running(&rig)?;
+    pools_keep_what_they_have(&rig)?;
+
+    let told = |tenant: Value| (tenant["status"]["hibernation"].clone(), tenant["status"]["bots"].clone());
+    let told = told(rig.get(&["tenant/basic-1"])?);
 
     // One is made unreadable, one comes so, and a fleet.
     let gold = tenants(4, |_| "free").split("---\n").last().unwrap_or_default().replacen("\"free\"", "\"gold\"", 1);
@@ -32,6 +36,11 @@ pub fn unreadable_objects_stop_nobody() -> Result<(), String> {
     }
     stalled(&rig, &["-n", "tenant-basic-2", "botfleet/odd"], began)?;
 
+    let known = |tenant: &Value| (tenant["status"]["hibernation"].clone(), tenant["status"]["bots"].clone());
+    let odd = known(&rig.get(&["tenant/basic-1"])?);
+    if odd != told {
+        return Err(format!("what was known of an unreadable tenant is gone: {told:?} and then {odd:?}"));
+    }
     others_are_served(&rig)?;
     let now = running(&rig)?;
     if now != before {
@@ -81,10 +90,36 @@ metadata: {name: odd, namespace: tenant-basic-2}
 spec: {replicas: 0, strategy: {kind: odd, config: 'script_file_name: simple_pmm_example.py'}}
 ";
 
+/// What stands on the node of a dedicated pool that cannot be read stays there, and so does its PriorityClass.
+fn pools_keep_what_they_have(rig: &Rig) -> Result<(), String> {
+    let kept = || -> Result<_, String> {
+        let node = rig.get(&["node/worker-premium-0"])?;
+        let class = rig.get(&["priorityclass/torpor-critical"])?;
+        Ok((node["spec"]["taints"].clone(), node["metadata"]["annotations"].clone(), class["metadata"]["uid"].clone()))
+    };
+    let before = kept()?;
+    if before.0.is_null() {
+        return Err("the node of the dedicated pool has no taint".to_owned());
+    }
+    set(rig, "workerpool/worker-premium", r#"{"spec":{"tiers":["premium","gold"]}}"#)?;
+    stalled(rig, &["workerpool/worker-premium"], Instant::now())?;
+    // Any change of a node makes the operator look at all of them.
+    rig.kubectl(&["label", "node/worker-low-0", "look=again"])?;
+    std::thread::sleep(Duration::from_secs(2));
+    let now = kept()?;
+    set(rig, "workerpool/worker-premium", r#"{"spec":{"tiers":["premium"]}}"#)?;
+    if now == before { Ok(()) } else { Err(format!("{before:?} of an unreadable pool became {now:?}")) }
+}
+
 /// Lets the API server take a tier and a kind of strategy that nobody knows.
 fn loosen(rig: &Rig) -> Result<(), String> {
     let schema = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties";
-    for (crd, field, value) in [("tenants", "tier", "gold"), ("botfleets", "strategy/properties/kind", "odd")] {
+    let odd = [
+        ("tenants", "tier", "gold"),
+        ("botfleets", "strategy/properties/kind", "odd"),
+        ("workerpools", "tiers/items", "gold"),
+    ];
+    for (crd, field, value) in odd {
         let patch = format!(r#"[{{"op":"add","path":"{schema}/{field}/enum/-","value":"{value}"}}]"#);
         rig.kubectl(&["patch", "crd", &format!("{crd}.torpor.dev"), "--type=json", "-p", &patch])?;
     }
