@@ -74,7 +74,7 @@ pub struct Notice {
     pub kind: NoticeKind,
     /// The stage it is about.
     pub stage: Stage,
-    /// The policy's deadline. Together with the stage it names the notice, whenever and how often it is tried.
+    /// The policy's deadline. Together with kind and stage it names the notice, whenever and how often it is tried.
     pub due_at: Timestamp,
     /// The moment from which on the stage may be entered.
     pub deadline: Timestamp,

@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::breaker::{Breaker, DueTenant};
 use super::decide::{Why, deadlines};
-use super::gate::Notice;
+use super::gate::{Notice, NoticeKind};
 use super::member::{Beyond, Facts, Failing, View, Written, worth_writing, written};
 use crate::api::Tier;
 use crate::domain::stage::Stage;
@@ -92,9 +92,14 @@ pub struct Tell {
 }
 
 impl Tell {
-    /// What names this notice for good: the same for each try, and after a restart. Webhooks want it without full stops.
+    /// What names this notice for good: the same for each try, and after a restart. Webhooks want it without full stops. A
+    /// question and a warning about one moment are two notices: whoever was asked has not been warned.
     pub fn id(&self) -> String {
-        format!("{}/{}/{}", self.uid, self.notice.stage, self.notice.due_at.as_second())
+        let kind = match self.notice.kind {
+            NoticeKind::Warning => "warning",
+            NoticeKind::Question => "question",
+        };
+        format!("{}/{}/{}/{kind}", self.uid, self.notice.stage, self.notice.due_at.as_second())
     }
 }
 

@@ -184,6 +184,20 @@ fn four_tiers() -> World {
 }
 
 #[test]
+fn a_question_and_a_warning_about_one_moment_are_two_notices() {
+    let tell = |kind| Tell {
+        name: "alice".into(),
+        uid: "uid".to_owned(),
+        tier: Tier::Pro,
+        notice: Notice { kind, stage: Stage::BotsStopped, due_at: start(), deadline: start() },
+        idle_since: start(),
+        attempts: 0,
+        recorded: false,
+    };
+    assert_ne!(tell(NoticeKind::Question).id(), tell(NoticeKind::Warning).id());
+}
+
+#[test]
 fn four_tiers_live_through_forty_days() {
     let mut world = four_tiers();
     let stages = |world: &World| ["free", "basic", "pro", "premium"].map(|name| world.stage(name).to_owned());
