@@ -1,6 +1,8 @@
 //! Validation of a `BotFleet` against the tier of its tenant.
 
 use kube::ResourceExt;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::{Findings, LEAST, Problem, default_pool};
 use crate::api::{BotFleet, BotFleetSpec, StrategyKind, Tier};
@@ -189,15 +191,36 @@ fn check_config(findings: &mut Findings, kind: StrategyKind, config: &str) {
     }
     // Placeholders are replaced before the file is YAML; a number and a word stand for any value.
     let sample = config.replace("${BOT_INDEX}", "0").replace("${BOT_NAME}", "bot");
-    let parsed: serde_yaml::Value = match serde_yaml::from_str(&sample) {
-        Ok(parsed) => parsed,
-        Err(error) => return findings.add(field, format_args!("the configuration is not YAML: {error}")),
+    if let Err(error) = serde_yaml::from_str::<IgnoredAny>(&sample) {
+        return findings.add(field, format_args!("the configuration is not YAML: {error}"));
+    }
+    // What is YAML and no mapping has no key either.
+    let parsed: Keys = serde_yaml::from_str(&sample).unwrap_or_default();
+    let found = match kind {
+        StrategyKind::Script => parsed.script_file_name,
+        StrategyKind::Controller => parsed.controller_name,
+        StrategyKind::V1 => parsed.strategy,
     };
-    let needed = config_key(kind);
-    if parsed.get(needed).is_none() {
+    if found.is_none() {
+        let needed = config_key(kind);
         findings
             .add(field, format_args!("the configuration has no key {needed}, by which Hummingbot finds what to run"));
     }
+    let first = sample.lines().map(|line| line.trim_start_matches("---").trim());
+    let braces =
+        first.filter(|line| !line.is_empty() && !line.starts_with('#')).take(1).any(|line| line.starts_with('{'));
+    if kind == StrategyKind::Controller && braces {
+        findings.add(field, "a controller's configuration gets the line `id`, so write it as lines, not in braces");
+    }
+}
+
+/// The keys of a configuration that are looked at. Values are passed over: read in full, a short text that refers to
+/// itself many times (`&a`, `*a`) would take gigabytes.
+#[derive(Default, Deserialize)]
+struct Keys {
+    script_file_name: Option<IgnoredAny>,
+    controller_name: Option<IgnoredAny>,
+    strategy: Option<IgnoredAny>,
 }
 
 #[cfg(test)]
@@ -218,6 +241,21 @@ mod tests {
             bot: size(200, 512),
             bot_request: size(100, 256),
             pools: vec![],
+        }
+    }
+
+    #[test]
+    fn a_text_that_refers_to_itself_many_times_is_passed_over() {
+        let many = format!("script_file_name: a.py\na: &a [{}]\nb: [{}]\n", "1,".repeat(8_000), "*a,".repeat(5_000));
+        assert!(read(json!({}), 1, &many).is_ok());
+    }
+
+    #[test]
+    fn a_controller_is_written_in_lines() {
+        let of = |config: &str| read(json!({"strategy": {"kind": "controller", "config": "-"}}), 1, config);
+        assert!(of("# mine\n---\ncontroller_name: a\nb: {c: d}\n").is_ok());
+        for braces in ["{\"controller_name\": \"a\"}", "# mine\n--- {controller_name: a}\n"] {
+            assert!(of(braces).expect_err("braces").contains("not in braces"));
         }
     }
 
