@@ -7,10 +7,14 @@ use kube::client::ClientBuilder;
 use kube::config::KubeConfigOptions;
 use kube::{Client, Config};
 use thiserror::Error;
+use tower::timeout::TimeoutLayer;
 use tower::util::MapRequestLayer;
 
 use super::history::History;
 
+/// How long an answer may take to begin; that of a watch begins at once. The API server itself gives up after 60 s at most, but
+/// one that is cut off says nothing, and a request that is never answered would be waited for by whoever sent it.
+const SILENCE: Duration = Duration::from_secs(70);
 /// How long the first request may take.
 const ANSWER: Duration = Duration::from_secs(5);
 
@@ -88,7 +92,7 @@ pub async fn connect(component: &str) -> Result<Connection, ConnectError> {
         request
     });
     let builder = ClientBuilder::try_from(config).map_err(|error| client_error(one_line(&error)))?;
-    let client = builder.with_layer(&note).build();
+    let client = builder.with_layer(&note).with_layer(&TimeoutLayer::new(SILENCE)).build();
     let unreachable = |reason: String| ConnectError::Unreachable { url: url.clone(), reason };
     tokio::time::timeout(ANSWER, client.apiserver_version())
         .await

@@ -118,6 +118,10 @@ impl WatchState {
         }
     }
 
+    fn failed(&mut self) {
+        (self.doubted, self.suspect) = (true, true);
+    }
+
     fn delivers(&self) -> bool {
         self.listed && !self.doubted
     }
@@ -209,7 +213,7 @@ impl Watches {
                         self.health.pending(name);
                     }
                     calm.set(sleep(CALM));
-                    (state.doubted, state.suspect) = (true, true);
+                    state.failed();
                     if state.tell(Told::Fails) != Told::Fails {
                         tracing::warn!(watch = name, %error, "watch failed, trying again");
                     }
@@ -518,6 +522,18 @@ mod tests {
 
     fn facts(ready: bool, problem: Option<&str>, ended: bool, starting: bool) -> Facts {
         Facts::Pod { ready, problem: problem.map(str::to_owned), ended, starting, cpu: Some(Cpu(200)) }
+    }
+
+    #[test]
+    fn a_list_alone_does_not_mend_a_watch() {
+        let mut state = WatchState { listed: true, ..WatchState::default() };
+        state.failed();
+        for event in [watcher::Event::Init, watcher::Event::InitApply(Pod::default()), watcher::Event::InitDone] {
+            state.take(&event);
+        }
+        assert!(!state.delivers(), "its changes may still not come");
+        state.take(&watcher::Event::Apply(Pod::default()));
+        assert!(state.delivers());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -167,6 +168,7 @@ pub struct Memory {
     written: Mutex<HashMap<Key, Written>>,
     spoken: Mutex<HashMap<Key, Instant>>,
     configs: Mutex<HashMap<(String, String), HashMap<ConfigMapRef, String>>>,
+    config_changes: AtomicU64,
     told: Mutex<HashMap<Key, (String, i64)>>,
 }
 
@@ -240,14 +242,41 @@ impl Memory {
         lock(&self.configs).get(&place).and_then(|texts| texts.get(reference)).cloned()
     }
 
-    /// Keeps a referenced text until its `ConfigMap` changes.
-    pub fn keep_config(&self, namespace: &str, reference: &ConfigMapRef, text: &str) {
-        let place = (namespace.to_owned(), reference.name.clone());
-        lock(&self.configs).entry(place).or_default().insert(reference.clone(), text.to_owned());
+    /// How often any `ConfigMap` has changed: to be asked before one is read.
+    pub fn config_changes(&self) -> u64 {
+        self.config_changes.load(Ordering::SeqCst)
     }
 
-    /// Drops the texts of a `ConfigMap` that changed. `true` when there were any.
-    pub fn drop_config(&self, namespace: &str, name: &str) -> bool {
-        lock(&self.configs).remove(&(namespace.to_owned(), name.to_owned())).is_some()
+    /// Keeps a referenced text until its `ConfigMap` changes. It is not kept if one has changed since it was asked for, for it
+    /// may be what was before that change.
+    pub fn keep_config(&self, namespace: &str, reference: &ConfigMapRef, text: &str, changes: u64) {
+        let mut configs = lock(&self.configs);
+        if self.config_changes() == changes {
+            let place = (namespace.to_owned(), reference.name.clone());
+            configs.entry(place).or_default().insert(reference.clone(), text.to_owned());
+        }
+    }
+
+    /// Drops the texts of a `ConfigMap` that changed.
+    pub fn drop_config(&self, namespace: &str, name: &str) {
+        let mut configs = lock(&self.configs);
+        self.config_changes.fetch_add(1, Ordering::SeqCst);
+        configs.remove(&(namespace.to_owned(), name.to_owned()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_that_was_read_before_a_change_is_not_kept() {
+        let (memory, reference) = (Memory::default(), ConfigMapRef { name: "mine".to_owned(), key: "a".to_owned() });
+        let before = memory.config_changes();
+        memory.drop_config("tenant-a", "mine");
+        memory.keep_config("tenant-a", &reference, "old", before);
+        assert_eq!(memory.config("tenant-a", &reference), None);
+        memory.keep_config("tenant-a", &reference, "new", memory.config_changes());
+        assert_eq!(memory.config("tenant-a", &reference).as_deref(), Some("new"));
     }
 }

@@ -186,7 +186,7 @@ impl Feeds {
                 triggers.fleet(&change.namespace, &fleet);
             }
         };
-        // Twelve watches in one future are large enough to belong on the heap.
+        // Thirteen watches in one future are large enough to belong on the heap.
         Box::pin(self.watches.children(self.context.index.clone(), notify)).await;
         "children"
     }
