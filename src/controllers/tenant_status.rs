@@ -46,7 +46,8 @@ pub fn compute(tenant: &Tenant, old: &TenantStatus, outcome: &Outcome, view: Vie
             under_way.parts = if view.parts.is_empty() { known } else { view.parts.clone() };
         }
     }
-    let hibernation = sleep::suspension(hibernation, tenant.spec.suspended, seen.now);
+    let reported = activity::read(tenant).reported;
+    let hibernation = sleep::suspension(hibernation, tenant.spec.suspended, reported, seen.now);
     let verdict = view.way.map(|(_, verdict)| verdict);
     let kept = if verdict.is_none() { find(&old.conditions, HIBERNATED).cloned() } else { None };
     let mut conditions = outcome

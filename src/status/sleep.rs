@@ -1,12 +1,13 @@
 //! Sleep and wake in the status of Tenants and `BotFleets`.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{find, whole_second};
 use crate::api::conditions::{HIBERNATED, reasons};
 use crate::api::tenant::{HibernationStatus, WakeStatus};
 use crate::api::{Condition, ConditionStatus};
 use crate::controllers::outcome::Verdict;
+use crate::domain::activity;
 use crate::domain::stage::Stage;
 
 /// Where a tenant is between two stages.
@@ -95,12 +96,20 @@ pub fn wake(
     Some(WakeStatus { requested_at, ready_at, seconds: Some(seconds), parts: Vec::new() })
 }
 
-/// Notes a suspension while there is one, and its end, which counts as activity.
-pub fn suspension(mut sleep: HibernationStatus, suspended: bool, now: Timestamp) -> HibernationStatus {
+/// Notes a suspension while there is one, and its end, which counts as activity: as the newest, so that no decision of the time
+/// before stands, even if the last login (`reported`) was in the same second or by a clock that is a little ahead.
+pub fn suspension(
+    mut sleep: HibernationStatus,
+    suspended: bool,
+    reported: Option<Timestamp>,
+    now: Timestamp,
+) -> HibernationStatus {
     if suspended {
         sleep.suspended_since = sleep.suspended_since.or_else(|| Some(whole_second(now)));
     } else if sleep.suspended_since.take().is_some() {
-        sleep.resumed_at = Some(whole_second(now));
+        let reported = reported.filter(|reported| !activity::in_future(*reported, now));
+        let after = reported.and_then(|reported| whole_second(reported).checked_add(SignedDuration::from_secs(1)).ok());
+        sleep.resumed_at = Some(after.map_or(whole_second(now), |after| after.max(whole_second(now))));
     }
     sleep
 }
@@ -170,6 +179,14 @@ mod tests {
     #[test]
     fn a_suspension_leaves_its_end_behind() {
         let at = |second: i64| Timestamp::from_second(second).expect("a time");
+        let suspension = |sleep, suspended, now| suspension(sleep, suspended, None, now);
+        let to_the_second = |reported: Timestamp| {
+            let before = HibernationStatus { suspended_since: Some(at(10)), ..HibernationStatus::default() };
+            super::suspension(before, false, Some(reported), at(30)).resumed_at
+        };
+        assert_eq!(to_the_second(at(30)), Some(at(31)), "newer than a login in the same second");
+        assert_eq!(to_the_second(at(20)), Some(at(30)));
+        assert_eq!(to_the_second(at(3_000)), Some(at(30)), "a login in the future counts as now");
         let first = suspension(HibernationStatus::default(), true, at(10));
         assert_eq!(first.suspended_since, Some(at(10)));
         assert_eq!(suspension(first.clone(), true, at(20)), first);
