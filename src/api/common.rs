@@ -94,8 +94,8 @@ impl fmt::Display for Tier {
     }
 }
 
-/// CPU and memory of one container, as limits. The CPU request is half of the limit,
-/// the memory request is the whole of it.
+/// CPU and memory of one container, as limits. A service requests half of the CPU and all of the memory, a bot the tier
+/// catalogue's share of both, which is half.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Resources {

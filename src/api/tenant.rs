@@ -170,7 +170,7 @@ pub const DASHBOARD_IMAGE: &str = "hummingbot/dashboard:latest";
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("self.image.contains('@') || oldSelf.image.contains('@') || self.image.find(':[0-9]+[^/]*$').find('[0-9]+') == oldSelf.image.find(':[0-9]+[^/]*$').find('[0-9]+')")
+    validation = Rule::new("(self.image.contains('@') && !self.image.matches('^[^@]*:[0-9]+[^/@]*@')) || (oldSelf.image.contains('@') && !oldSelf.image.matches('^[^@]*:[0-9]+[^/@]*@')) || self.image.find(':[0-9]+[^/]*$').find('[0-9]+') == oldSelf.image.find(':[0-9]+[^/]*$').find('[0-9]+')")
         .message("the major version of database.image cannot change in place")
 )]
 pub struct Database {
@@ -243,10 +243,10 @@ pub struct Dashboard {
     #[schemars(length(max = 300))]
     #[x_kube(validation = Rule::new(CEL_IMAGE).message(IMAGE_MESSAGE))]
     pub image: String,
-    /// Host name under which the dashboard is reached, for example `alice.bots.example.com`. Given to the dashboard's Service as the annotation `torpor.dev/host`. Default: none.
+    /// Host name under which the dashboard is reached, for example `alice.bots.example.com`. Makes an Ingress where the operator has an IngressClass, and is given to the dashboard's Service as the annotation `torpor.dev/host`. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
-    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?([.][a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*$')").message("must be a host name like alice.bots.example.com, without scheme, port or path"))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?([.][a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*$')").message("must be a host name like alice.bots.example.com, without scheme, port or path"), validation = Rule::new("!self.matches('^[0-9.]+$')").message("must be a host name like alice.bots.example.com, not an address"))]
     pub host: Option<String>,
     /// CPU and memory limits. All services together stay within the tier. Default: the tier's share.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -375,7 +375,7 @@ pub struct Decision {
     /// The deadline for which the user was asked, in mode Prompt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked_for: Option<Timestamp>,
-    /// The activity for whose idle period `torpor.dev/hibernate: approved` was given, as long as the annotation stands.
+    /// The activity for whose idle period `torpor.dev/hibernate: approved` was given, or approval through the gateway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approved_for: Option<Timestamp>,
     /// Why a due sleep is held back; absent when nothing is held.
@@ -442,6 +442,11 @@ pub struct Placement {
     #[schemars(length(max = 32), inner(length(max = 63)))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub pools: Vec<String>,
+}
+
+impl Placement {
+    /// The most pools that the schema takes.
+    pub const MOST: usize = 32;
 }
 
 /// What a tenant asks of the cluster at its present stage, as sums over its pods.

@@ -1,9 +1,11 @@
 //! The one way by which children come into the cluster and leave it.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use k8s_openapi::api::core::v1::{Namespace, Secret};
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim, Secret};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};
 use kube::core::ApiResource;
 use kube::core::response::StatusCause;
@@ -13,8 +15,8 @@ use serde_json::{Value, json};
 use super::error::ClusterError;
 use super::index::{ChildIndex, Difference, Entry, Facts, Slot};
 use super::listed::Listed;
-use crate::domain::names::{OPERATOR, annotation, label};
-use crate::domain::quantity::Cpu;
+use crate::domain::names::{DATABASE, OPERATOR, annotation, label};
+use crate::domain::quantity::{Bytes, Cpu};
 use crate::leader::LeaderGuard;
 use crate::metrics::Metrics;
 use crate::plan::{Child, ChildKind, hash, secret_values};
@@ -38,6 +40,8 @@ pub struct Applier {
     listed: Arc<Listed>,
     metrics: Metrics,
     leader: LeaderGuard,
+    /// uids of namespaces whose generated Secret this process has seen to be there.
+    with_secret: Arc<Mutex<HashSet<String>>>,
 }
 
 impl Applier {
@@ -49,7 +53,7 @@ impl Applier {
         metrics: Metrics,
         leader: LeaderGuard,
     ) -> Self {
-        Applier { client, index, listed, metrics, leader }
+        Applier { client, index, listed, metrics, leader, with_secret: Arc::default() }
     }
 
     /// Whether this process may write into a tenant's namespace, and knows what is wanted there.
@@ -205,10 +209,14 @@ impl Applier {
     }
 
     /// The generated Secret is created once. It is neither read nor watched, so an existing one shows as 409.
-    /// While the database has a `StatefulSet` the Secret was made before it, and no request is needed.
+    /// While the database has a `StatefulSet` the Secret was made before it, and no request is needed; nor is one for a tenant
+    /// that waits, for a pool say, once this process has made or met it.
     async fn ensure_secret(&self, template: &Secret, namespace: &str) -> Result<Applied, ClusterError> {
         let database = Slot::Child(ChildKind::StatefulSet);
-        if self.index.get(database, namespace, crate::domain::names::DATABASE).is_some() {
+        let home = self.index.get(Slot::Child(ChildKind::Namespace), namespace, namespace).map(|home| home.uid);
+        if self.index.get(database, namespace, DATABASE).is_some()
+            || home.as_ref().is_some_and(|home| self.with_secret().contains(home))
+        {
             return Ok(Applied::Unchanged);
         }
         let name = template.metadata.name.clone().unwrap_or_default();
@@ -220,11 +228,17 @@ impl Applier {
         self.may_write(namespace).await?;
         let answer = api.create(&params, &secret).await;
         self.metrics.api_write("create", "Secret");
-        match answer {
-            Ok(_) => Ok(Applied::Created),
-            Err(error) if ClusterError::is_conflict(&error) => Ok(Applied::Unchanged),
-            Err(error) => Err(ClusterError::of(&what, &error)),
-        }
+        let applied = match answer {
+            Ok(_) => Applied::Created,
+            Err(error) if ClusterError::is_conflict(&error) => Applied::Unchanged,
+            Err(error) => return Err(ClusterError::of(&what, &error)),
+        };
+        self.with_secret().extend(home);
+        Ok(applied)
+    }
+
+    fn with_secret(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.with_secret.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a Secret exists, asked without the right to read Secrets: a dry-run create of the same name
@@ -244,22 +258,29 @@ impl Applier {
         }
     }
 
-    /// Scales a `StatefulSet` to no pods, gracefully, whatever else could be said of it.
+    /// Scales a `StatefulSet` or Deployment down to so many pods, gracefully, whatever else could be said of it. One that has
+    /// no more is left alone.
     ///
     /// # Errors
     /// [`ClusterError`], classified.
-    pub async fn stop_statefulset(&self, namespace: &str, name: &str) -> Result<(), ClusterError> {
-        let kind = ChildKind::StatefulSet;
+    pub async fn scale_down(
+        &self,
+        kind: ChildKind,
+        namespace: &str,
+        name: &str,
+        replicas: i32,
+    ) -> Result<(), ClusterError> {
         let running = self.index.get(Slot::Child(kind), namespace, name);
-        if running.is_none_or(|entry| entry.desired == Some(0)) {
+        if running.is_none_or(|entry| entry.desired.is_some_and(|desired| desired <= replicas)) {
             return Ok(());
         }
         self.may_write(namespace).await?;
-        let patch = json!({"spec": {"replicas": 0}});
+        let patch = json!({"spec": {"replicas": replicas}});
         let params = PatchParams { field_manager: Some(OPERATOR.to_owned()), ..PatchParams::default() };
         let answer = self.api(kind, namespace).patch_scale(name, &params, &Patch::Merge(&patch)).await;
         self.metrics.api_write("scale", kind.as_str());
-        answer.map(|_| ()).map_err(|error| ClusterError::of(&format!("StatefulSet {namespace}/{name}"), &error))
+        let what = format!("{} {namespace}/{name}", kind.as_str());
+        answer.map(|_| ()).map_err(|error| ClusterError::of(&what, &error))
     }
 
     /// Changes the CPU limit of a running pod's container, without a restart and only if the pod is the one that was seen.
@@ -290,25 +311,57 @@ impl Applier {
     /// [`ClusterError`], classified.
     pub async fn release_statefulset(&self, namespace: &str, name: &str) -> Result<(), ClusterError> {
         match self.index.get(Slot::Child(ChildKind::StatefulSet), namespace, name) {
-            Some(entry) => self.delete_with(&entry, PropagationPolicy::Orphan).await,
+            Some(entry) => self.delete_with(&entry, PropagationPolicy::Orphan, None).await,
             None => Ok(()),
         }
     }
 
-    /// Asks that a volume claim be at least this large. Only growing reaches the API server's approval.
+    /// Sees to it that a volume claim is at least this large. One that is larger stays as it is, and one that is gone is fine.
     ///
     /// # Errors
-    /// [`ClusterError::Refused`] when the `StorageClass` does not allow it.
-    pub async fn grow_volume(&self, namespace: &str, name: &str, storage: &str) -> Result<(), ClusterError> {
+    /// [`ClusterError::Refused`] when the `StorageClass` does not allow it to grow.
+    pub async fn grow_volume(&self, namespace: &str, name: &str, storage: &Quantity) -> Result<(), ClusterError> {
+        let what = format!("PersistentVolumeClaim {namespace}/{name}");
+        let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), namespace);
+        let claim = match api.get(name).await {
+            Err(error) if ClusterError::is_not_found(&error) => return Ok(()),
+            answer => answer.map_err(|error| ClusterError::of(&what, &error))?,
+        };
+        let asked = claim.spec.and_then(|spec| spec.resources?.requests?.remove("storage"));
+        let bytes = |quantity: &Quantity| Bytes::parse(&quantity.0).ok();
+        if asked.is_some_and(|asked| bytes(&asked).is_some_and(|asked| Some(asked) >= bytes(storage))) {
+            return Ok(());
+        }
         self.may_write(namespace).await?;
-        let resource = ApiResource::erase::<k8s_openapi::api::core::v1::PersistentVolumeClaim>(&());
-        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), namespace, &resource);
         let patch = json!({"spec": {"resources": {"requests": {"storage": storage}}}});
         let params = PatchParams { field_manager: Some(OPERATOR.to_owned()), ..PatchParams::default() };
         let answer = api.patch_metadata(name, &params, &Patch::Merge(&patch)).await;
         self.metrics.api_write("patch", "PersistentVolumeClaim");
-        let what = format!("PersistentVolumeClaim {namespace}/{name}");
         answer.map(|_| ()).map_err(|error| ClusterError::of(&what, &error))
+    }
+
+    /// Makes a `StatefulSet` as wanted but for its claim templates, which stay as they are: for one whose volumes cannot have the
+    /// size that is wanted. Its hash is that of what was applied, so the next pass tries the whole again.
+    ///
+    /// # Errors
+    /// [`ClusterError`], classified.
+    pub async fn ensure_but_claims(&self, wanted: &StatefulSet, namespace: &str) -> Result<(), ClusterError> {
+        let name = wanted.metadata.name.clone().unwrap_or_default();
+        let what = format!("StatefulSet {namespace}/{name}");
+        let api: Api<StatefulSet> = Api::namespaced(self.client.clone(), namespace);
+        let live = api.get(&name).await.map_err(|error| ClusterError::of(&what, &error))?;
+        let mut wanted = wanted.clone();
+        if let (Some(spec), Some(live)) = (&mut wanted.spec, live.spec) {
+            spec.volume_claim_templates = live.volume_claim_templates;
+            spec.volume_claim_templates.iter_mut().flatten().for_each(|claim| claim.status = None);
+        }
+        match self.ensure(&Child::StatefulSet(Box::new(wanted)), namespace).await {
+            // It has been changed since it was read; the watch tells.
+            Err(ClusterError::ClaimsDiffer { what }) => {
+                Err(ClusterError::Transient { what, reason: "it changed meanwhile".to_owned() })
+            }
+            other => other.map(|_| ()),
+        }
     }
 
     /// Deletes one object, gracefully and only if it is still the one that was seen. Gone already is fine.
@@ -316,10 +369,24 @@ impl Applier {
     /// # Errors
     /// [`ClusterError`], classified.
     pub async fn delete(&self, entry: &Entry) -> Result<(), ClusterError> {
-        self.delete_with(entry, PropagationPolicy::Background).await
+        self.delete_with(entry, PropagationPolicy::Background, None).await
     }
 
-    async fn delete_with(&self, entry: &Entry, propagation: PropagationPolicy) -> Result<(), ClusterError> {
+    /// Deletes one pod that is replaced by another, with the seconds that the new one will have to stop: those of the old one
+    /// may be what was too short.
+    ///
+    /// # Errors
+    /// [`ClusterError`], classified.
+    pub async fn delete_replaced(&self, pod: &Entry, grace_seconds: Option<u32>) -> Result<(), ClusterError> {
+        self.delete_with(pod, PropagationPolicy::Background, grace_seconds).await
+    }
+
+    async fn delete_with(
+        &self,
+        entry: &Entry,
+        propagation: PropagationPolicy,
+        grace_period_seconds: Option<u32>,
+    ) -> Result<(), ClusterError> {
         if entry.deleting {
             return Ok(());
         }
@@ -340,6 +407,7 @@ impl Applier {
         let params = DeleteParams {
             preconditions: Some(Preconditions { uid: Some(entry.uid.clone()), resource_version: None }),
             propagation_policy: Some(propagation),
+            grace_period_seconds,
             ..DeleteParams::default()
         };
         let answer = api.delete(&entry.name, &params).await;

@@ -94,18 +94,19 @@ async fn pass(context: &Context, fleet: &BotFleet) -> Result<(Outcome, View), Ou
         }
         recheck::still_sleeps(context, tenant, wanted, part).await?;
     }
-    children::apply(context, &namespace, &planned.children, || false).await?;
+    let refusals = children::apply(context, &namespace, &planned.children, || false).await?;
     children::prune(context, fleet.metadata.uid.as_deref(), &namespace, &planned.children).await?;
-    children::replace_pods(context, &namespace, &workloads).await?;
+    children::replace_pods(context, &namespace, &workloads, &refusals).await?;
     children::help_to_start(context, &namespace, &workloads, waking).await?;
     let entries = context.index.namespace(&namespace);
     if tenant.spec.deletion_policy == DeletionPolicy::Delete {
-        drop_surplus_volumes(context, fleet, &entries).await?;
+        drop_surplus_volumes(context, fleet, tenant, &entries).await?;
     }
     let mut view = observe(&entries, &name);
     view.desired = workloads.first().map(|workload| workload.replicas);
     view.over_tier = if fleet.spec.paused { 0 } else { (fleet.spec.replicas - planned.share).max(0) };
-    let outcome = judge(fleet, &entries, workloads.first(), (wanted, waking), planned.held);
+    let judged = || judge(fleet, &entries, workloads.first(), (wanted, waking), planned.held);
+    let outcome = refusals.told().map_or_else(|refused| refused, |()| judged());
     let still = waking && !matches!(outcome, Outcome::Done(_) | Outcome::Paused);
     view.sleep = Some((wanted, sight::bots(&entries, Some(&name)).gone(), still));
     Ok((outcome, view))
@@ -122,10 +123,13 @@ async fn stop(
     let (namespace, name) = (fleet.namespace().unwrap_or_default(), fleet.name_any());
     let workload = names::fleet_workload(&name);
     let set = context.index.get(Slot::Child(ChildKind::StatefulSet), &namespace, &workload);
-    if set.as_ref().is_some_and(|set| set.desired != Some(0)) && !fleet.spec.paused {
+    let own = |pod: &Entry| set.is_none() && pod.fleet.as_deref() == Some(&*name);
+    let left = removal::orphans(&context.index.namespace(&namespace)).any(|pod| own(pod) && !pod.deleting);
+    if (left || set.as_ref().is_some_and(|set| set.desired != Some(0))) && !fleet.spec.paused {
         recheck::still_sleeps(context, tenant, wanted, &workload).await?;
     }
-    context.applier.stop_statefulset(&namespace, &workload).await?;
+    context.applier.scale_down(ChildKind::StatefulSet, &namespace, &workload, 0).await?;
+    removal::stop_orphans(context, &context.index.namespace(&namespace), own).await?;
     let entries = context.index.namespace(&namespace);
     let state = sight::bots(&entries, Some(&name));
     let mut view = observe(&entries, &name);
@@ -220,9 +224,10 @@ async fn config(context: &Context, fleet: &BotFleet, namespace: &str) -> Result<
     if let Some(text) = context.memory.config(namespace, reference) {
         return Ok(text);
     }
+    let changes = context.memory.config_changes();
     match context.reader.config(namespace, reference).await? {
         Referenced::Found(text) => {
-            context.memory.keep_config(namespace, reference, &text);
+            context.memory.keep_config(namespace, reference, &text, changes);
             Ok(text)
         }
         Referenced::Missing(message) => Err(Outcome::Waiting(message)),
@@ -246,16 +251,28 @@ async fn await_secret(context: &Context, fleet: &BotFleet, namespace: &str, chil
 }
 
 /// Deletes volumes of bots that the spec no longer asks for, where the Tenant says Delete and no pod is left to use them.
-async fn drop_surplus_volumes(context: &Context, fleet: &BotFleet, entries: &[Entry]) -> Result<(), Outcome> {
+async fn drop_surplus_volumes(
+    context: &Context,
+    fleet: &BotFleet,
+    tenant: &Tenant,
+    entries: &[Entry],
+) -> Result<(), Outcome> {
     let workload = names::fleet_workload(&fleet.name_any());
     let claims = format!("{}-{workload}", names::DATA_CLAIM);
-    for entry in entries.iter().filter(|entry| entry.slot == Slot::Volume) {
-        let Some(ordinal) = workloads::ordinal(&entry.name, &claims) else { continue };
-        let pod = format!("{workload}-{ordinal}");
-        let in_use = entries.iter().any(|other| other.slot == Slot::Pod && other.name == pod);
-        if ordinal >= fleet.spec.replicas && !in_use {
-            context.applier.delete(entry).await?;
-        }
+    let surplus = |entry: &&Entry| {
+        let ordinal = workloads::ordinal(&entry.name, &claims).filter(|ordinal| *ordinal >= fleet.spec.replicas);
+        let pod = ordinal.map(|ordinal| format!("{workload}-{ordinal}"));
+        let in_use = |pod| entries.iter().any(|other| other.slot == Slot::Pod && other.name == pod);
+        entry.slot == Slot::Volume && !entry.deleting && pod.is_some_and(|pod| !in_use(pod))
+    };
+    let surplus: Vec<&Entry> = entries.iter().filter(surplus).collect();
+    if surplus.is_empty()
+        || !removal::still_says_delete(context, &tenant.name_any(), tenant.metadata.uid.as_deref()).await?
+    {
+        return Ok(());
+    }
+    for entry in surplus {
+        context.applier.delete(entry).await?;
     }
     Ok(())
 }

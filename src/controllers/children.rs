@@ -12,33 +12,69 @@ use crate::cluster::index::Slot;
 use crate::domain::names::annotation;
 use crate::plan::{self, Child, ChildKind};
 
+/// What the API server refused of a plan. Nothing else of the pass waits for it, for a tenant that is refused an Ingress must
+/// still be able to sleep and to wake.
+#[derive(Debug, Default)]
+pub struct Refusals {
+    first: Option<Outcome>,
+    /// New pods would be made of what is not as wanted.
+    of_pods: bool,
+}
+
+impl Refusals {
+    fn note(&mut self, child: &Child, outcome: Outcome) {
+        self.of_pods |= matches!(child.kind(), ChildKind::ConfigMap | ChildKind::Secret | ChildKind::ServiceAccount);
+        self.first.get_or_insert(outcome);
+    }
+
+    /// The first of them, once all else is done.
+    ///
+    /// # Errors
+    /// That refusal, if there is one.
+    pub fn told(self) -> Result<(), Outcome> {
+        self.first.map_or(Ok(()), Err)
+    }
+}
+
 /// Makes the children as wanted, in order. `outdated` tells, just before each is written, whether the plan would now be another.
+/// A workload that is refused has no more pods than it is wanted to have all the same.
 ///
 /// # Errors
-/// The first outcome that stops the pass, [`Outcome::Again`] for a plan that is outdated. An object that is refused does not:
-/// the others are mended first.
+/// The first outcome that stops the pass, [`Outcome::Again`] for a plan that is outdated. An object that is refused does not.
 pub async fn apply(
     context: &Context,
     namespace: &str,
     children: impl IntoIterator<Item = &Child>,
     outdated: impl Fn() -> bool,
-) -> Result<(), Outcome> {
-    let mut refused = None;
+) -> Result<Refusals, Outcome> {
+    let mut refusals = Refusals::default();
     for child in children {
         if outdated() {
             return Err(Outcome::Again);
         }
-        let ensured = match context.applier.ensure(child, namespace).await {
-            Err(ClusterError::ClaimsDiffer { .. }) => volumes::grow(context, child, namespace).await,
-            ensured => ensured.map(|_| ()).map_err(Outcome::from),
-        };
-        match ensured {
-            Ok(()) => {}
-            Err(outcome @ Outcome::Refused(_)) => refused = refused.or(Some(outcome)),
+        let workload = workload(child);
+        let spared = refusals.of_pods && workload.is_some();
+        let refused = match if spared { Ok(()) } else { ensure(context, child, namespace).await } {
+            Ok(()) => spared,
+            Err(outcome @ Outcome::Refused(_)) => {
+                refusals.note(child, outcome);
+                true
+            }
             Err(outcome) => return Err(outcome),
+        };
+        if let Some(workload) = workload.filter(|_| refused) {
+            context.applier.scale_down(workload.kind, namespace, &workload.name, workload.replicas).await?;
         }
     }
-    refused.map_or(Ok(()), Err)
+    Ok(refusals)
+}
+
+async fn ensure(context: &Context, child: &Child, namespace: &str) -> Result<(), Outcome> {
+    volumes::adopt(context, child, namespace).await?;
+    match context.applier.ensure(child, namespace).await {
+        Err(ClusterError::ClaimsDiffer { .. }) => volumes::grow(context, child, namespace).await,
+        ensured => ensured.map(|_| ()).map_err(Outcome::from),
+    }
 }
 
 /// Deletes what an earlier plan of this owner made and the present one does not want.
@@ -62,11 +98,19 @@ pub async fn prune(context: &Context, owner: Option<&str>, namespace: &str, chil
 ///
 /// # Errors
 /// The outcome of a deletion that failed.
-pub async fn replace_pods(context: &Context, namespace: &str, workloads: &[Wanted]) -> Result<(), Outcome> {
+pub async fn replace_pods(
+    context: &Context,
+    namespace: &str,
+    workloads: &[Wanted],
+    refusals: &Refusals,
+) -> Result<(), Outcome> {
+    if refusals.of_pods {
+        return Ok(());
+    }
     let entries = context.index.namespace(namespace);
     for workload in workloads {
         if let Some(pod) = workloads::next_replacement(&entries, workload) {
-            context.applier.delete(pod).await?;
+            context.applier.delete_replaced(pod, workload.grace_seconds).await?;
         }
     }
     Ok(())
@@ -113,5 +157,6 @@ fn workload(child: &Child) -> Option<Wanted> {
         restart_hash,
         container: container.name.clone(),
         cpu: plan::limit(container).cpu,
+        grace_seconds: pod.termination_grace_period_seconds.and_then(|seconds| u32::try_from(seconds).ok()),
     })
 }

@@ -89,11 +89,18 @@ pub fn count(fleets: &[BotFleet]) -> BotCount {
     BotCount { desired: sum(|status| status.desired_replicas), ready: sum(|status| status.ready_replicas) }
 }
 
-/// Volumes of bots that no fleet's spec asks for any more.
+/// Whether the bot is still there whose volume that is.
+fn in_use(entries: &[Entry], volume: &Entry) -> bool {
+    let bot = volume.name.strip_prefix(names::DATA_CLAIM).and_then(|rest| rest.strip_prefix('-'));
+    entries.iter().any(|entry| entry.slot == Slot::Pod && Some(&*entry.name) == bot)
+}
+
+/// Volumes of bots that no fleet's spec asks for any more, and that no bot uses.
 pub fn retained(entries: &[Entry], fleets: &[BotFleet]) -> Vec<String> {
     let mut volumes: Vec<String> = entries
         .iter()
         .filter(|entry| entry.slot == Slot::Volume && entry.component.as_deref() == Some(Component::Bot.as_str()))
+        .filter(|entry| !in_use(entries, entry))
         .filter(|entry| {
             let fleet = fleets.iter().find(|fleet| Some(fleet.name_any()) == entry.fleet);
             let ordinal = fleet.and_then(|fleet| {

@@ -78,7 +78,7 @@ pub const SHOWN_AFTER: u32 = 3;
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// A settled object is compared with the index once in this time; that costs no request.
 const RESYNC: Duration = Duration::from_secs(600);
-/// What cannot be watched is looked for again after this time.
+/// What is waited for is looked for again after this time: some of it, such as a Secret, cannot be watched.
 const LOOK_AGAIN: Duration = Duration::from_secs(3);
 
 impl Outcome {

@@ -1,6 +1,7 @@
 //! Deletion of Tenants and `BotFleets`: bots first and gracefully, data only when the Tenant says so.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::ResourceExt;
 
 use super::context::Context;
 use super::outcome::Outcome;
@@ -44,6 +45,7 @@ async fn try_tenant(context: &Context, metadata: &ObjectMeta, policy: DeletionPo
         return Ok(Outcome::Deleting("bots are stopping gracefully".to_owned()));
     }
     if pods(&entries, Some(Component::Bot)) > 0 {
+        stop_orphans(context, &entries, |pod| pod.component.as_deref() == Some(Component::Bot.as_str())).await?;
         return Ok(Outcome::Deleting("bots are stopping gracefully".to_owned()));
     }
     for entry in &entries {
@@ -53,9 +55,13 @@ async fn try_tenant(context: &Context, metadata: &ObjectMeta, policy: DeletionPo
     }
     let pods = pods(&entries, None);
     if pods > 0 && !home.deleting {
+        stop_orphans(context, &entries, |_| true).await?;
         return Ok(Outcome::Deleting(format!("{pods} pods are stopping")));
     }
-    if policy == DeletionPolicy::Delete && context.reader.definition_stays(TENANTS).await? {
+    if policy == DeletionPolicy::Delete
+        && still_says_delete(context, name, metadata.uid.as_deref()).await?
+        && context.reader.definition_stays(TENANTS).await?
+    {
         // Volumes go slowly because of a finalizer, and a namespace looks again only after many seconds. It begins
         // a few seconds after its own deletion, and then they have gone already.
         for volume in entries.iter().filter(|entry| entry.slot == Slot::Volume) {
@@ -91,11 +97,14 @@ async fn try_fleet(context: &Context, metadata: &ObjectMeta) -> Result<Outcome, 
     let bots: Vec<&Entry> =
         entries.iter().filter(|e| e.slot == Slot::Pod && e.fleet.as_deref() == Some(name)).collect();
     if !bots.is_empty() {
+        stop_orphans(context, &entries, |pod| pod.fleet.as_deref() == Some(name)).await?;
         return Ok(Outcome::Deleting(format!("{} bots are stopping gracefully", bots.len())));
     }
-    if drops_volumes(context, namespace).await? {
-        let claims = format!("{}-{workload}", names::DATA_CLAIM);
-        for entry in entries.iter().filter(|e| e.slot == Slot::Volume && ordinal(&e.name, &claims).is_some()) {
+    let claims = format!("{}-{workload}", names::DATA_CLAIM);
+    let volumes = entries.iter().filter(|e| e.slot == Slot::Volume && ordinal(&e.name, &claims).is_some());
+    let volumes: Vec<&Entry> = volumes.collect();
+    if !volumes.is_empty() && drops_volumes(context, namespace).await? {
+        for entry in volumes {
             context.applier.delete(entry).await?;
         }
     }
@@ -106,13 +115,38 @@ async fn try_fleet(context: &Context, metadata: &ObjectMeta) -> Result<Outcome, 
 /// Volumes go only when the Tenant can be read, says Delete, and neither `CustomResourceDefinition` is on its way out.
 async fn drops_volumes(context: &Context, namespace: &str) -> Result<bool, Outcome> {
     let tenant = names::tenant_of_namespace(namespace).and_then(|name| context.tenant(name));
-    let says_delete = tenant
-        .as_ref()
-        .and_then(|guarded| guarded.0.as_ref().ok())
-        .is_some_and(|tenant| tenant.spec.deletion_policy == DeletionPolicy::Delete);
-    Ok(says_delete
+    let Some(Ok(tenant)) = tenant.as_ref().map(|guarded| &guarded.0) else { return Ok(false) };
+    Ok(tenant.spec.deletion_policy == DeletionPolicy::Delete
+        && still_says_delete(context, &tenant.name_any(), tenant.metadata.uid.as_deref()).await?
         && context.reader.definition_stays(FLEETS).await?
         && context.reader.definition_stays(TENANTS).await?)
+}
+
+/// Whether the Tenant's policy is Delete at this moment. The watch may be behind, and data that has gone does not come back.
+///
+/// # Errors
+/// `Transient` when the Tenant cannot be read; nothing is deleted on a guess.
+pub async fn still_says_delete(context: &Context, name: &str, uid: Option<&str>) -> Result<bool, Outcome> {
+    let live = context.reader.tenant(name).await.map_err(|error| Outcome::Transient(error.to_string()))?;
+    let says = live.filter(|live| live.metadata.uid.as_deref() == uid);
+    Ok(says.is_some_and(|live| live.spec.deletion_policy == DeletionPolicy::Delete))
+}
+
+/// Stops pods that nobody owns, each with its grace period: a `StatefulSet` that is replaced around its running pods leaves
+/// them without an owner until there is a new one, and where none comes nobody else would stop them.
+///
+/// # Errors
+/// The outcome of a deletion that failed.
+pub async fn stop_orphans(context: &Context, entries: &[Entry], of: impl Fn(&Entry) -> bool) -> Result<(), Outcome> {
+    for pod in orphans(entries).filter(|pod| of(pod)) {
+        context.applier.delete(pod).await?;
+    }
+    Ok(())
+}
+
+/// Pods that nobody owns.
+pub fn orphans(entries: &[Entry]) -> impl Iterator<Item = &Entry> {
+    entries.iter().filter(|entry| entry.slot == Slot::Pod && entry.owner.is_none())
 }
 
 fn pods(entries: &[Entry], component: Option<Component>) -> usize {

@@ -156,7 +156,8 @@ mod tests {
     fn wanted(name: &str, replicas: i32, hash: &str) -> Wanted {
         let restart_hash = Some(hash.to_owned());
         let (container, cpu) = (name.to_owned(), Cpu(200));
-        Wanted { kind: ChildKind::StatefulSet, name: name.to_owned(), replicas, restart_hash, container, cpu }
+        let (kind, name, grace_seconds) = (ChildKind::StatefulSet, name.to_owned(), None);
+        Wanted { kind, name, replicas, restart_hash, container, cpu, grace_seconds }
     }
 
     fn redis(entries: &[Entry]) -> State {

@@ -81,6 +81,7 @@ mod tests {
             restart_hash: None,
             container: "bot".to_owned(),
             cpu: OWN,
+            grace_seconds: None,
         };
         let workloads = [wanted];
         let due = resizes(entries, &workloads, START, waking);

@@ -68,7 +68,8 @@ async fn pass(context: &Context, tenant: &Tenant, old: &TenantStatus) -> (Outcom
     };
     let wanted = effective_stage(&activity::facts(tenant, context.clock.now()));
     let step = Step::next(context, &validated, wanted, sleep::slept(&old.conditions));
-    view.placement = Some(Placement { pools: validated.pools.clone() });
+    // No more than the status has room for; pods know all of them.
+    view.placement = Some(Placement { pools: validated.pools.iter().take(Placement::MOST).cloned().collect() });
     view.cost = Some(cost(&validated, &step.children, &context.fleets_of(&validated.namespace)));
     if step.waking && step.parts.bots {
         // Nothing of a fleet changes when what its bots wait for becomes ready.
@@ -138,13 +139,14 @@ impl Step {
         let now = self.children.iter().filter(|child| !validated.pools.is_empty() || !runs_pods(child));
         let now: Vec<&Child> = now.collect();
         let outdated = || self.parts != Parts::of(self.wanted) && self.brings_back(context, namespace);
-        children::apply(context, namespace, now, outdated).await?;
+        let refusals = children::apply(context, namespace, now, outdated).await?;
         children::prune(context, tenant.metadata.uid.as_deref(), namespace, &self.children).await?;
         if sight::replaces_for_least(&context.index.namespace(namespace), &self.workloads, self.least.as_ref()) {
             recheck::still_sleeps(context, tenant, self.wanted, names::DATABASE).await?;
         }
-        children::replace_pods(context, namespace, &self.workloads).await?;
-        children::help_to_start(context, namespace, &self.workloads, self.waking).await
+        children::replace_pods(context, namespace, &self.workloads, &refusals).await?;
+        children::help_to_start(context, namespace, &self.workloads, self.waking).await?;
+        refusals.told()
     }
 
     /// Whether a part that is only kept up has gone down since it was seen. All of them are asked before anything is written,

@@ -19,6 +19,8 @@ pub struct Wanted {
     pub container: String,
     /// CPU limit of its container; 0 where there is none.
     pub cpu: Cpu,
+    /// Seconds that its pods have to stop.
+    pub grace_seconds: Option<u32>,
 }
 
 /// A workload's pods: those whose name is the workload's and, for a `StatefulSet`, an ordinal.
@@ -141,6 +143,7 @@ mod tests {
             restart_hash: Some("new".to_owned()),
             container: "bot".to_owned(),
             cpu: Cpu(200),
+            grace_seconds: Some(120),
         }
     }
 

@@ -11,7 +11,7 @@ pub const HIBERNATOR: &str = "torpor-hibernator";
 /// Field manager of the gateway.
 pub const GATEWAY: &str = "torpor-gateway";
 
-/// Finalizer of Tenant, `BotFleet` and `WorkerPool`.
+/// Finalizer of Tenant and `BotFleet`.
 pub const FINALIZER: &str = "torpor.dev/finalizer";
 
 /// Labels.

@@ -121,9 +121,9 @@ impl std::ops::Mul<i64> for Bytes {
 /// CPU and memory together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Size {
-    /// CPU limit; the request is half of it.
+    /// CPU.
     pub cpu: Cpu,
-    /// Memory limit and request.
+    /// Memory.
     pub memory: Bytes,
 }
 

@@ -104,6 +104,8 @@ fn stateful_set(scope: &Scope, fleet: &ValidatedFleet, name: &str, replicas: i32
         "kind": folder(fleet.kind).0,
         "config": fleet.config,
         "credentials": fleet.credentials_secret,
+        // What a pod has to stop is fixed when it is made.
+        "grace": fleet.grace_seconds,
         "placement": scope.placement(),
     }));
     let mut annotations = pod::restart_annotation(&restart);

@@ -13,15 +13,18 @@ use super::scope::Scope;
 use super::{Child, dashboard, monitoring, postgres, redis};
 use crate::domain::names::{self, Component, label};
 
-/// IPv4 addresses that are not the internet (RFC 6890). Link-local holds the clouds' metadata
-/// services, which hand out the node's credentials.
-const NOT_INTERNET_V4: [&str; 10] = [
+/// IPv4 addresses that are not the internet (RFC 6890), the ranges for documentation apart. Link-local holds the clouds' metadata
+/// services, which hand out the node's credentials; `192.0.0.0/24` has that of Oracle's cloud, and `168.63.129.16`, a public
+/// address by its number, is Azure's `WireServer`, by which a node is set up.
+const NOT_INTERNET_V4: [&str; 12] = [
     "0.0.0.0/8",
     "10.0.0.0/8",
     "100.64.0.0/10",
     "127.0.0.0/8",
     "169.254.0.0/16",
+    "168.63.129.16/32",
     "172.16.0.0/12",
+    "192.0.0.0/24",
     "192.168.0.0/16",
     "198.18.0.0/15",
     "224.0.0.0/4",

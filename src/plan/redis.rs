@@ -36,7 +36,7 @@ esac
 "#;
 
 pub(super) fn plan(scope: &Scope, redis: &Redis, replicas: i32) -> Vec<Child> {
-    let conf = conf(redis.size);
+    let conf = conf(redis.size, redis.storage);
     let workload = stateful_set(scope, redis, replicas, &conf);
     let config = ConfigMap {
         metadata: scope.owned(names::REDIS, Component::Redis),
@@ -51,9 +51,10 @@ pub(super) fn plan(scope: &Scope, redis: &Redis, replicas: i32) -> Vec<Child> {
 }
 
 /// Three quarters of the memory for data. The rest is for what `maxmemory` does not count: pages
-/// written while a snapshot is taken, buffers of clients, and the allocator's gaps.
-fn conf(size: Size) -> String {
-    let maxmemory = size.memory.0 / 4 * 3;
+/// written while a snapshot is taken, buffers of clients, and the allocator's gaps. Half of the volume at most: a snapshot is
+/// written beside the one it replaces, and a Redis that cannot write one takes no data any more.
+fn conf(size: Size, volume: Option<Bytes>) -> String {
+    let maxmemory = (size.memory.0 / 4 * 3).min(volume.map_or(i64::MAX, |volume| volume.0 / 2));
     let mut lines = vec![
         "# Computed by Torpor from the container's memory and CPU.".to_owned(),
         // The password stays in the Secret.
@@ -133,10 +134,12 @@ mod tests {
 
     #[test]
     fn leaves_room_and_adds_threads_only_where_cores_are() {
-        let small = conf(Size { cpu: Cpu(3999), memory: Bytes::mi(64) });
+        let small = conf(Size { cpu: Cpu(3999), memory: Bytes::mi(64) }, None);
         assert!(small.contains(&format!("maxmemory {}\n", 48 << 20)));
         assert!(!small.contains("io-threads"));
-        assert!(conf(Size { cpu: Cpu(4000), memory: Bytes::mi(64) }).ends_with("io-threads 3\n"));
+        let volume = conf(Size { cpu: Cpu(1000), memory: Bytes::mi(1024) }, Some(Bytes::mi(200)));
+        assert!(volume.contains(&format!("maxmemory {}\n", 100 << 20)), "{volume}");
+        assert!(conf(Size { cpu: Cpu(4000), memory: Bytes::mi(64) }, None).ends_with("io-threads 3\n"));
         assert!(!small.contains("requirepass"));
     }
 }

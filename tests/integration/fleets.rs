@@ -104,6 +104,9 @@ pub fn changes_roll_one_fleet(ctx: &Ctx) -> Result<(), String> {
     let mut image = configured("lines", 3, &text_of(2));
     image["image"] = json!("hummingbot/hummingbot:version-2.17.0");
     rolls(ctx, namespace, lines, "maps", || edit(spec(image.clone())))?;
+    // A pod keeps the time to stop that it was made with.
+    image["terminationGracePeriodSeconds"] = json!(300);
+    rolls(ctx, namespace, lines, "maps", || edit(spec(image.clone())))?;
     rolls(ctx, namespace, maps, "lines", || map(2))?;
     ctx.await_ready("rollers")?;
     same("services", &services(ctx)?, &before)?;
@@ -284,6 +287,17 @@ pub fn volumes_grow_without_restart(ctx: &Ctx) -> Result<(), String> {
     ensure(message.contains("fleet a: "), || message)?;
     same("pods and volumes", &uids(&list(ctx, "pods,pvc", namespace)?), &before)?;
     same("sizes", &sizes("data-bots-a")?, &vec!["500Mi".to_owned(); 2])?;
+    // What cannot grow stops and starts all the same.
+    for (paused, running) in [(true, 0), (false, 2)] {
+        let mut change = fleets("1Gi");
+        change["spec"]["fleets"][0]["paused"] = json!(paused);
+        patch(ctx, &["tenant", "growers"], &change)?;
+        eventually(LIMIT, || {
+            same("bots", &bots(ctx, namespace)?.iter().filter(|bot| is_ready(bot)).count(), &running)
+        })?;
+    }
+    await_reason(ctx, &["bf", "a", "-n", namespace], "Stalled", "True", "Refused")?;
+    let before = uids(&list(ctx, "pods,pvc", namespace)?);
 
     let classes = ctx.get(&["storageclasses"])?;
     let class = text(&classes["items"][0]["metadata"]["name"]);
@@ -310,5 +324,13 @@ pub fn volumes_grow_without_restart(ctx: &Ctx) -> Result<(), String> {
         .collect();
     ensure(gone.is_empty(), || format!("{gone:?}"))?;
     let told = ctx.get(&["bf", "a", "-n", namespace])?;
-    same("Stalled", &condition(&told, "Stalled")["status"], &json!("False"))
+    same("Stalled", &condition(&told, "Stalled")["status"], &json!("False"))?;
+
+    // Volumes that were retained have the size that the new Tenant asks for before anything runs on them, or more.
+    ctx.kubectl(&["delete", "tenant", "growers", "--timeout=60s"])?;
+    whole["spec"]["fleets"] = fleets("2Gi")["spec"]["fleets"].clone();
+    apply(ctx, &whole)?;
+    ctx.await_ready("growers")?;
+    same("sizes", &sizes("data-bots-a")?, &vec!["2Gi".to_owned(); 2])?;
+    same("database", &sizes("data-postgres")?, &vec!["8Gi".to_owned()])
 }

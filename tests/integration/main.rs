@@ -26,6 +26,7 @@ mod probes;
 mod process;
 mod rare;
 mod receiver;
+mod refused;
 mod rights;
 mod scale;
 mod silence;
@@ -68,6 +69,7 @@ const SHARED: &[(&str, Test)] = &[
     ("privilege::stolen_tokens_are_worth_little", privilege::stolen_tokens_are_worth_little),
     ("privilege::fields::no_field_leads_out", privilege::fields::no_field_leads_out),
     ("privilege::fields::a_fleet_cannot_name_another_tenant", privilege::fields::a_fleet_cannot_name_another_tenant),
+    ("refused::refused_objects_stop_nobody", refused::refused_objects_stop_nobody),
     ("rare::surplus_of_every_kind_goes", rare::surplus_of_every_kind_goes),
     ("rare::hosts_have_an_ingress", rare::hosts_have_an_ingress),
     ("rare::fleets_without_a_plan_sleep", rare::fleets_without_a_plan_sleep),

@@ -147,6 +147,7 @@ pub fn four_tiers_sleep_and_wake() -> Result<(), String> {
         same(&format!("{reason} of {name}"), &notices(&rig, name, reason)?.len(), &count)?;
     }
 
+    what_cannot_be_read_is_told(&rig, "premium")?;
     rig.kubectl(&["annotate", "tenant", "pro", "torpor.dev/hibernate=approved"])?;
     await_stage(&rig, "pro", "DatabaseOnly")?;
     log_in(&rig, "free")?;
@@ -171,6 +172,24 @@ pub fn four_tiers_sleep_and_wake() -> Result<(), String> {
         ensure(own && event.code < 400, || format!("the hibernator wrote {event:?}"))?;
     }
     Ok(())
+}
+
+/// An annotation that holds no time is told by a condition and an Event for as long as it is there.
+fn what_cannot_be_read_is_told(rig: &Rig, name: &str) -> Result<(), String> {
+    let told = |reason: Value| {
+        eventually(LIMIT, || {
+            let condition = condition(&rig.get(&["tenant", name])?, "ActivityInvalid").clone();
+            same(&format!("ActivityInvalid of {name}"), &condition["reason"], &reason)
+        })
+    };
+    rig.kubectl(&["annotate", "--overwrite", "tenant", name, "torpor.dev/last-activity=yesterday"])?;
+    told(json!("Malformed"))?;
+    eventually(LIMIT, || {
+        let events = events(&rig.cluster, &rig.get(&["tenant", name])?, "ActivityInvalid")?;
+        same(&format!("Events about {name}"), &events.len(), &1)
+    })?;
+    log_in(rig, name)?;
+    told(Value::Null)
 }
 
 /// The operator is away while tenants become due, log in and are suspended. When it is back, one look puts everything right.

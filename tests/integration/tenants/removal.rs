@@ -139,9 +139,31 @@ pub fn deletions_never_hang(ctx: &Ctx) -> Result<(), String> {
     for name in ["hang-new", "hang-waiting", "hang-invalid", "hang-spoilt"] {
         gone(name)?;
     }
+    bots_without_an_owner(ctx)?;
+    delete("hang-orphan")?;
+    gone("hang-orphan")?;
     namespace_taken_away(ctx)?;
     delete("hang-bare")?;
     gone("hang-bare")
+}
+
+/// The `StatefulSet` is taken away from its running bots, and cannot come back without the Secret.
+fn bots_without_an_owner(ctx: &Ctx) -> Result<(), String> {
+    let namespace = "tenant-hang-orphan";
+    let mut with_keys = fleet("a", 2);
+    with_keys["credentialsSecret"] = json!("keys");
+    apply(ctx, &tenant("hang-orphan", json!({"tier": "basic", "deletionPolicy": "Delete", "fleets": [with_keys]})))?;
+    eventually(SOON, || ctx.get(&["namespace", namespace]).map(drop))?;
+    ctx.kubectl(&["create", "secret", "generic", "keys", "-n", namespace, "--from-literal=HBOT_PASSWORD=x"])?;
+    ctx.await_ready("hang-orphan")?;
+    ctx.kubectl(&["delete", "secret", "keys", "-n", namespace])?;
+    ctx.kubectl(&["delete", "statefulset", "bots-a", "-n", namespace, "--cascade=orphan"])?;
+    await_reason(ctx, &["bf", "a", "-n", namespace], "Ready", "False", "Waiting")?;
+    eventually(SOON, || {
+        let mut bots = list(ctx, "pods", namespace)?;
+        bots.retain(|pod| is_bot(pod) && pod["metadata"]["ownerReferences"].is_null());
+        same("bots without an owner", &bots.len(), &2)
+    })
 }
 
 /// Somebody deletes the namespace under a living Tenant: it ends, and comes again.

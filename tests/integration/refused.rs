@@ -1,0 +1,89 @@
+//! What the API server refuses keeps nobody from stopping, sleeping or waking.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::Ctx;
+use crate::harness::{condition, eventually};
+use crate::tenants::{apply, await_reason_within, ensure, fleet, list, patch, same, tenant, text};
+
+const LIMIT: Duration = Duration::from_secs(120);
+const NAME: &str = "forbidden";
+const NAMESPACE: &str = "tenant-forbidden";
+
+/// A policy of somebody else's that refuses these operations in the tenant's namespace. It is in force when this returns:
+/// `attempt` is refused by it.
+fn refuse(ctx: &Ctx, name: &str, rule: Value, attempt: &[&str]) -> Result<(), String> {
+    let constraints = json!({
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": NAMESPACE}}, "resourceRules": [rule],
+    });
+    let rules = json!([{"expression": "false", "message": "frozen by somebody"}]);
+    let object = |kind: &str, spec: Value| json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": {"name": name}, "spec": spec});
+    let policy = json!({"failurePolicy": "Fail", "matchConstraints": constraints, "validations": rules});
+    apply(ctx, &object("ValidatingAdmissionPolicy", policy))?;
+    apply(
+        ctx,
+        &object("ValidatingAdmissionPolicyBinding", json!({"policyName": name, "validationActions": ["Deny"]})),
+    )?;
+    eventually(LIMIT, || match ctx.kubectl(attempt) {
+        Err(refusal) if refusal.contains("frozen by somebody") => Ok(()),
+        other => Err(format!("{name} is not in force: {other:?}")),
+    })
+}
+
+fn permit(ctx: &Ctx, name: &str) -> Result<(), String> {
+    ctx.kubectl(&["delete", "validatingadmissionpolicybinding,validatingadmissionpolicy", name]).map(drop)
+}
+
+/// Pods that each workload asks for.
+fn asked(ctx: &Ctx) -> Result<BTreeMap<String, Value>, String> {
+    let workloads = [list(ctx, "statefulsets", NAMESPACE)?, list(ctx, "deployments", NAMESPACE)?].concat();
+    Ok(workloads.iter().map(|one| (text(&one["metadata"]["name"]), one["spec"]["replicas"].clone())).collect())
+}
+
+fn told(ctx: &Ctx, what: &str) -> Result<(), String> {
+    eventually(LIMIT, || {
+        let tenant = ctx.get(&["tenant", NAME])?;
+        let stalled = condition(&tenant, "Stalled");
+        let message = text(&stalled["message"]);
+        ensure(stalled["reason"] == "Refused" && message.contains(what), || format!("no word of {what}: {stalled}"))
+    })
+}
+
+/// Every change of a tenant's workloads is refused: suspended, it stops all the same and says what is refused. Then a Service is
+/// refused: the tenant wakes all the same, its database at full size again.
+pub fn refused_objects_stop_nobody(ctx: &Ctx) -> Result<(), String> {
+    apply(ctx, &tenant(NAME, json!({"tier": "basic", "fleets": [fleet("a", 2)]})))?;
+    ctx.await_ready(NAME)?;
+    let workloads = json!({"apiGroups": ["apps"], "apiVersions": ["v1"], "resources": ["statefulsets", "deployments"], "operations": ["UPDATE"]});
+    let touch = ["label", "statefulset", "redis", "-n", NAMESPACE, "--dry-run=server", "touched=yes"];
+    refuse(ctx, "frozen-workloads", workloads, &touch)?;
+    patch(ctx, &["tenant", NAME], &json!({"spec": {"suspended": true}}))?;
+    let names = [("bots-a", 0), ("dashboard", 0), ("monitoring", 0), ("postgres", 1), ("redis", 0)];
+    let stopped: BTreeMap<String, Value> = names.map(|(name, count)| (name.to_owned(), json!(count))).into();
+    eventually(LIMIT, || same("pods asked for", &asked(ctx)?, &stopped))?;
+    told(ctx, "StatefulSet tenant-forbidden/")?;
+    permit(ctx, "frozen-workloads")?;
+    ctx.kubectl(&["annotate", "tenant", NAME, "look=again"])?;
+    await_reason_within(ctx, LIMIT, &["tenant", NAME], "Ready", "True", "Asleep")?;
+
+    let services =
+        json!({"apiGroups": [""], "apiVersions": ["v1"], "resources": ["services"], "operations": ["CREATE"]});
+    let make = ["create", "service", "clusterip", "mine", "-n", NAMESPACE, "--tcp=80", "--dry-run=server"];
+    refuse(ctx, "frozen-services", services, &make)?;
+    ctx.kubectl(&["delete", "service", "dashboard", "-n", NAMESPACE])?;
+    told(ctx, "Service tenant-forbidden/dashboard")?;
+    patch(ctx, &["tenant", NAME], &json!({"spec": {"suspended": false}}))?;
+    eventually(LIMIT, || {
+        let ready = |set: &Value| (text(&set["metadata"]["name"]), set["status"]["readyReplicas"].clone());
+        let found: BTreeMap<_, _> = list(ctx, "statefulsets", NAMESPACE)?.iter().map(ready).collect();
+        let wanted = [("bots-a", 2), ("postgres", 1), ("redis", 1)].map(|(name, n)| (name.to_owned(), json!(n)));
+        same("ready", &found, &wanted.into())
+    })?;
+    told(ctx, "Service tenant-forbidden/dashboard")?;
+    permit(ctx, "frozen-services")?;
+    ctx.kubectl(&["annotate", "--overwrite", "tenant", NAME, "look=once-more"])?;
+    await_reason_within(ctx, LIMIT, &["tenant", NAME], "Ready", "True", "Ready").map(drop)
+}
