@@ -1,7 +1,7 @@
 //! The one way by which children come into the cluster and leave it.
 
-use std::collections::{BTreeMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim, Secret};
@@ -16,7 +16,7 @@ use super::error::ClusterError;
 use super::index::{ChildIndex, Difference, Entry, Facts, Slot};
 use super::listed::Listed;
 use crate::domain::names::{DATABASE, OPERATOR, annotation, label};
-use crate::domain::quantity::{Bytes, Cpu};
+use crate::domain::quantity::Cpu;
 use crate::leader::LeaderGuard;
 use crate::metrics::Metrics;
 use crate::plan::{Child, ChildKind, hash, secret_values};
@@ -40,8 +40,6 @@ pub struct Applier {
     listed: Arc<Listed>,
     metrics: Metrics,
     leader: LeaderGuard,
-    /// uids of namespaces whose generated Secret this process has seen to be there.
-    with_secret: Arc<Mutex<HashSet<String>>>,
 }
 
 impl Applier {
@@ -53,7 +51,7 @@ impl Applier {
         metrics: Metrics,
         leader: LeaderGuard,
     ) -> Self {
-        Applier { client, index, listed, metrics, leader, with_secret: Arc::default() }
+        Applier { client, index, listed, metrics, leader }
     }
 
     /// Whether this process may write into a tenant's namespace, and knows what is wanted there.
@@ -209,14 +207,10 @@ impl Applier {
     }
 
     /// The generated Secret is created once. It is neither read nor watched, so an existing one shows as 409.
-    /// While the database has a `StatefulSet` the Secret was made before it, and no request is needed; nor is one for a tenant
-    /// that waits, for a pool say, once this process has made or met it.
+    /// While the database has a `StatefulSet` the Secret was made before it, and no request is needed.
     async fn ensure_secret(&self, template: &Secret, namespace: &str) -> Result<Applied, ClusterError> {
         let database = Slot::Child(ChildKind::StatefulSet);
-        let home = self.index.get(Slot::Child(ChildKind::Namespace), namespace, namespace).map(|home| home.uid);
-        if self.index.get(database, namespace, DATABASE).is_some()
-            || home.as_ref().is_some_and(|home| self.with_secret().contains(home))
-        {
+        if self.index.get(database, namespace, DATABASE).is_some() {
             return Ok(Applied::Unchanged);
         }
         let name = template.metadata.name.clone().unwrap_or_default();
@@ -228,17 +222,11 @@ impl Applier {
         self.may_write(namespace).await?;
         let answer = api.create(&params, &secret).await;
         self.metrics.api_write("create", "Secret");
-        let applied = match answer {
-            Ok(_) => Applied::Created,
-            Err(error) if ClusterError::is_conflict(&error) => Applied::Unchanged,
-            Err(error) => return Err(ClusterError::of(&what, &error)),
-        };
-        self.with_secret().extend(home);
-        Ok(applied)
-    }
-
-    fn with_secret(&self) -> MutexGuard<'_, HashSet<String>> {
-        self.with_secret.lock().unwrap_or_else(PoisonError::into_inner)
+        match answer {
+            Ok(_) => Ok(Applied::Created),
+            Err(error) if ClusterError::is_conflict(&error) => Ok(Applied::Unchanged),
+            Err(error) => Err(ClusterError::of(&what, &error)),
+        }
     }
 
     /// Whether a Secret exists, asked without the right to read Secrets: a dry-run create of the same name
@@ -316,27 +304,29 @@ impl Applier {
         }
     }
 
-    /// Sees to it that a volume claim is at least this large. One that is larger stays as it is, and one that is gone is fine.
+    /// The size that a volume claim asks for; `None` when it has gone.
     ///
     /// # Errors
-    /// [`ClusterError::Refused`] when the `StorageClass` does not allow it to grow.
-    pub async fn grow_volume(&self, namespace: &str, name: &str, storage: &Quantity) -> Result<(), ClusterError> {
+    /// [`ClusterError`], classified.
+    pub async fn claim_size(&self, namespace: &str, name: &str) -> Result<Option<Quantity>, ClusterError> {
         let what = format!("PersistentVolumeClaim {namespace}/{name}");
         let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), namespace);
-        let claim = match api.get(name).await {
-            Err(error) if ClusterError::is_not_found(&error) => return Ok(()),
-            answer => answer.map_err(|error| ClusterError::of(&what, &error))?,
-        };
-        let asked = claim.spec.and_then(|spec| spec.resources?.requests?.remove("storage"));
-        let bytes = |quantity: &Quantity| Bytes::parse(&quantity.0).ok();
-        if asked.is_some_and(|asked| bytes(&asked).is_some_and(|asked| Some(asked) >= bytes(storage))) {
-            return Ok(());
-        }
+        let claim = api.get_opt(name).await.map_err(|error| ClusterError::of(&what, &error))?;
+        Ok(claim.and_then(|claim| claim.spec?.resources?.requests?.remove("storage")))
+    }
+
+    /// Asks that a volume claim be larger.
+    ///
+    /// # Errors
+    /// [`ClusterError::Refused`] when the `StorageClass` does not allow it, or the claim has no volume yet.
+    pub async fn grow_volume(&self, namespace: &str, name: &str, storage: &Quantity) -> Result<(), ClusterError> {
         self.may_write(namespace).await?;
+        let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), namespace);
         let patch = json!({"spec": {"resources": {"requests": {"storage": storage}}}});
         let params = PatchParams { field_manager: Some(OPERATOR.to_owned()), ..PatchParams::default() };
         let answer = api.patch_metadata(name, &params, &Patch::Merge(&patch)).await;
         self.metrics.api_write("patch", "PersistentVolumeClaim");
+        let what = format!("PersistentVolumeClaim {namespace}/{name}");
         answer.map(|_| ()).map_err(|error| ClusterError::of(&what, &error))
     }
 

@@ -8,8 +8,8 @@ use super::starting::{self, Resize};
 use super::volumes;
 use super::workloads::{self, Wanted};
 use crate::cluster::error::ClusterError;
-use crate::cluster::index::Slot;
-use crate::domain::names::annotation;
+use crate::cluster::index::{Entry, Slot};
+use crate::domain::names::{annotation, label};
 use crate::plan::{self, Child, ChildKind};
 
 /// What the API server refused of a plan. Nothing else of the pass waits for it, for a tenant that is refused an Ingress must
@@ -17,14 +17,23 @@ use crate::plan::{self, Child, ChildKind};
 #[derive(Debug, Default)]
 pub struct Refusals {
     first: Option<Outcome>,
-    /// New pods would be made of what is not as wanted.
-    of_pods: bool,
+    /// Components whose configuration is not as wanted, so that new pods would be made of what was.
+    outdated: HashSet<String>,
+    /// Workloads that were not written.
+    workloads: HashSet<String>,
 }
 
 impl Refusals {
     fn note(&mut self, child: &Child, outcome: Outcome) {
-        self.of_pods |= matches!(child.kind(), ChildKind::ConfigMap | ChildKind::Secret | ChildKind::ServiceAccount);
+        if child.kind() == ChildKind::ConfigMap {
+            self.outdated.extend(component(child));
+        }
         self.first.get_or_insert(outcome);
+    }
+
+    /// Whether the pods of this child would be made of what is not as wanted.
+    fn spares(&self, child: &Child) -> bool {
+        component(child).is_some_and(|component| self.outdated.contains(&component))
     }
 
     /// The first of them, once all else is done.
@@ -34,6 +43,10 @@ impl Refusals {
     pub fn told(self) -> Result<(), Outcome> {
         self.first.map_or(Ok(()), Err)
     }
+}
+
+fn component(child: &Child) -> Option<String> {
+    child.metadata().labels.as_ref().and_then(|labels| labels.get(label::COMPONENT)).cloned()
 }
 
 /// Makes the children as wanted, in order. `outdated` tells, just before each is written, whether the plan would now be another.
@@ -53,24 +66,49 @@ pub async fn apply(
             return Err(Outcome::Again);
         }
         let workload = workload(child);
-        let spared = refusals.of_pods && workload.is_some();
-        let refused = match if spared { Ok(()) } else { ensure(context, child, namespace).await } {
-            Ok(()) => spared,
-            Err(outcome @ Outcome::Refused(_)) => {
-                refusals.note(child, outcome);
-                true
-            }
-            Err(outcome) => return Err(outcome),
-        };
+        let spared = workload.is_some() && refusals.spares(child);
+        let done = if spared { Ok(()) } else { ensure(context, child, namespace).await };
+        let refused = spared || done.is_err();
+        refused_only(&mut refusals, child, done)?;
         if let Some(workload) = workload.filter(|_| refused) {
-            context.applier.scale_down(workload.kind, namespace, &workload.name, workload.replicas).await?;
+            let stopped = stop_surplus(context, namespace, &workload).await;
+            refused_only(&mut refusals, child, stopped.map_err(Outcome::from))?;
+            refusals.workloads.insert(workload.name);
         }
     }
     Ok(refusals)
 }
 
+fn refused_only(refusals: &mut Refusals, child: &Child, done: Result<(), Outcome>) -> Result<(), Outcome> {
+    match done {
+        Err(refused @ Outcome::Refused(_)) => refusals.note(child, refused),
+        other => other?,
+    }
+    Ok(())
+}
+
+/// Stops the pods of a workload that are more than it is wanted to have, those without an owner, too, where it is not there.
+async fn stop_surplus(context: &Context, namespace: &str, wanted: &Wanted) -> Result<(), ClusterError> {
+    let entries = context.index.namespace(namespace);
+    if entries.iter().any(|entry| entry.slot == Slot::Child(wanted.kind) && entry.name == wanted.name) {
+        return context.applier.scale_down(wanted.kind, namespace, &wanted.name, wanted.replicas).await;
+    }
+    let surplus = |pod: &&Entry| {
+        let ordinal = workloads::ordinal(&pod.name, &wanted.name);
+        pod.owner.is_none() && ordinal.is_some_and(|ordinal| ordinal >= wanted.replicas)
+    };
+    for pod in workloads::pods(&entries, wanted).filter(surplus) {
+        context.applier.delete(pod).await?;
+    }
+    Ok(())
+}
+
 async fn ensure(context: &Context, child: &Child, namespace: &str) -> Result<(), Outcome> {
-    volumes::adopt(context, child, namespace).await?;
+    if let Child::StatefulSet(set) = child
+        && context.index.get(Slot::Child(ChildKind::StatefulSet), namespace, child.name()).is_none()
+    {
+        return volumes::adopt(context, set, namespace).await;
+    }
     match context.applier.ensure(child, namespace).await {
         Err(ClusterError::ClaimsDiffer { .. }) => volumes::grow(context, child, namespace).await,
         ensured => ensured.map(|_| ()).map_err(Outcome::from),
@@ -104,11 +142,8 @@ pub async fn replace_pods(
     workloads: &[Wanted],
     refusals: &Refusals,
 ) -> Result<(), Outcome> {
-    if refusals.of_pods {
-        return Ok(());
-    }
     let entries = context.index.namespace(namespace);
-    for workload in workloads {
+    for workload in workloads.iter().filter(|workload| !refusals.workloads.contains(&workload.name)) {
         if let Some(pod) = workloads::next_replacement(&entries, workload) {
             context.applier.delete_replaced(pod, workload.grace_seconds).await?;
         }

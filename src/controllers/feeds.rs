@@ -92,8 +92,12 @@ impl Feeds {
             self.every_fleet(&namespace);
         };
         let sink = |event| {
-            index_fleet(&self.context.index, &event);
+            let gone = index_fleet(&self.context.index, &event);
             store.take(&self.context, event, told);
+            for fleet in gone {
+                self.context.memory.forget(&Key::new(Own::BotFleet, Some(&fleet.namespace), &fleet.name));
+                self.context.triggers.tenant_of(&fleet.namespace);
+            }
         };
         self.watches.run(name, self.cluster.all(), None, sink).await;
         name
@@ -250,8 +254,8 @@ where
     }
 }
 
-/// Fleets are children of Tenants, too, and stand in the index like the others.
-fn index_fleet(index: &ChildIndex, event: &Event<Guarded<BotFleet>>) {
+/// Fleets are children of Tenants, too, and stand in the index like the others. Returns those that went while nobody watched.
+fn index_fleet(index: &ChildIndex, event: &Event<Guarded<BotFleet>>) -> Vec<Entry> {
     let slot = Slot::Child(ChildKind::BotFleet);
     match event {
         Event::Init => index.begin_listing(slot),
@@ -265,8 +269,7 @@ fn index_fleet(index: &ChildIndex, event: &Event<Guarded<BotFleet>>) {
                 index.remove(slot, &entry.namespace, &entry.name, &entry.uid);
             }
         }
-        Event::InitDone => {
-            index.finish_listing(slot);
-        }
+        Event::InitDone => return index.finish_listing(slot),
     }
+    Vec::new()
 }

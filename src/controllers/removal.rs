@@ -58,6 +58,9 @@ async fn try_tenant(context: &Context, metadata: &ObjectMeta, policy: DeletionPo
         stop_orphans(context, &entries, |_| true).await?;
         return Ok(Outcome::Deleting(format!("{pods} pods are stopping")));
     }
+    if home.deleting && policy == DeletionPolicy::Delete {
+        return Ok(Outcome::Deleting(format!("namespace {namespace} is being deleted")));
+    }
     if policy == DeletionPolicy::Delete
         && still_says_delete(context, name, metadata.uid.as_deref()).await?
         && context.reader.definition_stays(TENANTS).await?

@@ -103,7 +103,8 @@ pub async fn finish<S: Status>(
     if old.own() == status.own() {
         return well(Turn::of(&outcome, failures, due));
     }
-    if outcome.under_way().is_some() && old.urgent() == status.urgent() {
+    let wording = outcome.under_way().is_some() || matches!(outcome, Outcome::Refused(_));
+    if wording && old.urgent() == status.urgent() {
         let silent = context.memory.silent_for(&key, context.clock.monotonic());
         if let Some(left) = silent.and_then(|silent| wait(since(old, context.clock.now()), silent)) {
             return well(Turn::of(&outcome, failures, due.into_iter().chain([left]).min()));

@@ -97,7 +97,10 @@ fn workload<'a>(entries: &'a [Entry], wanted: &Wanted) -> Option<&'a Entry> {
 /// The first of these workloads that would lose pods for a stage by being written as wanted.
 pub fn takes_down<'a>(entries: &[Entry], workloads: &'a [Wanted], least: Option<&Wanted>) -> Option<&'a str> {
     let loses = |wanted: &&Wanted| {
-        let Some(found) = workload(entries, wanted) else { return false };
+        let Some(found) = workload(entries, wanted) else {
+            // A StatefulSet that comes back around its running pods with none of them wanted.
+            return wanted.replicas == 0 && workloads::pods(entries, wanted).any(|pod| !pod.deleting);
+        };
         let stops = wanted.replicas == 0 && found.desired != Some(0);
         stops || least == Some(*wanted) && found.restart_hash != wanted.restart_hash
     };

@@ -80,12 +80,15 @@ async fn pass(context: &Context, tenant: &Tenant, old: &TenantStatus) -> (Outcom
     let enacted = step.enact(context, tenant, &validated).await;
     let observed = step.observe(context, &validated, old);
     view.way = Some((observed.way, sleep::hibernated(sleep::reason(&old.conditions), observed.way)));
-    if let Err(outcome) = enacted {
-        return (outcome, view);
+    if !matches!(enacted, Ok(()) | Err(Outcome::Refused(_))) {
+        return (enacted.err().unwrap_or(Outcome::Again), view);
     }
     view.parts.clone_from(&observed.parts);
     view.bots = Some(fleet_views::count(&observed.fleets));
     view.retained_volumes = Some(fleet_views::retained(&observed.entries, &observed.fleets));
+    if let Err(refused) = enacted {
+        return (refused, view);
+    }
     let reason = view.way.as_ref().map_or(reasons::AWAKE, |(_, verdict)| verdict.reason);
     (observed.outcome(&validated, reason), view)
 }
@@ -135,7 +138,9 @@ impl Step {
         if let Some(part) = down.filter(|_| !validated.pools.is_empty()) {
             recheck::still_sleeps(context, tenant, self.wanted, part).await?;
         }
-        let runs_pods = |child: &Child| matches!(child.kind(), ChildKind::StatefulSet | ChildKind::Deployment);
+        // The Secret can only be asked for by making it, so it comes with the pods that want it.
+        let runs_pods =
+            |child: &Child| matches!(child.kind(), ChildKind::Secret | ChildKind::StatefulSet | ChildKind::Deployment);
         let now = self.children.iter().filter(|child| !validated.pools.is_empty() || !runs_pods(child));
         let now: Vec<&Child> = now.collect();
         let outdated = || self.parts != Parts::of(self.wanted) && self.brings_back(context, namespace);

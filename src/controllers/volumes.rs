@@ -2,13 +2,15 @@
 //! `StatefulSet` is then replaced around its running pods.
 
 use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::context::Context;
 use super::outcome::Outcome;
 use super::workloads::ordinal;
 use crate::cluster::error::ClusterError;
 use crate::cluster::index::Slot;
-use crate::plan::{Child, ChildKind};
+use crate::domain::quantity::Bytes;
+use crate::plan::Child;
 
 /// Grows the claims of a `StatefulSet` to its template's size and removes the `StatefulSet`, leaving its pods.
 /// Nothing is removed unless every claim may grow; otherwise all else of the `StatefulSet` is made as wanted, so that a volume
@@ -18,32 +20,39 @@ use crate::plan::{Child, ChildKind};
 /// `Refused` when the `StorageClass` does not allow growing; otherwise `Progressing` to the new `StatefulSet`.
 pub async fn grow(context: &Context, child: &Child, namespace: &str) -> Result<(), Outcome> {
     let Child::StatefulSet(set) = child else { return Ok(()) };
-    match claims(context, set, namespace).await {
-        Ok(()) => {}
-        Err(refused @ ClusterError::Refused { .. }) => {
-            context.applier.ensure_but_claims(set, namespace).await?;
-            return Err(refused.into());
-        }
-        Err(error) => return Err(error.into()),
+    if let Some((refused, _)) = claims(context, set, namespace).await? {
+        context.applier.ensure_but_claims(set, namespace).await?;
+        return Err(refused.into());
     }
     context.applier.release_statefulset(namespace, child.name()).await?;
     Err(Outcome::Progressing(format!("{} is replaced around its running pods, its volumes grow", child.name())))
 }
 
-/// Grows what volumes an earlier `StatefulSet` of this name has left, before there is a new one: nothing would grow them later.
+/// Makes a `StatefulSet` that is not there, around the volumes that an earlier one of its name has left: first they grow, for
+/// later nothing would tell that they are smaller. Where they cannot, it asks for what they have, and the next pass tries again.
 ///
 /// # Errors
-/// [`ClusterError::Refused`] when the `StorageClass` does not allow it.
-pub async fn adopt(context: &Context, child: &Child, namespace: &str) -> Result<(), ClusterError> {
-    let missing = context.index.get(Slot::Child(ChildKind::StatefulSet), namespace, child.name()).is_none();
-    match child {
-        Child::StatefulSet(set) if missing => claims(context, set, namespace).await,
-        _ => Ok(()),
+/// `Refused` when the `StorageClass` does not allow growing, or the API server does not take the `StatefulSet`.
+pub async fn adopt(context: &Context, set: &StatefulSet, namespace: &str) -> Result<(), Outcome> {
+    let refused = claims(context, set, namespace).await?;
+    let mut set = set.clone();
+    for template in set.spec.iter_mut().flat_map(|spec| spec.volume_claim_templates.iter_mut().flatten()) {
+        let asked = template.spec.as_mut().and_then(|spec| spec.resources.as_mut()?.requests.as_mut());
+        if let (Some((_, size)), Some(asked)) = (&refused, asked) {
+            asked.insert("storage".to_owned(), size.clone());
+        }
     }
+    context.applier.ensure(&Child::StatefulSet(Box::new(set)), namespace).await?;
+    refused.map_or(Ok(()), |(refused, _)| Err(refused.into()))
 }
 
-/// Sees to it that all claims of a `StatefulSet` have the size of its templates, or more.
-async fn claims(context: &Context, set: &StatefulSet, namespace: &str) -> Result<(), ClusterError> {
+/// Sees to it that all claims of a `StatefulSet` have the size of its templates, or more. Returns the first refusal, with the size
+/// that its claim has.
+async fn claims(
+    context: &Context,
+    set: &StatefulSet,
+    namespace: &str,
+) -> Result<Option<(ClusterError, Quantity)>, ClusterError> {
     let entries = context.index.namespace(namespace);
     let workload = set.metadata.name.as_deref().unwrap_or_default();
     let templates = set.spec.iter().flat_map(|spec| spec.volume_claim_templates.iter().flatten());
@@ -56,8 +65,14 @@ async fn claims(context: &Context, set: &StatefulSet, namespace: &str) -> Result
         for claim in
             entries.iter().filter(|entry| entry.slot == Slot::Volume && ordinal(&entry.name, &prefix).is_some())
         {
-            context.applier.grow_volume(namespace, &claim.name, storage).await?;
+            let size = context.applier.claim_size(namespace, &claim.name).await?;
+            let bytes = |quantity: &Quantity| Bytes::parse(&quantity.0).ok();
+            let Some(size) = size.filter(|size| bytes(size) < bytes(storage)) else { continue };
+            match context.applier.grow_volume(namespace, &claim.name, storage).await {
+                Err(refused @ ClusterError::Refused { .. }) => return Ok(Some((refused, size))),
+                grown => grown?,
+            }
         }
     }
-    Ok(())
+    Ok(None)
 }

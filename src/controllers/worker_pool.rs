@@ -1,6 +1,6 @@
 //! `WorkerPools`: their `PriorityClass` and status, one pass each; and the marks on nodes, one pass over all.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::cluster::error::ClusterError;
 use crate::cluster::status::Own;
 use crate::domain::quantity::{Bytes, Cpu};
 use crate::domain::stage::Stage;
-use crate::placement::assign::{Assignment, Edit, Node, Pool, assign};
+use crate::placement::assign::{Assignment, Node, Pool, assign};
 use crate::status::{self, Seen};
 
 /// Runs one pass and tells when the next is due.
@@ -32,7 +32,7 @@ pub async fn reconcile(guarded: Arc<Guarded<WorkerPool>>, context: &Context) -> 
     let old = report::current(context, Own::WorkerPool, &pool.metadata, pool.status.as_ref());
     let seen = Seen { generation: pool.metadata.generation.unwrap_or_default(), now: context.clock.now() };
     let nodes = context.nodes.nodes();
-    let assignment = assign(&pools(context), &nodes);
+    let assignment = assign(&pools(context), &unread(context), &nodes);
     let outcome = match class(context, pool).await {
         Ok(()) => judge(pool, &assignment, &nodes),
         Err(outcome) => outcome,
@@ -60,6 +60,12 @@ fn pools(context: &Context) -> Vec<Pool> {
         .collect();
     pools.sort_by(|a, b| a.name.cmp(&b.name));
     pools
+}
+
+/// Names of the pools that cannot be read.
+fn unread(context: &Context) -> BTreeSet<String> {
+    let pools = context.pools.state();
+    pools.iter().filter_map(|guarded| guarded.0.as_ref().err()?.metadata.name.clone()).collect()
 }
 
 const fn preemption(preemption: Preemption) -> &'static str {
@@ -178,15 +184,12 @@ pub async fn keep_nodes(context: Arc<Context>, changed: Arc<Notify>) {
 /// The first error; a node or class that cannot be written holds up no other.
 async fn mark(context: &Context) -> Result<(), ClusterError> {
     let mut result = Ok(());
-    let Assignment { members, edits, .. } = assign(&pools(context), &context.nodes.nodes());
-    // What a pool or a Tenant that cannot be read stands for is not known, so nothing is taken away.
-    let all_pools = context.pools.state().iter().all(|guarded| guarded.0.is_ok());
-    let all_known = all_pools && context.tenants.state().iter().all(|guarded| guarded.0.is_ok());
-    let wanted = |edit: &Edit| all_pools || members.values().any(|nodes| nodes.contains(&edit.node));
-    for edit in edits.iter().filter(|edit| wanted(edit)) {
-        result = result.and(context.nodes.mark(edit).await);
+    let unread = unread(context);
+    for edit in assign(&pools(context), &unread, &context.nodes.nodes()).edits {
+        result = result.and(context.nodes.mark(&edit).await);
     }
-    if !all_known {
+    // Which class a pool or a Tenant needs that cannot be read is not known.
+    if !unread.is_empty() || context.tenants.state().iter().any(|guarded| guarded.0.is_err()) {
         return result;
     }
     let named: HashSet<String> = readable(context).into_iter().map(|pool| pool.spec.priority.class).collect();

@@ -124,13 +124,16 @@ pub struct Assignment {
 /// The taint's effect: running pods of others stay, new ones go elsewhere.
 const EFFECT: &str = "NoSchedule";
 
-/// Distributes nodes over pools. A node that two pools claim is left as it is and reported to both.
-pub fn assign(pools: &[Pool], nodes: &[Node]) -> Assignment {
+/// Distributes nodes over pools. A node that two pools claim is left as it is and reported to both; one that is marked for a pool
+/// that cannot be read (`unread`) is left as it is.
+pub fn assign(pools: &[Pool], unread: &BTreeSet<String>, nodes: &[Node]) -> Assignment {
     let mut result = Assignment::default();
     for pool in pools {
         result.members.entry(pool.name.clone()).or_default();
     }
-    for node in nodes {
+    let of_unread =
+        |node: &&Node| [&node.marks.label, &node.marks.taint].into_iter().flatten().any(|pool| unread.contains(pool));
+    for node in nodes.iter().filter(|node| !of_unread(node)) {
         let claims: Vec<&Pool> = pools.iter().filter(|pool| matches(pool, node)).collect();
         match claims.as_slice() {
             [] => result.edits.extend(edit(node, None)),
@@ -220,6 +223,10 @@ fn edit(node: &Node, pool: Option<&Pool>) -> Option<Edit> {
 mod tests {
     use super::*;
 
+    fn assign(pools: &[Pool], nodes: &[Node]) -> Assignment {
+        super::assign(pools, &BTreeSet::new(), nodes)
+    }
+
     fn pool(name: &str, selector: &[(&str, &str)], dedicated: bool) -> Pool {
         let selector = selector.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         Pool { name: name.to_owned(), selector, dedicated }
@@ -276,6 +283,18 @@ mod tests {
         assert_eq!((freed.taints.len(), freed.labels.contains_key(label::POOL)), (1, true));
         let clean = written(&marked, &assign(&[], std::slice::from_ref(&marked)).edits[0]);
         assert_eq!(clean, other, "nothing of ours is left, and nothing of others is gone");
+    }
+
+    #[test]
+    fn nodes_of_a_pool_that_cannot_be_read_stay_its() {
+        let big = [pool("big", &[("node.kind", "big")], true)];
+        let bare = node("n1", &[("node.kind", "big")]);
+        let marked = written(&bare, &assign(&big, std::slice::from_ref(&bare)).edits[0]);
+        let rival = [pool("rival", &[("node.kind", "big")], true)];
+        for others in [&[][..], &rival] {
+            let left = super::assign(others, &["big".to_owned()].into(), std::slice::from_ref(&marked));
+            assert!(left.edits.is_empty() && left.members.values().all(BTreeSet::is_empty), "{left:?}");
+        }
     }
 
     #[test]

@@ -37,7 +37,7 @@ esac
 
 pub(super) fn plan(scope: &Scope, redis: &Redis, replicas: i32) -> Vec<Child> {
     let conf = conf(redis.size, redis.storage);
-    let workload = stateful_set(scope, redis, replicas, &conf);
+    let workload = stateful_set(scope, redis, replicas);
     let config = ConfigMap {
         metadata: scope.owned(names::REDIS, Component::Redis),
         data: Some(texts([("redis.conf", &conf), ("ping.sh", PING)])),
@@ -79,12 +79,13 @@ fn io_threads(size: Size) -> Option<i64> {
     (cores >= 4).then(|| (cores - 1).min(8))
 }
 
-fn stateful_set(scope: &Scope, redis: &Redis, replicas: i32, conf: &str) -> StatefulSet {
+fn stateful_set(scope: &Scope, redis: &Redis, replicas: i32) -> StatefulSet {
     let restart = hash::of(&json!({
         "image": redis.image,
         "cpu": redis.size.cpu.0,
         "memory": redis.size.memory.0,
-        "conf": conf,
+        // Not by its volume: one that grows restarts nobody, and is counted at the next start.
+        "conf": conf(redis.size, None),
         "secret": names::SECRET,
         "volume": redis.storage.is_some(),
         "placement": scope.placement(),

@@ -194,8 +194,13 @@ fn check_config(findings: &mut Findings, kind: StrategyKind, config: &str) {
     if let Err(error) = serde_yaml::from_str::<IgnoredAny>(&sample) {
         return findings.add(field, format_args!("the configuration is not YAML: {error}"));
     }
-    // What is YAML and no mapping has no key either.
-    let parsed: Keys = serde_yaml::from_str(&sample).unwrap_or_default();
+    let parsed: Keys = match serde_yaml::from_str(&sample) {
+        Err(twice) if twice.to_string().contains("duplicate") => {
+            return findings.add(field, format_args!("the configuration is not YAML: {twice}"));
+        }
+        // What is YAML and no mapping has no key either.
+        parsed => parsed.unwrap_or_default(),
+    };
     let found = match kind {
         StrategyKind::Script => parsed.script_file_name,
         StrategyKind::Controller => parsed.controller_name,

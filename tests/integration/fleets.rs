@@ -332,5 +332,16 @@ pub fn volumes_grow_without_restart(ctx: &Ctx) -> Result<(), String> {
     apply(ctx, &whole)?;
     ctx.await_ready("growers")?;
     same("sizes", &sizes("data-bots-a")?, &vec!["2Gi".to_owned(); 2])?;
-    same("database", &sizes("data-postgres")?, &vec!["8Gi".to_owned()])
+    same("database", &sizes("data-postgres")?, &vec!["8Gi".to_owned()])?;
+    // Where they cannot grow, the bots run on what there is, and that is said.
+    patch(ctx, &["storageclass", &class], &json!({"allowVolumeExpansion": false}))?;
+    ctx.kubectl(&["delete", "tenant", "growers", "--timeout=60s"])?;
+    whole["spec"]["fleets"] = fleets("4Gi")["spec"]["fleets"].clone();
+    apply(ctx, &whole)?;
+    await_reason_within(ctx, LIMIT, &["bf", "a", "-n", namespace], "Stalled", "True", "Refused")?;
+    eventually(LIMIT, || same("bots", &bots(ctx, namespace)?.iter().filter(|bot| is_ready(bot)).count(), &2))?;
+    patch(ctx, &["storageclass", &class], &json!({"allowVolumeExpansion": true}))?;
+    ctx.kubectl(&["annotate", "--overwrite", "bf", "a", "-n", namespace, "look=again"])?;
+    await_reason_within(ctx, LIMIT, &["tenant", "growers"], "Ready", "True", "Ready")?;
+    same("sizes", &sizes("data-bots-a")?, &vec!["4Gi".to_owned(); 2])
 }

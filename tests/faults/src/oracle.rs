@@ -96,6 +96,10 @@ pub fn counts_differ(what: &str, expected: &Counts, found: &Counts) -> Vec<Strin
     differ.map(|key| format!("{what} {} times instead of {}: {key}", count(found, key), count(expected, key))).collect()
 }
 
+/// The shortest grace that a bot, a database or a Redis may be planned with, in seconds. A pod that is replaced is stopped with
+/// that of its successor.
+const LEAST_GRACE: i64 = 60;
+
 /// What no request of the operator may be, whatever happens around it.
 pub fn requests(records: &[Record], workflow: &Workflow) -> Vec<String> {
     let mut found = Vec::new();
@@ -110,7 +114,9 @@ pub fn requests(records: &[Record], workflow: &Workflow) -> Vec<String> {
         if deletes {
             claim(request.verb == "delete", "deletes whatever there is");
             claim(record.precondition().is_some(), "deletes without uid");
-            claim(record.body["gracePeriodSeconds"].is_null(), "deletes with a grace of its own");
+            let grace = &record.body["gracePeriodSeconds"];
+            let enough = request.resource == "pods" && grace.as_i64().is_some_and(|grace| grace >= LEAST_GRACE);
+            claim(grace.is_null() || enough, "deletes with a grace of its own");
             claim(request.resource != "secrets", "deletes a Secret");
             claim(request.resource != "persistentvolumeclaims" || workflow.drops_data(), "deletes a volume");
             claim(request.resource != "namespaces" || workflow.drops_data(), "deletes a namespace");
