@@ -251,7 +251,7 @@ fn refuses_what_cannot_work(release: &Release, ctx: &Ctx, chart: &str) -> Result
     nowhere["operator"] = json!({"nodeSelector": {"example.com/no": "node"}});
     let nowhere = release.values("nowhere", &nowhere)?;
     let upgrade = ["upgrade", "torpor", chart, "--values", &nowhere];
-    let flags = ["--wait=legacy", "--rollback-on-failure", "--timeout", "20s"];
+    let flags = ["--wait=legacy", "--rollback-on-failure", "--timeout", "40s"];
     let failed = release.helm(&[&upgrade, &home[..], &flags].concat());
     let failed = failed.err().ok_or("pods that fit nowhere became ready")?;
     ensure(failed.contains("rolled back"), || failed.clone())?;
