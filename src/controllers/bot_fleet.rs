@@ -96,7 +96,7 @@ async fn pass(context: &Context, fleet: &BotFleet) -> Result<(Outcome, View), Ou
     }
     let refusals = children::apply(context, &namespace, &planned.children, || false).await?;
     children::prune(context, fleet.metadata.uid.as_deref(), &namespace, &planned.children).await?;
-    children::replace_pods(context, &namespace, &workloads, &refusals).await?;
+    children::replace_pods(context, &namespace, &workloads).await?;
     children::help_to_start(context, &namespace, &workloads, waking).await?;
     let entries = context.index.namespace(&namespace);
     if tenant.spec.deletion_policy == DeletionPolicy::Delete {

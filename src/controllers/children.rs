@@ -19,8 +19,6 @@ pub struct Refusals {
     first: Option<Outcome>,
     /// Components whose configuration is not as wanted, so that new pods would be made of what was.
     outdated: HashSet<String>,
-    /// Workloads that were not written.
-    workloads: HashSet<String>,
 }
 
 impl Refusals {
@@ -73,7 +71,6 @@ pub async fn apply(
         if let Some(workload) = workload.filter(|_| refused) {
             let stopped = stop_surplus(context, namespace, &workload).await;
             refused_only(&mut refusals, child, stopped.map_err(Outcome::from))?;
-            refusals.workloads.insert(workload.name);
         }
     }
     Ok(refusals)
@@ -132,18 +129,14 @@ pub async fn prune(context: &Context, owner: Option<&str>, namespace: &str, chil
     Ok(())
 }
 
-/// Deletes, for each workload, the next pod that a change of configuration, image or size has outdated.
+/// Deletes, for each workload, the next pod that a change of configuration, image or size has outdated: none of a workload that was
+/// refused, for that does not have the hash that is wanted.
 ///
 /// # Errors
 /// The outcome of a deletion that failed.
-pub async fn replace_pods(
-    context: &Context,
-    namespace: &str,
-    workloads: &[Wanted],
-    refusals: &Refusals,
-) -> Result<(), Outcome> {
+pub async fn replace_pods(context: &Context, namespace: &str, workloads: &[Wanted]) -> Result<(), Outcome> {
     let entries = context.index.namespace(namespace);
-    for workload in workloads.iter().filter(|workload| !refusals.workloads.contains(&workload.name)) {
+    for workload in workloads {
         if let Some(pod) = workloads::next_replacement(&entries, workload) {
             context.applier.delete_replaced(pod, workload.grace_seconds).await?;
         }

@@ -149,7 +149,7 @@ impl Step {
         if sight::replaces_for_least(&context.index.namespace(namespace), &self.workloads, self.least.as_ref()) {
             recheck::still_sleeps(context, tenant, self.wanted, names::DATABASE).await?;
         }
-        children::replace_pods(context, namespace, &self.workloads, &refusals).await?;
+        children::replace_pods(context, namespace, &self.workloads).await?;
         children::help_to_start(context, namespace, &self.workloads, self.waking).await?;
         refusals.told()
     }

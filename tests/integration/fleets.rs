@@ -296,6 +296,16 @@ pub fn volumes_grow_without_restart(ctx: &Ctx) -> Result<(), String> {
             same("bots", &bots(ctx, namespace)?.iter().filter(|bot| is_ready(bot)).count(), &running)
         })?;
     }
+    // So does any other change reach its pods.
+    let mut change = fleets("1Gi");
+    change["spec"]["fleets"][0]["image"] = json!("hummingbot/hummingbot:version-2.17.0");
+    let old = uids(&bots(ctx, namespace)?);
+    patch(ctx, &["tenant", "growers"], &change)?;
+    eventually(LIMIT, || {
+        let now = bots(ctx, namespace)?;
+        let renewed = uids(&now).iter().all(|(name, uid)| old.get(name) != Some(uid));
+        ensure(renewed && now.iter().filter(|bot| is_ready(bot)).count() == 2, || format!("{old:?} became {now:?}"))
+    })?;
     await_reason(ctx, &["bf", "a", "-n", namespace], "Stalled", "True", "Refused")?;
     let before = uids(&list(ctx, "pods,pvc", namespace)?);
 
