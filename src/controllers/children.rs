@@ -19,19 +19,24 @@ pub struct Refusals {
     first: Option<Outcome>,
     /// Components whose configuration is not as wanted, so that new pods would be made of what was.
     outdated: HashSet<String>,
+    /// What the pods of all components need is not there.
+    of_all: bool,
 }
 
 impl Refusals {
     fn note(&mut self, child: &Child, outcome: Outcome) {
-        if child.kind() == ChildKind::ConfigMap {
-            self.outdated.extend(component(child));
+        match child.kind() {
+            ChildKind::ConfigMap => self.outdated.extend(component(child)),
+            // Where the database's workload is there, the Secret is taken to be, too.
+            ChildKind::Secret | ChildKind::ServiceAccount => self.of_all = true,
+            _ => {}
         }
         self.first.get_or_insert(outcome);
     }
 
     /// Whether the pods of this child would be made of what is not as wanted.
     fn spares(&self, child: &Child) -> bool {
-        component(child).is_some_and(|component| self.outdated.contains(&component))
+        self.of_all || component(child).is_some_and(|component| self.outdated.contains(&component))
     }
 
     /// The first of them, once all else is done.
@@ -129,8 +134,8 @@ pub async fn prune(context: &Context, owner: Option<&str>, namespace: &str, chil
     Ok(())
 }
 
-/// Deletes, for each workload, the next pod that a change of configuration, image or size has outdated: none of a workload that was
-/// refused, for that does not have the hash that is wanted.
+/// Deletes, for each workload, the next pod that a change of configuration, image or size has outdated: none of a workload to which
+/// that change was refused, for that does not have the hash that is wanted.
 ///
 /// # Errors
 /// The outcome of a deletion that failed.

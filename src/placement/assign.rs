@@ -132,9 +132,15 @@ pub fn assign(pools: &[Pool], unread: &BTreeSet<String>, nodes: &[Node]) -> Assi
         result.members.entry(pool.name.clone()).or_default();
     }
     let of_unread =
-        |node: &&Node| [&node.marks.label, &node.marks.taint].into_iter().flatten().any(|pool| unread.contains(pool));
-    for node in nodes.iter().filter(|node| !of_unread(node)) {
+        |node: &Node| [&node.marks.label, &node.marks.taint].into_iter().flatten().any(|pool| unread.contains(pool));
+    for node in nodes {
         let claims: Vec<&Pool> = pools.iter().filter(|pool| matches(pool, node)).collect();
+        if of_unread(node) {
+            for pool in claims {
+                dispute(&mut result, pool, format!("node {} is marked for a pool that cannot be read", node.name));
+            }
+            continue;
+        }
         match claims.as_slice() {
             [] => result.edits.extend(edit(node, None)),
             [pool] => match foreign_label(pool, node) {
@@ -294,6 +300,7 @@ mod tests {
         for others in [&[][..], &rival] {
             let left = super::assign(others, &["big".to_owned()].into(), std::slice::from_ref(&marked));
             assert!(left.edits.is_empty() && left.members.values().all(BTreeSet::is_empty), "{left:?}");
+            assert_eq!(left.disputes.len(), others.len(), "who claims it is told");
         }
     }
 

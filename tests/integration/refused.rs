@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::Ctx;
@@ -85,5 +86,23 @@ pub fn refused_objects_stop_nobody(ctx: &Ctx) -> Result<(), String> {
     told(ctx, "Service tenant-forbidden/dashboard")?;
     permit(ctx, "frozen-services")?;
     ctx.kubectl(&["annotate", "--overwrite", "tenant", NAME, "look=once-more"])?;
+    await_reason_within(ctx, LIMIT, &["tenant", NAME], "Ready", "True", "Ready")?;
+    nothing_starts_without_passwords(ctx)
+}
+
+/// A new Tenant whose Secret is refused says so for as long as it is, and starts nothing before.
+fn nothing_starts_without_passwords(ctx: &Ctx) -> Result<(), String> {
+    ctx.kubectl(&["delete", "tenant", NAME, "--timeout=60s"])?;
+    let secrets = json!({"apiGroups": [""], "apiVersions": ["v1"], "resources": ["secrets"], "operations": ["CREATE"]});
+    let make = ["create", "secret", "generic", "mine", "-n", NAMESPACE, "--dry-run=server"];
+    refuse(ctx, "frozen-secrets", secrets, &make)?;
+    apply(ctx, &tenant(NAME, json!({"tier": "basic", "fleets": [fleet("a", 1)]})))?;
+    for _ in 0..2 {
+        told(ctx, "Secret tenant-forbidden/torpor-generated")?;
+        ctx.kubectl(&["annotate", "--overwrite", "tenant", NAME, &format!("look={}", Timestamp::now())])?;
+    }
+    same("services asked for", &asked(ctx)?.keys().filter(|name| *name != "bots-a").count(), &0)?;
+    permit(ctx, "frozen-secrets")?;
+    ctx.kubectl(&["annotate", "--overwrite", "tenant", NAME, "look=at-last"])?;
     await_reason_within(ctx, LIMIT, &["tenant", NAME], "Ready", "True", "Ready").map(drop)
 }

@@ -96,9 +96,11 @@ pub fn counts_differ(what: &str, expected: &Counts, found: &Counts) -> Vec<Strin
     differ.map(|key| format!("{what} {} times instead of {}: {key}", count(found, key), count(expected, key))).collect()
 }
 
-/// The shortest grace that a bot, a database or a Redis may be planned with, in seconds. A pod that is replaced is stopped with
-/// that of its successor.
-const LEAST_GRACE: i64 = 60;
+/// The shortest grace that a bot or a database may be planned with, in seconds. A pod that is replaced is stopped with that of its
+/// successor.
+const LEAST_GRACE: i64 = 120;
+/// Likewise of a Redis.
+const REDIS_GRACE: i64 = 60;
 
 /// What no request of the operator may be, whatever happens around it.
 pub fn requests(records: &[Record], workflow: &Workflow) -> Vec<String> {
@@ -115,7 +117,8 @@ pub fn requests(records: &[Record], workflow: &Workflow) -> Vec<String> {
             claim(request.verb == "delete", "deletes whatever there is");
             claim(record.precondition().is_some(), "deletes without uid");
             let grace = &record.body["gracePeriodSeconds"];
-            let enough = request.resource == "pods" && grace.as_i64().is_some_and(|grace| grace >= LEAST_GRACE);
+            let least = if request.name.starts_with("redis-") { REDIS_GRACE } else { LEAST_GRACE };
+            let enough = request.resource == "pods" && grace.as_i64().is_some_and(|grace| grace >= least);
             claim(grace.is_null() || enough, "deletes with a grace of its own");
             claim(request.resource != "secrets", "deletes a Secret");
             claim(request.resource != "persistentvolumeclaims" || workflow.drops_data(), "deletes a volume");
