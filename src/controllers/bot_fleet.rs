@@ -8,7 +8,7 @@ use super::context::{Context, Guarded};
 use super::outcome::Outcome;
 use super::report::Turn;
 use super::workloads::{self, Wanted};
-use super::{children, recheck, removal, report, sight, steps, stops, undecodable};
+use super::{children, fleet_views, recheck, removal, report, sight, steps, stops, undecodable};
 use crate::api::conditions::reasons;
 use crate::api::{BotFleet, BotFleetStatus, DeletionPolicy, Tenant};
 use crate::cluster::index::{Entry, Facts, Slot};
@@ -260,10 +260,8 @@ async fn drop_surplus_volumes(
     let workload = names::fleet_workload(&fleet.name_any());
     let claims = format!("{}-{workload}", names::DATA_CLAIM);
     let surplus = |entry: &&Entry| {
-        let ordinal = workloads::ordinal(&entry.name, &claims).filter(|ordinal| *ordinal >= fleet.spec.replicas);
-        let pod = ordinal.map(|ordinal| format!("{workload}-{ordinal}"));
-        let in_use = |pod| entries.iter().any(|other| other.slot == Slot::Pod && other.name == pod);
-        entry.slot == Slot::Volume && !entry.deleting && pod.is_some_and(|pod| !in_use(pod))
+        let beyond = workloads::ordinal(&entry.name, &claims).is_some_and(|ordinal| ordinal >= fleet.spec.replicas);
+        entry.slot == Slot::Volume && !entry.deleting && beyond && !fleet_views::in_use(entries, entry)
     };
     let surplus: Vec<&Entry> = entries.iter().filter(surplus).collect();
     if surplus.is_empty()

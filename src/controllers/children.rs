@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use super::context::Context;
 use super::outcome::Outcome;
+use super::removal;
 use super::starting::{self, Resize};
 use super::volumes;
 use super::workloads::{self, Wanted};
@@ -75,7 +76,7 @@ pub async fn apply(
         refused_only(&mut refusals, child, done)?;
         if let Some(workload) = workload.filter(|_| refused) {
             let stopped = stop_surplus(context, namespace, &workload).await;
-            refused_only(&mut refusals, child, stopped.map_err(Outcome::from))?;
+            refused_only(&mut refusals, child, stopped)?;
         }
     }
     Ok(refusals)
@@ -90,19 +91,13 @@ fn refused_only(refusals: &mut Refusals, child: &Child, done: Result<(), Outcome
 }
 
 /// Stops the pods of a workload that are more than it is wanted to have, those without an owner, too, where it is not there.
-async fn stop_surplus(context: &Context, namespace: &str, wanted: &Wanted) -> Result<(), ClusterError> {
-    let entries = context.index.namespace(namespace);
-    if entries.iter().any(|entry| entry.slot == Slot::Child(wanted.kind) && entry.name == wanted.name) {
-        return context.applier.scale_down(wanted.kind, namespace, &wanted.name, wanted.replicas).await;
+async fn stop_surplus(context: &Context, namespace: &str, wanted: &Wanted) -> Result<(), Outcome> {
+    if context.index.get(Slot::Child(wanted.kind), namespace, &wanted.name).is_some() {
+        return Ok(context.applier.scale_down(wanted.kind, namespace, &wanted.name, wanted.replicas).await?);
     }
-    let surplus = |pod: &&Entry| {
-        let ordinal = workloads::ordinal(&pod.name, &wanted.name);
-        pod.owner.is_none() && ordinal.is_some_and(|ordinal| ordinal >= wanted.replicas)
-    };
-    for pod in workloads::pods(&entries, wanted).filter(surplus) {
-        context.applier.delete(pod).await?;
-    }
-    Ok(())
+    let surplus =
+        |pod: &Entry| workloads::ordinal(&pod.name, &wanted.name).is_some_and(|ordinal| ordinal >= wanted.replicas);
+    removal::stop_orphans(context, &context.index.namespace(namespace), surplus).await
 }
 
 async fn ensure(context: &Context, child: &Child, namespace: &str) -> Result<(), Outcome> {

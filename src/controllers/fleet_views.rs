@@ -90,7 +90,7 @@ pub fn count(fleets: &[BotFleet]) -> BotCount {
 }
 
 /// Whether the bot is still there whose volume that is.
-fn in_use(entries: &[Entry], volume: &Entry) -> bool {
+pub fn in_use(entries: &[Entry], volume: &Entry) -> bool {
     let bot = volume.name.strip_prefix(names::DATA_CLAIM).and_then(|rest| rest.strip_prefix('-'));
     entries.iter().any(|entry| entry.slot == Slot::Pod && Some(&*entry.name) == bot)
 }

@@ -80,17 +80,16 @@ async fn pass(context: &Context, tenant: &Tenant, old: &TenantStatus) -> (Outcom
     let enacted = step.enact(context, tenant, &validated).await;
     let observed = step.observe(context, &validated, old);
     view.way = Some((observed.way, sleep::hibernated(sleep::reason(&old.conditions), observed.way)));
-    if !matches!(enacted, Ok(()) | Err(Outcome::Refused(_))) {
-        return (enacted.err().unwrap_or(Outcome::Again), view);
-    }
+    let refused = match enacted {
+        Ok(()) => None,
+        Err(refused @ Outcome::Refused(_)) => Some(refused),
+        Err(outcome) => return (outcome, view),
+    };
     view.parts.clone_from(&observed.parts);
     view.bots = Some(fleet_views::count(&observed.fleets));
     view.retained_volumes = Some(fleet_views::retained(&observed.entries, &observed.fleets));
-    if let Err(refused) = enacted {
-        return (refused, view);
-    }
     let reason = view.way.as_ref().map_or(reasons::AWAKE, |(_, verdict)| verdict.reason);
-    (observed.outcome(&validated, reason), view)
+    (refused.unwrap_or_else(|| observed.outcome(&validated, reason)), view)
 }
 
 /// What one pass does on the way to the wanted stage.

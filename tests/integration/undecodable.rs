@@ -22,8 +22,8 @@ pub fn unreadable_objects_stop_nobody() -> Result<(), String> {
     let before = running(&rig)?;
     pools_keep_what_they_have(&rig)?;
 
-    let told = |tenant: Value| (tenant["status"]["hibernation"].clone(), tenant["status"]["bots"].clone());
-    let told = told(rig.get(&["tenant/basic-1"])?);
+    let known = |tenant: Value| (tenant["status"]["hibernation"].clone(), tenant["status"]["bots"].clone());
+    let told = known(rig.get(&["tenant/basic-1"])?);
 
     // One is made unreadable, one comes so, and a fleet.
     let gold = tenants(4, |_| "free").split("---\n").last().unwrap_or_default().replacen("\"free\"", "\"gold\"", 1);
@@ -36,8 +36,7 @@ pub fn unreadable_objects_stop_nobody() -> Result<(), String> {
     }
     stalled(&rig, &["-n", "tenant-basic-2", "botfleet/odd"], began)?;
 
-    let known = |tenant: &Value| (tenant["status"]["hibernation"].clone(), tenant["status"]["bots"].clone());
-    let odd = known(&rig.get(&["tenant/basic-1"])?);
+    let odd = known(rig.get(&["tenant/basic-1"])?);
     if odd != told {
         return Err(format!("what was known of an unreadable tenant is gone: {told:?} and then {odd:?}"));
     }
