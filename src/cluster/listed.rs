@@ -2,8 +2,8 @@
 //!
 //! A list may be old: an API server that lags behind, or one that was restored, shows a Tenant as it was. Who starts with such a list
 //! beside what there is now would undo what a user has changed since, and start bots again that were taken away. So before the first
-//! write in a tenant's namespace its Tenant and fleets are looked at once more, where the list is all that is known of them. A change
-//! that the watch brings is newer than the list, and needs no look.
+//! write in a tenant's namespace its Tenant and fleets are looked at once more, where they have been listed: they must be now as they are
+//! known, by the list or by the watch that goes on from there, which may be as far behind. What came later needs no look.
 
 use std::collections::HashMap;
 use std::collections::hash_map::DefaultHasher;
@@ -121,8 +121,25 @@ impl Listed {
         });
     }
 
-    /// The watch has shown a change of this object, or its end.
+    /// The watch has shown a change of this object. Where a list was all that is known, this may be a change from before now as
+    /// well, for the watch goes on where the list ended: it is looked at all the same, as what it is now.
     pub fn seen(&self, kind: Own, metadata: &ObjectMeta) {
+        let Some((namespace, name)) = place(kind, metadata) else { return };
+        let all = &mut self.lock().wishes;
+        let Some(wishes) = all.get_mut(&namespace) else { return };
+        let version = Version::of(metadata);
+        match kind {
+            Own::Tenant => wishes.tenant.iter_mut().for_each(|shown| shown.version = version),
+            Own::BotFleet => {
+                let own = wishes.fleets.iter_mut().filter(|(fleet, _)| **fleet == *name);
+                own.for_each(|(_, shown)| shown.version = version);
+            }
+            Own::WorkerPool => {}
+        }
+    }
+
+    /// The watch has shown the end of this object.
+    pub fn gone(&self, kind: Own, metadata: &ObjectMeta) {
         let Some((namespace, name)) = place(kind, metadata) else { return };
         let all = &mut self.lock().wishes;
         let Some(wishes) = all.get_mut(&namespace) else { return };
@@ -221,9 +238,12 @@ mod tests {
         listed.note(Own::BotFleet, &fleet);
         assert_eq!(listed.confirm("tenant-b").await, Ok(()));
         assert!(listed.confirm("tenant-a").await.is_err(), "nobody answers");
-        listed.seen(Own::Tenant, &tenant);
+        listed.seen(Own::Tenant, &metadata("a", None, "7"));
+        let shown = listed.lock().wishes["tenant-a"].tenant.map(|tenant| tenant.version);
+        assert_eq!(shown, Some(Version::of(&metadata("a", None, "7"))), "what the watch brings may be as old");
+        listed.gone(Own::Tenant, &tenant);
         assert!(listed.confirm("tenant-a").await.is_err(), "the fleet is as little known");
-        listed.seen(Own::BotFleet, &fleet);
+        listed.gone(Own::BotFleet, &fleet);
         assert_eq!(listed.confirm("tenant-a").await, Ok(()));
         assert!(listed.lock().wishes.is_empty());
     }

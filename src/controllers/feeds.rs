@@ -235,7 +235,8 @@ where
             Event::Init => context.listed.begin(self.kind),
             Event::InitApply(object) => context.listed.note(self.kind, object.meta()),
             Event::InitDone => context.listed.finish(self.kind),
-            Event::Apply(object) | Event::Delete(object) => context.listed.seen(self.kind, object.meta()),
+            Event::Apply(object) => context.listed.seen(self.kind, object.meta()),
+            Event::Delete(object) => context.listed.gone(self.kind, object.meta()),
         }
         if let Event::Apply(object) | Event::InitApply(object) | Event::Delete(object) = &mut event {
             object.meta_mut().managed_fields = None;

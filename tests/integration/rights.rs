@@ -43,7 +43,7 @@ struct Record {
     used: BTreeSet<Right>,
     /// For want of a right.
     forbidden: BTreeMap<Right, String>,
-    /// By an admission policy.
+    /// By the chart's own admission policies.
     denied: BTreeSet<String>,
 }
 
@@ -125,7 +125,8 @@ impl Record {
             self.forbidden.insert(right(&event.verb), what());
             return;
         }
-        if event.message.contains("ValidatingAdmissionPolicy") {
+        // Tests bring policies of their own.
+        if event.message.contains("ValidatingAdmissionPolicy 'torpor-") {
             self.denied.insert(what());
         }
         self.used.insert(right(&event.verb));
