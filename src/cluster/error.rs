@@ -33,6 +33,12 @@ pub enum ClusterError {
         /// What is awaited.
         reason: String,
     },
+    /// Something that the work began with has changed meanwhile; its watch brings the next try.
+    #[error("{what} has changed, and its watch is behind")]
+    Behind {
+        /// The object, as `kind namespace/name`.
+        what: String,
+    },
     /// The next try may succeed.
     #[error("{what}: {reason}")]
     Transient {

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::ListParams;
@@ -19,15 +20,25 @@ use super::status::Own;
 use crate::api::{BotFleet, Tenant};
 use crate::domain::names;
 
+/// What comes so soon after a list is as little known as what was listed: the watch goes on where the list ended, and may show
+/// what has long been changed.
+const FRESH: Duration = Duration::from_secs(60);
+
 /// Which incarnation of an object, and which version of it. One number, for it is kept of every tenant that nobody changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Version(u64);
 
 impl Version {
-    fn of(metadata: &ObjectMeta) -> Self {
+    fn of(kind: Own, metadata: &ObjectMeta) -> Self {
         // Only compared within one process, so the standard hasher will do.
         let mut hasher = DefaultHasher::new();
-        (&metadata.uid, &metadata.resource_version).hash(&mut hasher);
+        metadata.uid.hash(&mut hasher);
+        match kind {
+            // Activity stands in annotations, and decisions in the status.
+            Own::Tenant | Own::WorkerPool => metadata.resource_version.hash(&mut hasher),
+            // What is wanted of a fleet stands in its spec alone.
+            Own::BotFleet => (metadata.generation, metadata.deletion_timestamp.is_some()).hash(&mut hasher),
+        }
         Version(hasher.finish())
     }
 }
@@ -39,9 +50,21 @@ struct Shown {
     list: u32,
 }
 
+tokio::task_local! {
+    /// The turn at which this pass has read what is wanted.
+    static BEGAN: u64;
+}
+
+/// Runs a pass that has read what is wanted at this turn, so that [`Listed::confirm`] knows what it acts on.
+pub async fn since<F: Future>(turn: u64, pass: F) -> F::Output {
+    BEGAN.scope(turn, pass).await
+}
+
 /// What of one namespace is known from a list only.
 #[derive(Clone, Debug, Default)]
 struct Wishes {
+    /// When this was last told otherwise. Who has begun before acts on what was.
+    turn: u64,
     tenant: Option<Shown>,
     fleets: Vec<(Box<str>, Shown)>,
 }
@@ -62,6 +85,17 @@ struct Known {
     wishes: HashMap<String, Wishes>,
     /// How many lists of Tenants and of fleets have begun.
     lists: (u32, u32),
+    /// When the last one was complete.
+    complete: Option<Instant>,
+    /// How often anything was told.
+    turn: u64,
+}
+
+impl Known {
+    fn next(&mut self) -> u64 {
+        self.turn += 1;
+        self.turn
+    }
 }
 
 /// What is known from a list only, and the way to look.
@@ -81,6 +115,11 @@ impl Listed {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The turn that it is. To be asked before what is wanted is read.
+    pub fn turn(&self) -> u64 {
+        self.lock().turn
+    }
+
     /// A list of this kind begins.
     pub fn begin(&self, kind: Own) {
         let lists = &mut self.lock().lists;
@@ -95,8 +134,9 @@ impl Listed {
     pub fn note(&self, kind: Own, metadata: &ObjectMeta) {
         let Some((namespace, name)) = place(kind, metadata) else { return };
         let known = &mut *self.lock();
-        let version = Version::of(metadata);
+        let (version, turn) = (Version::of(kind, metadata), known.next());
         let wishes = known.wishes.entry(namespace).or_default();
+        wishes.turn = turn;
         match kind {
             Own::Tenant => wishes.tenant = Some(Shown { version, list: known.lists.0 }),
             Own::BotFleet => {
@@ -107,11 +147,14 @@ impl Listed {
         }
     }
 
-    /// The list is complete: what it has not shown is no more.
-    pub fn finish(&self, kind: Own) {
+    /// The list is complete, and can be read: what it has not shown is no more.
+    pub fn finish(&self, kind: Own, now: Instant) {
         let known = &mut *self.lock();
+        known.complete = Some(now);
+        let turn = known.next();
         let (tenants, fleets) = known.lists;
         known.wishes.retain(|_, wishes| {
+            wishes.turn = turn;
             match kind {
                 Own::Tenant => drop(wishes.tenant.take_if(|tenant| tenant.list != tenants)),
                 Own::BotFleet => wishes.fleets.retain(|(_, fleet)| fleet.list == fleets),
@@ -121,13 +164,25 @@ impl Listed {
         });
     }
 
-    /// The watch has shown a change of this object. Where a list was all that is known, this may be a change from before now as
+    /// The watch has shown an object that was not known, and it can be read: no list has, or it has gone meanwhile.
+    pub fn came(&self, kind: Own, metadata: &ObjectMeta, now: Instant) {
+        let complete = self.lock().complete;
+        if complete.is_some_and(|complete| now.saturating_duration_since(complete) < FRESH) {
+            self.note(kind, metadata);
+        } else {
+            self.gone(kind, metadata);
+        }
+    }
+
+    /// The watch has shown a change of this object, and it can be read. Where a list was all that is known, this may be a change from before now as
     /// well, for the watch goes on where the list ended: it is looked at all the same, as what it is now.
     pub fn seen(&self, kind: Own, metadata: &ObjectMeta) {
         let Some((namespace, name)) = place(kind, metadata) else { return };
-        let all = &mut self.lock().wishes;
-        let Some(wishes) = all.get_mut(&namespace) else { return };
-        let version = Version::of(metadata);
+        let known = &mut *self.lock();
+        let turn = known.next();
+        let Some(wishes) = known.wishes.get_mut(&namespace) else { return };
+        wishes.turn = turn;
+        let version = Version::of(kind, metadata);
         match kind {
             Own::Tenant => wishes.tenant.iter_mut().for_each(|shown| shown.version = version),
             Own::BotFleet => {
@@ -141,8 +196,11 @@ impl Listed {
     /// The watch has shown the end of this object.
     pub fn gone(&self, kind: Own, metadata: &ObjectMeta) {
         let Some((namespace, name)) = place(kind, metadata) else { return };
-        let all = &mut self.lock().wishes;
+        let known = &mut *self.lock();
+        let turn = known.next();
+        let all = &mut known.wishes;
         let Some(wishes) = all.get_mut(&namespace) else { return };
+        wishes.turn = turn;
         match kind {
             Own::Tenant => wishes.tenant = None,
             Own::BotFleet => wishes.forget(&name),
@@ -156,14 +214,18 @@ impl Listed {
     /// Makes sure that what is wanted of a namespace is not known from an old list only.
     ///
     /// # Errors
-    /// `Waiting` where something is not as it was listed: its watch brings the next pass. Otherwise why that cannot be told.
+    /// `Behind` where something is not as it is known: its watch brings the next pass. Otherwise why that cannot be told.
     pub async fn confirm(&self, namespace: &str) -> Result<(), ClusterError> {
         let Some(wishes) = self.lock().wishes.get(namespace).cloned() else { return Ok(()) };
+        if BEGAN.try_with(|began| *began).is_ok_and(|began| began < wishes.turn) {
+            // The watch has told of something since, and so brings the next pass.
+            return Err(ClusterError::Behind { what: format!("what is wanted in {namespace}") });
+        }
         if let (Some(listed), Some(name)) = (&wishes.tenant, names::tenant_of_namespace(namespace)) {
             let what = format!("Tenant {name}");
             let api: Api<Tenant> = Api::all(self.client.clone());
             let live = api.get_metadata_opt(name).await.map_err(|error| ClusterError::of(&what, &error))?;
-            agree(what, listed.version, live.as_ref().map(|live| &live.metadata))?;
+            agree(what, Own::Tenant, listed.version, live.as_ref().map(|live| &live.metadata))?;
         }
         if !wishes.fleets.is_empty() {
             let what = format!("BotFleets of {namespace}");
@@ -172,7 +234,12 @@ impl Listed {
             let list = list.map_err(|error| ClusterError::of(&what, &error))?;
             for (name, listed) in &wishes.fleets {
                 let live = list.items.iter().find(|live| live.metadata.name.as_deref() == Some(&**name));
-                agree(format!("BotFleet {namespace}/{name}"), listed.version, live.map(|live| &live.metadata))?;
+                agree(
+                    format!("BotFleet {namespace}/{name}"),
+                    Own::BotFleet,
+                    listed.version,
+                    live.map(|live| &live.metadata),
+                )?;
             }
         }
         // What a list has shown meanwhile is not what was looked at.
@@ -188,15 +255,12 @@ impl Listed {
     }
 }
 
-fn agree(what: String, listed: Version, live: Option<&ObjectMeta>) -> Result<(), ClusterError> {
-    if live.is_some_and(|live| Version::of(live) == listed) {
+fn agree(what: String, kind: Own, known: Version, live: Option<&ObjectMeta>) -> Result<(), ClusterError> {
+    if live.is_some_and(|live| Version::of(kind, live) == known) {
         return Ok(());
     }
-    tracing::info!(%what, "nothing is written: it has changed since it was listed, and the watch has not shown it yet");
-    Err(ClusterError::Waiting {
-        what,
-        reason: "it has changed since it was listed, and its watch is behind".to_owned(),
-    })
+    tracing::info!(%what, "nothing is written: it has changed, and the watch has not shown it yet");
+    Err(ClusterError::Behind { what })
 }
 
 /// Namespace of what is wanted, and name of the object.
@@ -212,6 +276,7 @@ fn place(kind: Own, metadata: &ObjectMeta) -> Option<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::{Clock, SystemClock};
 
     fn metadata(name: &str, namespace: Option<&str>, version: &str) -> ObjectMeta {
         ObjectMeta {
@@ -240,12 +305,28 @@ mod tests {
         assert!(listed.confirm("tenant-a").await.is_err(), "nobody answers");
         listed.seen(Own::Tenant, &metadata("a", None, "7"));
         let shown = listed.lock().wishes["tenant-a"].tenant.map(|tenant| tenant.version);
-        assert_eq!(shown, Some(Version::of(&metadata("a", None, "7"))), "what the watch brings may be as old");
+        assert_eq!(
+            shown,
+            Some(Version::of(Own::Tenant, &metadata("a", None, "7"))),
+            "what the watch brings may be as old"
+        );
         listed.gone(Own::Tenant, &tenant);
         assert!(listed.confirm("tenant-a").await.is_err(), "the fleet is as little known");
         listed.gone(Own::BotFleet, &fleet);
         assert_eq!(listed.confirm("tenant-a").await, Ok(()));
         assert!(listed.lock().wishes.is_empty());
+    }
+
+    #[tokio::test]
+    async fn who_has_read_what_was_is_told_at_once() {
+        let listed = listed();
+        listed.note(Own::Tenant, &metadata("a", None, "5"));
+        let began = listed.turn();
+        listed.seen(Own::Tenant, &metadata("a", None, "6"));
+        let behind = Err(ClusterError::Behind { what: "what is wanted in tenant-a".to_owned() });
+        assert_eq!(since(began, listed.confirm("tenant-a")).await, behind);
+        let asked = since(listed.turn(), listed.confirm("tenant-a")).await;
+        assert!(matches!(asked, Err(ClusterError::Transient { .. })), "it asks, and nobody answers: {asked:?}");
     }
 
     #[tokio::test]
@@ -256,7 +337,7 @@ mod tests {
             for name in fleets {
                 listed.note(Own::BotFleet, &metadata(name, Some("tenant-a"), "6"));
             }
-            listed.finish(Own::BotFleet);
+            listed.finish(Own::BotFleet, SystemClock.monotonic());
         };
         shown(&["makers", "takers"]);
         listed.note(Own::Tenant, &metadata("a", None, "5"));
@@ -268,17 +349,41 @@ mod tests {
         shown(&[]);
         assert!(listed.lock().wishes["tenant-a"].tenant.is_some(), "lists of fleets say nothing of Tenants");
         listed.begin(Own::Tenant);
-        listed.finish(Own::Tenant);
+        listed.finish(Own::Tenant, SystemClock.monotonic());
         assert_eq!(listed.confirm("tenant-a").await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn what_comes_right_after_a_list_is_looked_at_and_what_comes_later_is_not() {
+        let listed = listed();
+        let now = SystemClock.monotonic();
+        let (early, late) = (metadata("a", None, "5"), metadata("b", None, "6"));
+        listed.begin(Own::Tenant);
+        listed.finish(Own::Tenant, now);
+        listed.came(Own::Tenant, &early, now + FRESH / 2);
+        listed.came(Own::Tenant, &late, now + FRESH);
+        assert!(listed.confirm("tenant-a").await.is_err(), "nobody answers");
+        assert_eq!(listed.confirm("tenant-b").await, Ok(()));
     }
 
     #[test]
     fn another_version_incarnation_or_none_does_not_agree() {
-        let known = Version::of(&metadata("a", None, "5"));
-        assert_eq!(agree("a".to_owned(), known, Some(&metadata("a", None, "5"))), Ok(()));
-        assert!(agree("a".to_owned(), known, Some(&metadata("a", None, "6"))).is_err());
-        assert!(agree("a".to_owned(), known, None).is_err());
+        let known = Version::of(Own::Tenant, &metadata("a", None, "5"));
+        let agree = |live: Option<&ObjectMeta>| agree("a".to_owned(), Own::Tenant, known, live);
+        assert_eq!(agree(Some(&metadata("a", None, "5"))), Ok(()));
+        assert_eq!(agree(Some(&metadata("a", None, "6"))), Err(ClusterError::Behind { what: "a".to_owned() }));
+        assert!(agree(None).is_err());
         let other = ObjectMeta { uid: Some("v".to_owned()), ..metadata("a", None, "5") };
-        assert!(agree("a".to_owned(), known, Some(&other)).is_err());
+        assert!(agree(Some(&other)).is_err());
+    }
+
+    #[test]
+    fn a_fleet_is_the_same_whatever_its_status_says() {
+        let fleet = |version: &str, generation: i64| {
+            let metadata = metadata("makers", Some("tenant-a"), version);
+            Version::of(Own::BotFleet, &ObjectMeta { generation: Some(generation), ..metadata })
+        };
+        assert_eq!(fleet("5", 1), fleet("6", 1));
+        assert_ne!(fleet("5", 1), fleet("5", 2));
     }
 }

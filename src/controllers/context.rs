@@ -82,6 +82,13 @@ impl Context {
             .collect()
     }
 
+    /// Forgets an object that has gone, and counts what is left.
+    pub fn forget(&self, kind: Own, namespace: Option<&str>, name: &str) {
+        let key = Key::new(kind, namespace, name);
+        self.memory.forget(&key);
+        self.metrics.set_in_backoff(key.kind, self.memory.failing(key.kind));
+    }
+
     /// The pools whose `PriorityClass` and node labels have been seen to once.
     pub fn serving_pools(&self) -> Vec<PoolFacts> {
         self.pools

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{ConfigMap, Node};
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use kube::core::PartialObjectMeta;
-use kube::runtime::reflector::ObjectRef;
 use kube::runtime::reflector::store::Writer;
+use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher::{self, Event};
 use kube::{Resource, ResourceExt};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use super::context::{Context, Guarded, Key};
+use super::context::{Context, Guarded};
 use crate::api::{BotFleet, Tenant, Tier, WorkerPool};
 use crate::cluster::Cluster;
 use crate::cluster::index::{ChildIndex, Entry, Facts, Slot};
@@ -84,18 +84,27 @@ impl Feeds {
     async fn fleets(self, writer: Writer<Guarded<BotFleet>>) -> &'static str {
         let name = "BotFleet";
         let mut store = Stored { writer, kind: Own::BotFleet };
-        let told = |object: &Guarded<BotFleet>| {
-            let namespace = object.namespace().unwrap_or_default();
-            self.context.triggers.tenant_of(&namespace);
-            self.context.triggers.fleet(&namespace, &object.name_any());
-            // The fleets of a namespace share the tier's bots.
-            self.every_fleet(&namespace);
-        };
+        let known = store.writer.as_reader();
         let sink = |event| {
             let gone = index_fleet(&self.context.index, &event);
-            store.take(&self.context, event, told);
+            let as_asked = is_as_asked(&known, &event);
+            store.take(&self.context, event, |object: &Guarded<BotFleet>| {
+                let namespace = object.namespace().unwrap_or_default();
+                self.context.triggers.tenant_of(&namespace);
+                self.context.triggers.fleet(&namespace, &object.name_any());
+                // The fleets of a namespace share the tier's bots, by what is asked of them.
+                if !as_asked {
+                    self.every_fleet(&namespace);
+                    // Who changes it and the text that it refers to at once means the new text.
+                    let reference =
+                        object.0.as_ref().ok().and_then(|fleet| fleet.spec.strategy.config_map_ref.as_ref());
+                    if let Some(reference) = reference {
+                        self.context.memory.drop_config(&namespace, &reference.name);
+                    }
+                }
+            });
             for fleet in gone {
-                self.context.memory.forget(&Key::new(Own::BotFleet, Some(&fleet.namespace), &fleet.name));
+                self.context.forget(Own::BotFleet, Some(&fleet.namespace), &fleet.name);
                 self.context.triggers.tenant_of(&fleet.namespace);
             }
         };
@@ -110,13 +119,7 @@ impl Feeds {
         let mut served = Vec::new();
         let sink = |event: Event<Guarded<WorkerPool>>| {
             // Pools share tiers and nodes by what is asked of them, not by what their status says.
-            let as_asked = match &event {
-                Event::Apply(object) => {
-                    let asked = |pool: &Guarded<WorkerPool>| (pool.uid(), pool.meta().generation);
-                    known.get(&ObjectRef::from_obj(object)).is_some_and(|before| asked(&before) == asked(object))
-                }
-                _ => false,
-            };
+            let as_asked = is_as_asked(&known, &event);
             store.take(&self.context, event, |object: &Guarded<WorkerPool>| {
                 if as_asked {
                     self.context.triggers.pool(&object.name_any());
@@ -215,12 +218,25 @@ impl Feeds {
     }
 }
 
+/// Whether the event shows an object of which the same is asked as before: its status has changed, or its metadata.
+fn is_as_asked<K>(known: &Store<K>, event: &Event<K>) -> bool
+where
+    K: Resource<DynamicType = ()> + Clone,
+{
+    let Event::Apply(object) = event else { return false };
+    let asked = |object: &K| (object.uid(), object.meta().generation);
+    known.get(&ObjectRef::from_obj(object)).is_some_and(|before| asked(&before) == asked(object))
+}
+
 /// What pools count a tenant by.
 fn tier(tenant: Option<&Guarded<Tenant>>) -> Option<Tier> {
     tenant.and_then(|guarded| guarded.0.as_ref().ok()).map(|tenant| tenant.spec.tier)
 }
 
-/// A store that is fed by a watch, with `managedFields` dropped: nothing reads them there.
+/// Where `kubectl apply` keeps the whole manifest once more.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// A store that is fed by a watch, without what nothing reads there: `managedFields` and what kubectl has applied.
 struct Stored<K: Resource<DynamicType = ()> + Clone + 'static> {
     writer: Writer<K>,
     kind: Own,
@@ -231,23 +247,30 @@ where
     K: Resource<DynamicType = ()> + Clone + Debug,
 {
     fn take(&mut self, context: &Context, mut event: Event<K>, touched: impl Fn(&K)) {
-        match &event {
-            Event::Init => context.listed.begin(self.kind),
-            Event::InitApply(object) => context.listed.note(self.kind, object.meta()),
-            Event::InitDone => context.listed.finish(self.kind),
-            Event::Apply(object) => context.listed.seen(self.kind, object.meta()),
-            Event::Delete(object) => context.listed.gone(self.kind, object.meta()),
-        }
+        let known = self.writer.as_reader();
+        let is_new = matches!(&event, Event::Apply(object) if known.get(&ObjectRef::from_obj(object)).is_none());
         if let Event::Apply(object) | Event::InitApply(object) | Event::Delete(object) = &mut event {
-            object.meta_mut().managed_fields = None;
+            let metadata = object.meta_mut();
+            metadata.managed_fields = None;
+            metadata.annotations.as_mut().map(|annotations| annotations.remove(LAST_APPLIED));
         }
         self.writer.apply_watcher_event(&event);
+        // Once it can be read, or a pass would be taken to have read it.
+        let (listed, now) = (&context.listed, context.clock.monotonic());
+        match &event {
+            Event::Init => listed.begin(self.kind),
+            Event::InitApply(object) => listed.note(self.kind, object.meta()),
+            Event::InitDone => listed.finish(self.kind, now),
+            Event::Apply(object) if is_new => listed.came(self.kind, object.meta(), now),
+            Event::Apply(object) => listed.seen(self.kind, object.meta()),
+            Event::Delete(object) => listed.gone(self.kind, object.meta()),
+        }
         match &event {
             // Objects of a listing are readable only when it is complete.
             watcher::Event::Init | watcher::Event::InitApply(_) => {}
             watcher::Event::Apply(object) => touched(object),
             watcher::Event::Delete(object) => {
-                context.memory.forget(&Key::new(self.kind, object.namespace().as_deref(), &object.name_any()));
+                context.forget(self.kind, object.namespace().as_deref(), &object.name_any());
                 touched(object);
             }
             watcher::Event::InitDone => self.writer.as_reader().state().iter().for_each(|object| touched(object)),

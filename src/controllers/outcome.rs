@@ -234,6 +234,7 @@ impl From<ClusterError> for Outcome {
             ClusterError::Refused { .. } => Outcome::Refused(message),
             ClusterError::NotOwned { .. } => Outcome::Conflict(message),
             ClusterError::Waiting { .. } => Outcome::Waiting(message),
+            ClusterError::Behind { .. } => Outcome::Again,
             ClusterError::Transient { .. } | ClusterError::ClaimsDiffer { .. } | ClusterError::NotLeading => {
                 Outcome::Transient(message)
             }

@@ -26,6 +26,7 @@ use super::{bot_fleet, census, tenant, worker_pool};
 use crate::api::{BotFleet, Tenant, WorkerPool};
 use crate::clock::Clock;
 use crate::cluster::Cluster;
+use crate::cluster::listed;
 use crate::cluster::status::Own;
 use crate::domain::catalog::Catalog;
 use crate::http::probes::Health;
@@ -196,8 +197,8 @@ where
             }
         };
         let guarded = move |object: Arc<K>, context: Arc<Context>| {
-            let pass = pass.clone();
-            async move { Ok::<Action, Never>(guard(kind, object, context, pass).await) }.boxed()
+            let (pass, turn) = (pass.clone(), context.listed.turn());
+            async move { Ok::<Action, Never>(listed::since(turn, guard(kind, object, context, pass)).await) }.boxed()
         };
         let stream = applier(
             guarded,
