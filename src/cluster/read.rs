@@ -1,14 +1,17 @@
 //! The few reads of a pass: what a spec refers to, and what a deletion depends on.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::ListParams;
 use kube::client::Body;
 use kube::{Api, Client};
 
 use super::error::ClusterError;
-use crate::api::Tenant;
 use crate::api::bot_fleet::ConfigMapRef;
+use crate::api::{BotFleet, Tenant};
+use crate::domain::names::{self, label};
 
 /// What a reference to a `ConfigMap` key led to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +73,31 @@ impl Reader {
     pub async fn tenant(&self, name: &str) -> Result<Option<Tenant>, ClusterError> {
         let api: Api<Tenant> = Api::all(self.client.clone());
         api.get_opt(name).await.map_err(|error| ClusterError::of(&format!("Tenant {name}"), &error))
+    }
+
+    /// The metadata of a `BotFleet` as it is now, not as the watch last showed it. `None` when it has gone.
+    ///
+    /// # Errors
+    /// [`ClusterError`] when that cannot be told.
+    pub async fn fleet(&self, namespace: &str, name: &str) -> Result<Option<ObjectMeta>, ClusterError> {
+        let api: Api<BotFleet> = Api::namespaced(self.client.clone(), namespace);
+        // Asked as the watch asks, which needs no right of its own.
+        let named = ListParams::default().fields(&format!("metadata.name={name}"));
+        let found = api.list_metadata(&named).await;
+        let found = found.map_err(|error| ClusterError::of(&format!("BotFleet {namespace}/{name}"), &error))?;
+        Ok(found.items.into_iter().next().map(|fleet| fleet.metadata))
+    }
+
+    /// Whether the namespace of this tenant exists now, as its own.
+    ///
+    /// # Errors
+    /// [`ClusterError`] when that cannot be told.
+    pub async fn namespace_of(&self, tenant: &str) -> Result<bool, ClusterError> {
+        let (api, name): (Api<Namespace>, _) = (Api::all(self.client.clone()), names::namespace(tenant));
+        let what = format!("Namespace {name}");
+        let found = api.get_metadata_opt(&name).await.map_err(|error| ClusterError::of(&what, &error))?;
+        let labels = found.and_then(|namespace| namespace.metadata.labels).unwrap_or_default();
+        Ok(labels.get(label::TENANT).is_some_and(|of| of == tenant))
     }
 
     /// Whether a `CustomResourceDefinition` is there to stay. While it is being deleted, its objects' deletion

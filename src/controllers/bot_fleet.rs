@@ -264,9 +264,7 @@ async fn drop_surplus_volumes(
         entry.slot == Slot::Volume && !entry.deleting && beyond && !fleet_views::in_use(entries, entry)
     };
     let surplus: Vec<&Entry> = entries.iter().filter(surplus).collect();
-    if surplus.is_empty()
-        || !removal::still_says_delete(context, &tenant.name_any(), tenant.metadata.uid.as_deref()).await?
-    {
+    if surplus.is_empty() || !recheck::still_asks(context, tenant, fleet).await? {
         return Ok(());
     }
     for entry in surplus {

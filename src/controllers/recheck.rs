@@ -1,11 +1,14 @@
 //! The last look before something is taken down for a stage: activity always wins.
 
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
 
 use super::context::Context;
 use super::outcome::Outcome;
-use crate::api::Tenant;
+use crate::api::tenant::DeletionPolicy;
+use crate::api::{BotFleet, Tenant};
+use crate::cluster::error::ClusterError;
 use crate::domain::activity;
 use crate::domain::stage::{Stage, effective_stage};
 
@@ -29,6 +32,25 @@ fn agrees(tenant: &Tenant, wanted: Stage, live: &Tenant, now: Timestamp) -> bool
     live.metadata.uid == tenant.metadata.uid
         && live.metadata.deletion_timestamp.is_none()
         && effective_stage(&activity::facts(live, now)) >= wanted
+}
+
+/// Whether Tenant and fleet ask for the same as when the pass read them, and the data of bots that are not asked for is to go. The
+/// watches may be behind, and data that has gone does not come back.
+///
+/// # Errors
+/// `Transient` when one of them cannot be read; nothing is deleted on a guess.
+pub async fn still_asks(context: &Context, tenant: &Tenant, fleet: &BotFleet) -> Result<bool, Outcome> {
+    let unread = |error: ClusterError| Outcome::Transient(error.to_string());
+    let same = |read: &ObjectMeta, live: &ObjectMeta| (&read.uid, read.generation) == (&live.uid, live.generation);
+    let live = context.reader.tenant(&tenant.name_any()).await.map_err(unread)?;
+    let says =
+        |live: Tenant| same(&tenant.metadata, &live.metadata) && live.spec.deletion_policy == DeletionPolicy::Delete;
+    if !live.is_some_and(says) {
+        return Ok(false);
+    }
+    let namespace = fleet.namespace().unwrap_or_default();
+    let live = context.reader.fleet(&namespace, &fleet.name_any()).await.map_err(unread)?;
+    Ok(live.is_some_and(|live| same(&fleet.metadata, &live)))
 }
 
 #[cfg(test)]

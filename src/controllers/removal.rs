@@ -34,8 +34,10 @@ async fn try_tenant(context: &Context, metadata: &ObjectMeta, policy: DeletionPo
     let own = entries.iter().find(|entry| entry.slot == Slot::Child(ChildKind::Namespace));
     let Some(home) = own.filter(|entry| entry.tenant.as_deref() == Some(name)) else {
         // Nothing of this tenant exists, or its place is another's: there is nothing to take down.
-        context.status.remove_finalizer(Own::Tenant, metadata).await?;
-        return Ok(Outcome::Again);
+        if own.is_none() && context.reader.namespace_of(name).await? {
+            return Ok(Outcome::Waiting(format!("the watch has not shown namespace {namespace} yet")));
+        }
+        return release(context, metadata).await;
     };
     let fleets: Vec<&Entry> = entries.iter().filter(|e| e.slot == Slot::Child(ChildKind::BotFleet)).collect();
     if !fleets.is_empty() {
@@ -73,6 +75,14 @@ async fn try_tenant(context: &Context, metadata: &ObjectMeta, policy: DeletionPo
         context.applier.delete(home).await?;
         return Ok(Outcome::Deleting(format!("namespace {namespace} is being deleted")));
     }
+    release(context, metadata).await
+}
+
+/// Lets the Tenant go. Until the watch shows that it has gone another pass may begin with it, and must take nothing down of a
+/// successor's.
+async fn release(context: &Context, metadata: &ObjectMeta) -> Result<Outcome, Outcome> {
+    // Before it goes, or the watch might have shown its end already.
+    context.listed.note(Own::Tenant, metadata);
     context.status.remove_finalizer(Own::Tenant, metadata).await?;
     Ok(Outcome::Again)
 }
