@@ -186,6 +186,8 @@ impl Applier {
         self.metrics.api_write("create", "Namespace");
         match answer {
             Ok(created) => {
+                // What a watch that is behind still shows of its predecessor's has gone with that.
+                self.index.forget_namespace(name);
                 self.remember(Slot::Child(ChildKind::Namespace), created.meta(), None);
                 Ok(Applied::Created)
             }

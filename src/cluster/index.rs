@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
 use serde_json::{Value, json};
 
-use self::compact::{Compact, Mark, Texts, Uid};
+use self::compact::{Compact, Mark, Shared, Uid};
 use super::ownership;
 use crate::domain::names::{OPERATOR, annotation, label};
 use crate::domain::quantity::Cpu;
@@ -192,7 +192,7 @@ struct Inner {
     namespaces: HashMap<Arc<str>, Vec<Compact>>,
     /// uids seen since a listing of the kind began, by listing, watch or answer.
     listing: HashMap<Slot, HashSet<Uid>>,
-    texts: Texts,
+    shared: Shared,
 }
 
 /// Where an object is among those of its namespace, or where it belongs.
@@ -246,8 +246,8 @@ impl ChildIndex {
     /// Takes in what a watch or an answer showed. `false` when that was known already, or is older.
     pub fn upsert(&self, entry: Entry) -> bool {
         let inner = &mut *self.lock();
-        let namespace = inner.texts.shared(&entry.namespace);
-        let mut entry = Compact::of(entry, &mut inner.texts);
+        let namespace = inner.shared.texts.shared(&entry.namespace);
+        let mut entry = Compact::of(entry, &mut inner.shared);
         if let Some(seen) = inner.listing.get_mut(&entry.slot) {
             seen.insert(entry.uid.clone());
         }
@@ -261,11 +261,11 @@ impl ChildIndex {
                 return false;
             }
             if let (Fields::Verified(known), Fields::Unverified(fields)) = (&known.fields, &entry.fields)
-                && *known == digest(fields, entry.owner())
+                && *known == digest(fields, entry.owner().as_deref())
             {
                 let (known, fields) = (*known, fields.clone());
                 entry.fields = Fields::Verified(known);
-                inner.texts.give_back(fields);
+                inner.shared.texts.give_back(fields);
             }
             entry.keep_of(known);
         }
@@ -294,6 +294,11 @@ impl ChildIndex {
         }
     }
 
+    /// Forgets all that is known of a namespace, which has gone.
+    pub fn forget_namespace(&self, namespace: &str) {
+        self.lock().namespaces.remove(namespace);
+    }
+
     /// How the wanted object relates to what is known of the cluster.
     pub fn compare(&self, kind: ChildKind, namespace: &str, name: &str, hash: &str, wanted: &Value) -> Difference {
         let inner = &mut *self.lock();
@@ -310,14 +315,14 @@ impl ChildIndex {
             return Difference::Differs;
         }
         let Fields::Unverified(fields) = &entry.fields else { return Difference::Same };
-        let text = fields.replace(OWNER, entry.owner().unwrap_or_default());
+        let text = fields.replace(OWNER, &entry.owner().unwrap_or_default());
         let owned: Vec<Value> = serde_json::from_str(&text).unwrap_or_default();
         if !ownership::covers(&owned.iter().collect::<Vec<_>>(), wanted) {
             return Difference::Differs;
         }
-        let verified = Fields::Verified(digest(fields, entry.owner()));
+        let verified = Fields::Verified(digest(fields, entry.owner().as_deref()));
         if let Fields::Unverified(fields) = std::mem::replace(&mut entry.fields, verified) {
-            inner.texts.give_back(fields);
+            inner.shared.texts.give_back(fields);
         }
         Difference::Same
     }
@@ -430,11 +435,13 @@ mod tests {
         let of_owner =
             |owner: usize| json!({"f:metadata": {"f:ownerReferences": {format!("k:{{\"uid\":\"o-{owner}\"}}"): {}}}});
         (0..100).for_each(|number| named(number, number, &of_owner(number)));
-        let (names, owners, namespace, fields) = (100, 100, 1, 1);
-        assert_eq!(index.lock().texts.count(), names + owners + namespace + fields);
+        let (names, namespace, fields) = (100, 1, 1);
+        assert_eq!(index.lock().shared.texts.count(), names + namespace + fields);
+        let owners = 100;
+        assert_eq!(index.lock().shared.kin.count(), owners);
         // Each is replaced by the next, as of an object that changes all the time.
         (0..10_000).for_each(|number| named(0, 0, &json!({"f:data": {format!("f:{number}"): {}}})));
-        assert!(index.lock().texts.count() <= 3 * Texts::FEW, "{}", index.lock().texts.count());
+        assert!(index.lock().shared.texts.count() <= 3 * compact::FEW, "{}", index.lock().shared.texts.count());
     }
 
     #[test]
@@ -462,11 +469,11 @@ mod tests {
         };
         upsert("5", "o-1");
         assert_eq!(compare("o-2"), Difference::Differs, "another owner is wanted");
-        let before = index.lock().texts.count();
+        let before = index.lock().shared.texts.count();
         assert_eq!(compare("o-1"), Difference::Same);
-        assert_eq!(index.lock().texts.count(), before - 1, "nobody needs the text any more");
+        assert_eq!(index.lock().shared.texts.count(), before - 1, "nobody needs the text any more");
         upsert("6", "o-1");
-        assert_eq!(index.lock().texts.count(), before - 1, "and not when it comes again");
+        assert_eq!(index.lock().shared.texts.count(), before - 1, "and not when it comes again");
         upsert("7", "o-2");
         assert_eq!(compare("o-1"), Difference::Differs, "somebody gave it another owner");
     }

@@ -3,6 +3,7 @@
 //! A tenant has some 25 objects or more, and an operator thousands of tenants: what one entry takes decides what Torpor takes.
 
 use std::collections::HashSet;
+use std::hash::Hash;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -37,19 +38,24 @@ impl Uid {
 }
 
 /// A hash as [`crate::plan::hash::of`] writes it, or what somebody else has written in its place.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) enum Mark {
+    #[default]
     Absent,
     Hash(u64),
-    Other(Box<str>),
+    Other(Odd),
 }
+
+/// A text where a hash belongs: so seldom that one word must do for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Odd(Box<Box<str>>);
 
 impl Mark {
     pub(super) fn read(text: Option<&str>) -> Self {
         let Some(text) = text else { return Self::Absent };
         match u64::from_str_radix(text, 16) {
             Ok(hash) if format!("{hash:016x}") == text => Self::Hash(hash),
-            _ => Self::Other(text.into()),
+            _ => Self::Other(Odd(Box::new(text.into()))),
         }
     }
 
@@ -57,42 +63,51 @@ impl Mark {
         match self {
             Self::Absent => None,
             Self::Hash(hash) => Some(format!("{hash:016x}")),
-            Self::Other(text) => Some(text.to_string()),
+            Self::Other(text) => Some(text.0.to_string()),
         }
     }
 }
 
-/// Texts that entries share.
-#[derive(Debug, Default)]
-pub(super) struct Texts {
-    known: HashSet<Arc<str>>,
+/// The fewest that are worth a look whether they are still needed.
+pub(super) const FEW: usize = 256;
+
+/// What entries share.
+#[derive(Debug)]
+pub(super) struct Pool<T: ?Sized> {
+    known: HashSet<Arc<T>>,
     /// How many there may be before those are forgotten that no entry has any more.
     limit: usize,
 }
 
-impl Texts {
-    /// The fewest that are worth a look whether they are still needed.
-    pub(super) const FEW: usize = 256;
+impl<T: ?Sized> Default for Pool<T> {
+    fn default() -> Self {
+        Self { known: HashSet::new(), limit: 0 }
+    }
+}
 
-    /// The same text, as others have it.
-    pub(super) fn shared(&mut self, text: &str) -> Arc<str> {
-        if let Some(known) = self.known.get(text) {
+impl<T: Eq + Hash + ?Sized> Pool<T> {
+    /// The same, as others have it.
+    pub(super) fn shared<'a>(&mut self, wanted: &'a T) -> Arc<T>
+    where
+        Arc<T>: From<&'a T>,
+    {
+        if let Some(known) = self.known.get(wanted) {
             return known.clone();
         }
         if self.known.len() >= self.limit {
-            self.known.retain(|text| Arc::strong_count(text) > 1);
-            self.limit = Self::FEW + 2 * self.known.len();
+            self.known.retain(|known| Arc::strong_count(known) > 1);
+            self.limit = FEW + 2 * self.known.len();
         }
-        let text: Arc<str> = text.into();
-        self.known.insert(text.clone());
-        text
+        let wanted: Arc<T> = wanted.into();
+        self.known.insert(wanted.clone());
+        wanted
     }
 
-    /// Forgets a text that nobody has any more.
-    pub(super) fn give_back(&mut self, text: Arc<str>) {
+    /// Forgets what nobody has any more.
+    pub(super) fn give_back(&mut self, known: Arc<T>) {
         // This one and the one that is known.
-        if Arc::strong_count(&text) <= 2 {
-            self.known.remove(&text);
+        if Arc::strong_count(&known) <= 2 {
+            self.known.remove(&known);
         }
     }
 
@@ -102,60 +117,96 @@ impl Texts {
     }
 }
 
+/// All that entries share.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    pub(super) texts: Pool<str>,
+    pub(super) kin: Pool<Kin>,
+}
+
+/// Whose an object is. Most objects of a tenant have it in common with others.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Kin {
+    owner: Option<Uid>,
+    tenant: Option<Arc<str>>,
+    component: Option<Arc<str>>,
+    fleet: Option<Arc<str>>,
+}
+
+impl From<&Kin> for Arc<Kin> {
+    fn from(kin: &Kin) -> Self {
+        Arc::new(kin.clone())
+    }
+}
+
+/// What only workloads and pods have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Extra {
+    resized: bool,
+    ends: Option<Timestamp>,
+    restart_hash: Mark,
+    desired: Option<i32>,
+    facts: Facts,
+}
+
+impl Extra {
+    fn boxed(self) -> Option<Box<Self>> {
+        (self != Self::default()).then(|| Box::new(self))
+    }
+}
+
 /// One entry.
 #[derive(Clone, Debug)]
 pub(super) struct Compact {
     pub(super) slot: Slot,
     pub(super) deleting: bool,
-    resized: bool,
     pub(super) name: Arc<str>,
     pub(super) uid: Uid,
     pub(super) version: u64,
     generation: i64,
-    ends: Option<Timestamp>,
-    owner: Option<Arc<str>>,
-    tenant: Option<Arc<str>>,
-    component: Option<Arc<str>>,
-    fleet: Option<Arc<str>>,
+    kin: Arc<Kin>,
     pub(super) applied_hash: Mark,
-    restart_hash: Mark,
-    pub(super) desired: Option<i32>,
-    facts: Option<Box<Facts>>,
     pub(super) fields: Fields,
+    extra: Option<Box<Extra>>,
 }
 
 impl Compact {
-    pub(super) fn of(entry: Entry, texts: &mut Texts) -> Self {
+    pub(super) fn of(entry: Entry, Shared { texts, kin }: &mut Shared) -> Self {
         let mut shared = |text: Option<String>| text.map(|text| texts.shared(&text));
-        let (owner, tenant) = (shared(entry.owner), shared(entry.tenant));
-        let (component, fleet) = (shared(entry.component), shared(entry.fleet));
+        let of = Kin {
+            owner: entry.owner.map(|uid| Uid::read(&uid)),
+            tenant: shared(entry.tenant),
+            component: shared(entry.component),
+            fleet: shared(entry.fleet),
+        };
         let fields = match entry.fields {
             Fields::Unverified(text) => Fields::Unverified(texts.shared(&text)),
             verified @ Fields::Verified(_) => verified,
         };
+        let extra = Extra {
+            resized: entry.resized,
+            ends: entry.ends,
+            restart_hash: Mark::read(entry.restart_hash.as_deref()),
+            desired: entry.desired,
+            facts: entry.facts,
+        };
         Self {
             slot: entry.slot,
             deleting: entry.deleting,
-            resized: entry.resized,
             name: texts.shared(&entry.name),
             uid: Uid::read(&entry.uid),
             version: entry.version,
             generation: entry.generation,
-            ends: entry.ends,
-            owner,
-            tenant,
-            component,
-            fleet,
+            kin: kin.shared(&of),
             applied_hash: Mark::read(entry.applied_hash.as_deref()),
-            restart_hash: Mark::read(entry.restart_hash.as_deref()),
-            desired: entry.desired,
-            facts: (entry.facts != Facts::None).then(|| Box::new(entry.facts)),
             fields,
+            extra: extra.boxed(),
         }
     }
 
     pub(super) fn entry(&self, namespace: &str) -> Entry {
         let text = |text: &Option<Arc<str>>| text.as_deref().map(str::to_owned);
+        let extra = self.extra.as_deref().cloned().unwrap_or_default();
         Entry {
             slot: self.slot,
             namespace: namespace.to_owned(),
@@ -164,35 +215,38 @@ impl Compact {
             version: self.version,
             generation: self.generation,
             deleting: self.deleting,
-            ends: self.ends,
-            owner: text(&self.owner),
-            tenant: text(&self.tenant),
-            component: text(&self.component),
-            fleet: text(&self.fleet),
+            ends: extra.ends,
+            owner: self.owner(),
+            tenant: text(&self.kin.tenant),
+            component: text(&self.kin.component),
+            fleet: text(&self.kin.fleet),
             applied_hash: self.applied_hash.text(),
-            restart_hash: self.restart_hash.text(),
-            resized: self.resized,
-            desired: self.desired,
-            facts: self.facts().clone(),
+            restart_hash: extra.restart_hash.text(),
+            resized: extra.resized,
+            desired: extra.desired,
+            facts: extra.facts,
             fields: self.fields.clone(),
         }
     }
 
     pub(super) fn facts(&self) -> &Facts {
-        self.facts.as_deref().unwrap_or(&Facts::None)
+        self.extra.as_deref().map_or(&Facts::None, |extra| &extra.facts)
     }
 
     /// uid of the controlling owner.
-    pub(super) fn owner(&self) -> Option<&str> {
-        self.owner.as_deref()
+    pub(super) fn owner(&self) -> Option<String> {
+        self.kin.owner.as_ref().map(Uid::text)
     }
 
     /// Takes over what the newer picture of the same object does not tell.
     pub(super) fn keep_of(&mut self, known: &Self) {
-        if self.facts.is_none() {
-            self.facts.clone_from(&known.facts);
+        let Some(known) = &known.extra else { return };
+        let mut extra = self.extra.take().map(|extra| *extra).unwrap_or_default();
+        if extra.facts == Facts::None {
+            extra.facts.clone_from(&known.facts);
         }
-        self.desired = self.desired.or(known.desired);
+        extra.desired = extra.desired.or(known.desired);
+        self.extra = extra.boxed();
     }
 }
 
@@ -216,6 +270,6 @@ mod tests {
     #[test]
     fn an_entry_is_small() {
         // 25 of them and the Tenant are what one tenant takes.
-        assert!(size_of::<Compact>() <= 240, "{}", size_of::<Compact>());
+        assert!(size_of::<Compact>() <= 112, "{}", size_of::<Compact>());
     }
 }
