@@ -25,11 +25,13 @@ pub struct Refusals {
 }
 
 impl Refusals {
-    fn note(&mut self, child: &Child, outcome: Outcome) {
+    fn note(&mut self, child: &Child, missing: bool, outcome: Outcome) {
         match child.kind() {
             ChildKind::ConfigMap => self.outdated.extend(component(child)),
             // Where the database's workload is there, the Secret is taken to be, too.
             ChildKind::Secret | ChildKind::ServiceAccount => self.of_all = true,
+            // Pods without it could be reached by other tenants'. One that is only outdated keeps them apart.
+            ChildKind::NetworkPolicy => self.of_all |= missing,
             _ => {}
         }
         self.first.get_or_insert(outcome);
@@ -65,26 +67,33 @@ pub async fn apply(
     outdated: impl Fn() -> bool,
 ) -> Result<Refusals, Outcome> {
     let mut refusals = Refusals::default();
+    let missing = |child: &Child| context.index.get(Slot::Child(child.kind()), namespace, child.name()).is_none();
     for child in children {
         if outdated() {
             return Err(Outcome::Again);
         }
         let workload = workload(child);
-        let spared = workload.is_some() && refusals.spares(child);
+        let starts = workload.is_some() || child.kind() == ChildKind::BotFleet && missing(child);
+        let spared = starts && refusals.spares(child);
         let done = if spared { Ok(()) } else { ensure(context, child, namespace).await };
         let refused = spared || done.is_err();
-        refused_only(&mut refusals, child, done)?;
+        refused_only(&mut refusals, child, missing(child), done)?;
         if let Some(workload) = workload.filter(|_| refused) {
             let stopped = stop_surplus(context, namespace, &workload).await;
-            refused_only(&mut refusals, child, stopped)?;
+            refused_only(&mut refusals, child, missing(child), stopped)?;
         }
     }
     Ok(refusals)
 }
 
-fn refused_only(refusals: &mut Refusals, child: &Child, done: Result<(), Outcome>) -> Result<(), Outcome> {
+fn refused_only(
+    refusals: &mut Refusals,
+    child: &Child,
+    missing: bool,
+    done: Result<(), Outcome>,
+) -> Result<(), Outcome> {
     match done {
-        Err(refused @ Outcome::Refused(_)) => refusals.note(child, refused),
+        Err(refused @ Outcome::Refused(_)) => refusals.note(child, missing, refused),
         other => other?,
     }
     Ok(())

@@ -87,22 +87,29 @@ pub fn refused_objects_stop_nobody(ctx: &Ctx) -> Result<(), String> {
     permit(ctx, "frozen-services")?;
     ctx.kubectl(&["annotate", "--overwrite", "tenant", NAME, "look=once-more"])?;
     await_reason_within(ctx, LIMIT, &["tenant", NAME], "Ready", "True", "Ready")?;
-    nothing_starts_without_passwords(ctx)
-}
 
-/// A new Tenant whose Secret is refused says so for as long as it is, and starts nothing before.
-fn nothing_starts_without_passwords(ctx: &Ctx) -> Result<(), String> {
-    ctx.kubectl(&["delete", "tenant", NAME, "--timeout=60s"])?;
     let secrets = json!({"apiGroups": [""], "apiVersions": ["v1"], "resources": ["secrets"], "operations": ["CREATE"]});
     let make = ["create", "secret", "generic", "mine", "-n", NAMESPACE, "--dry-run=server"];
-    refuse(ctx, "frozen-secrets", secrets, &make)?;
+    nothing_starts_without(ctx, secrets, &make, "Secret tenant-forbidden/torpor-generated")?;
+    // An Ingress is what kubectl can make without a file.
+    let both = ["networkpolicies", "ingresses"];
+    let policies =
+        json!({"apiGroups": ["networking.k8s.io"], "apiVersions": ["v1"], "resources": both, "operations": ["CREATE"]});
+    let make = ["create", "ingress", "mine", "-n", NAMESPACE, "--rule=a.example.com/*=mine:80", "--dry-run=server"];
+    nothing_starts_without(ctx, policies, &make, "NetworkPolicy tenant-forbidden/")
+}
+
+/// A new Tenant to which this is refused says so for as long as it is, and starts nothing before.
+fn nothing_starts_without(ctx: &Ctx, rule: Value, make: &[&str], what: &str) -> Result<(), String> {
+    ctx.kubectl(&["delete", "tenant", NAME, "--timeout=60s"])?;
+    refuse(ctx, "frozen-beginning", rule, make)?;
     apply(ctx, &tenant(NAME, json!({"tier": "basic", "fleets": [fleet("a", 1)]})))?;
     for _ in 0..2 {
-        told(ctx, "Secret tenant-forbidden/torpor-generated")?;
+        told(ctx, what)?;
         ctx.kubectl(&["annotate", "--overwrite", "tenant", NAME, &format!("look={}", Timestamp::now())])?;
     }
-    same("services asked for", &asked(ctx)?.keys().filter(|name| *name != "bots-a").count(), &0)?;
-    permit(ctx, "frozen-secrets")?;
+    same("workloads", &asked(ctx)?, &BTreeMap::new())?;
+    permit(ctx, "frozen-beginning")?;
     ctx.kubectl(&["annotate", "--overwrite", "tenant", NAME, "look=at-last"])?;
     await_reason_within(ctx, LIMIT, &["tenant", NAME], "Ready", "True", "Ready").map(drop)
 }
