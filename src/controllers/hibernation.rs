@@ -362,13 +362,9 @@ impl Shell {
                 ..TenantStatus::default()
             };
             let mut about = metadata(&write.name, &write.uid);
-            // A deeper stage is decided about the Tenant as it is, not about one that has changed meanwhile.
-            let answer = if write.written.decision.stage > write.before {
-                about.resource_version = Some(write.version.to_string());
-                status.write_unchanged(Own::Tenant, &about, &part).await
-            } else {
-                status.write(Own::Tenant, &about, &part).await
-            };
+            // It is decided about the Tenant as it is, not about one that has changed meanwhile.
+            about.resource_version = Some(write.version.to_string());
+            let answer = status.write_unchanged(Own::Tenant, &about, &part).await;
             let version = answer.map(|version| version.and_then(|version| version.parse().ok()));
             let _ = tell.send(Happened::Wrote(write, version));
         });

@@ -56,8 +56,9 @@ const TRIES: u32 = 5;
 /// So long a Tenant that the watch shows is believed when it says that a login is no news. A watch may be dead without
 /// anybody noticing, and whoever logs in must not be left asleep for it.
 const BELIEVED: Duration = Duration::from_secs(60);
-/// Another replica's write is seen so soon; after that time a login that was no news is looked at once more.
-const SECOND_LOOK: Duration = Duration::from_secs(2);
+/// Another replica's write is seen so soon, or where the watch is behind so much later; after each of these pauses a login that was
+/// no news is looked at once more.
+const SECOND_LOOKS: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(10)];
 /// Somebody waits for what is read.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Page loads of one tenant per second; a person with several tabs that refresh needs a few.
@@ -234,17 +235,20 @@ impl Gateway {
         }
         let (gateway, name) = (self.clone(), name.to_owned());
         tokio::spawn(async move {
-            tokio::time::sleep(SECOND_LOOK).await;
-            let seen = gateway.second_looks.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
-            let Some(seen) = seen else { return };
-            let tenant = gateway.tenants.get(&name);
-            let missed = tenant.is_some_and(|tenant| {
-                let asleep = effective_stage(&activity::facts(&tenant, gateway.clock.now())) > Stage::Active;
-                asleep && matches!(change(Ask::Follow(seen), &tenant, gateway.clock.now()), Ok(Some(_)))
-            });
-            if missed && gateway.ask(&name, Ask::Follow(seen)).await.is_err() {
-                tracing::warn!(tenant = name, "a login that came right after a sleep request could not be written");
+            let looks = || gateway.second_looks.lock().unwrap_or_else(PoisonError::into_inner);
+            for pause in SECOND_LOOKS {
+                tokio::time::sleep(pause).await;
+                let Some(seen) = looks().get(&name).copied() else { break };
+                let tenant = gateway.tenants.get(&name);
+                let missed = tenant.is_some_and(|tenant| {
+                    let asleep = effective_stage(&activity::facts(&tenant, gateway.clock.now())) > Stage::Active;
+                    asleep && matches!(change(Ask::Follow(seen), &tenant, gateway.clock.now()), Ok(Some(_)))
+                });
+                if missed && gateway.ask(&name, Ask::Follow(seen)).await.is_err() {
+                    tracing::warn!(tenant = name, "a login that came right after a sleep request could not be written");
+                }
             }
+            looks().remove(&name);
         });
     }
 }

@@ -271,15 +271,16 @@ impl Breaker {
         self.trip(Trip::ClockDiffers, format!("the API server's clock is {} ahead of this one", words(ahead)), now)
     }
 
-    /// When anybody's activity was last reported. `true` when that opens it.
-    pub fn feed(&mut self, newest: Option<Timestamp>, now: Timestamp) -> bool {
+    /// When anybody's activity was last reported; where it never was, since when each tenant is there. `true` when that opens it.
+    /// To be asked before [`Breaker::count`]: a broken feed is the cause, and many that become due its effect.
+    pub fn feed(&mut self, newest: Option<Timestamp>, known: impl Iterator<Item = Timestamp>, now: Timestamp) -> bool {
         let Some(limit) = self.limits.feed_silence else { return false };
-        let message = match newest.map(|newest| now.duration_since(newest)) {
+        if newest.or_else(|| known.min()).is_none_or(|last| now.duration_since(last) <= limit) {
+            return false;
+        }
+        let message = match newest {
             None => "no activity of any tenant was ever reported".to_owned(),
-            Some(silence) if silence > limit => {
-                format!("no activity of any tenant was reported for more than {}", words(limit))
-            }
-            Some(_) => return false,
+            Some(_) => format!("no activity of any tenant was reported for more than {}", words(limit)),
         };
         self.trip(Trip::FeedSilent, message, now)
     }

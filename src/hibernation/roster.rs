@@ -339,8 +339,8 @@ impl Roster {
             self.look(&name, wall);
         }
         if self.listed && self.breaker.open().is_none() {
-            // A broken feed is the cause, and many that become due its effect.
-            let silent = !self.members.is_empty() && self.breaker.feed(self.newest_reported, wall);
+            let known = self.members.values().map(|member| member.facts.activity.newest);
+            let silent = self.breaker.feed(self.newest_reported, known, wall);
             wants.save |= silent || self.too_many(wall);
         }
         if wants.save {

@@ -143,9 +143,16 @@ fn the_api_servers_clock_is_asked() {
 fn a_silent_feed_counts_only_where_one_is_configured() {
     let limits = Limits { feed_silence: Some(SignedDuration::from_hours(6)), ..Limits::default() };
     let six_hours = 6 * 3_600;
-    for (newest, opens) in [(None, true), (Some(at(0)), false), (Some(at(-1)), true)] {
-        assert_eq!(breaker(limits).feed(newest, at(six_hours)), opens, "{newest:?}");
-        assert!(!breaker(Limits::default()).feed(newest, at(six_hours)));
+    for (newest, first, opens) in [
+        (None, None, false),
+        (None, Some(at(0)), false),
+        (None, Some(at(-1)), true),
+        (Some(at(0)), Some(at(-1)), false),
+        (Some(at(-1)), None, true),
+    ] {
+        let known = || first.into_iter().chain(first.map(|_| at(1)));
+        assert_eq!(breaker(limits).feed(newest, known(), at(six_hours)), opens, "{newest:?} {first:?}");
+        assert!(!breaker(Limits::default()).feed(newest, known(), at(six_hours)));
     }
 }
 
