@@ -15,6 +15,9 @@ const INTERVAL: Duration = Duration::from_secs(15);
 /// Every state, so that one that nobody is in any more goes to 0.
 const STATES: [&str; 4] = ["awake", "asleep", "working", "stalled"];
 
+/// In place of a tier: that of a Tenant which cannot be read.
+const UNKNOWN: &str = "unknown";
+
 fn state(conditions: &[Condition]) -> &'static str {
     let holds = |type_| find(conditions, type_).is_some_and(|condition| condition.status == ConditionStatus::True);
     if holds(STALLED) {
@@ -32,12 +35,16 @@ fn state(conditions: &[Condition]) -> &'static str {
 pub async fn run(context: Arc<Context>) {
     loop {
         let mut counts: BTreeMap<(Tier, &str), usize> = BTreeMap::new();
+        let mut unread = 0;
         for guarded in context.tenants.state() {
-            if let Ok(tenant) = &guarded.0 {
-                let conditions = tenant.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-                *counts.entry((tenant.spec.tier, state(conditions))).or_default() += 1;
-            }
+            let Ok(tenant) = &guarded.0 else {
+                unread += 1;
+                continue;
+            };
+            let conditions = tenant.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+            *counts.entry((tenant.spec.tier, state(conditions))).or_default() += 1;
         }
+        context.metrics.set_tenants(UNKNOWN, "stalled", unread);
         for tier in Tier::ALL {
             for state in STATES {
                 let count = counts.get(&(tier, state)).copied().unwrap_or_default();

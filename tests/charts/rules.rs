@@ -20,6 +20,19 @@ fn alerts_speak_of_known_metrics() {
 }
 
 #[test]
+fn each_alert_has_its_section_in_the_runbook() {
+    let rules: serde_json::Value = serde_yaml::from_str(&read("charts/torpor/files/rules.yaml")).expect("YAML");
+    let runbook = read("docs/alerts.md");
+    let alerts = rules["groups"][0]["rules"].as_array().expect("rules");
+    assert_eq!(alerts.len(), runbook.lines().filter(|line| line.starts_with("## Torpor")).count());
+    for alert in alerts {
+        let name = alert["alert"].as_str().expect("a name");
+        assert!(runbook.contains(&format!("\n## {name}\n")), "{name} is missing in docs/alerts.md");
+        assert_eq!(alert["annotations"]["runbook"], format!("docs/alerts.md#{}", name.to_lowercase()));
+    }
+}
+
+#[test]
 fn the_rules_are_rendered_as_they_stand() {
     let objects = objects(&render("torpor", &["tests/charts/values/monitoring.yaml"]).expect("it renders"));
     let plain: serde_json::Value = serde_yaml::from_str(&read("charts/torpor/files/rules.yaml")).expect("YAML");

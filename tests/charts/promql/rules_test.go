@@ -53,8 +53,8 @@ var situations = map[string][]situation{
 	},
 	"TorporWatchBroken": {
 		{"all deliver", []string{`torpor_watch_up{` + of("operator") + `, kind="Tenant"} 1x20`}, 10 * time.Minute, nil},
-		{"one is broken", []string{`torpor_watch_up{` + of("operator") + `, kind="Tenant"} 1x20`, `torpor_watch_up{` + of("operator") + `, kind="Secret"} 0x20`},
-			10 * time.Minute, []string{`{component="operator", kind="Secret"}`}},
+		{"one is broken", []string{`torpor_watch_up{` + of("operator") + `, kind="Tenant"} 1x20`, `torpor_watch_up{` + of("operator") + `, kind="Service"} 0x20`},
+			10 * time.Minute, []string{`{component="operator", kind="Service"}`}},
 		{"one was broken for a moment", []string{`torpor_watch_up{` + of("operator") + `, kind="Tenant"} 1x7 0x1 1x10`}, 12 * time.Minute, nil},
 	},
 	"TorporObjectsInBackoff": {
