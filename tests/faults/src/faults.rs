@@ -28,11 +28,13 @@ pub struct Faults {
     pub at_writes: Vec<Fault>,
     /// Each from the first request to the last.
     pub throughout: Vec<(&'static str, View)>,
+    /// Whether each write is refused throughout.
+    pub refused: bool,
 }
 
 impl From<Vec<Fault>> for Faults {
     fn from(at_writes: Vec<Fault>) -> Self {
-        Self { at_writes, throughout: Vec::new() }
+        Self { at_writes, ..Self::default() }
     }
 }
 
@@ -61,7 +63,11 @@ pub fn stale() -> Faults {
     });
     let missed = ("only the newest of each object, late", View { newest_only: true, ..late(Kinds::All) });
     let throughout = VIEWS.map(|(kinds, _, name)| (name, late(kinds)));
-    Faults { at_writes: at_writes.into(), throughout: throughout.into_iter().chain([missed]).collect() }
+    Faults {
+        at_writes: at_writes.into(),
+        throughout: throughout.into_iter().chain([missed]).collect(),
+        ..Faults::default()
+    }
 }
 
 /// What else can become of a request.

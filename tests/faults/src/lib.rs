@@ -19,6 +19,7 @@ pub mod plan;
 pub mod probes;
 pub mod proxy;
 pub mod record;
+pub mod refused;
 pub mod report;
 pub mod request;
 pub mod rig;

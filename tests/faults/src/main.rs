@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use serde_json::json;
+use torpor_faults::faults::Faults;
 use torpor_faults::matrix::{self, Settings};
 use torpor_faults::report::{self, Row};
 use torpor_faults::rig::{self, Rig};
@@ -51,6 +52,8 @@ enum Part {
     Crash,
     /// Each write meets each kind of error
     Errors,
+    /// Each kind of write is refused for as long as a workflow takes
+    Refused,
     /// etcd, API server, controller manager and scheduler are killed at each write
     World,
     /// Old lists after each write, late watches, changes that are never told
@@ -72,6 +75,7 @@ impl Part {
         match self {
             Self::Crash => ("crash", "killed at each write"),
             Self::Errors => ("errors", "errors at each write"),
+            Self::Refused => ("refused", "each write refused for good"),
             Self::World => ("world", "what Torpor stands on is killed at each write"),
             Self::Stale => ("stale", "what was is taken for what is"),
             Self::Disasters => ("disasters", "what befalls the whole cluster"),
@@ -121,6 +125,7 @@ fn run(cli: Cli) -> Result<usize> {
     let rows: Vec<Row> = match part {
         Part::Crash => matrix::run(&settings, &faults::kills().into())?,
         Part::Errors => matrix::run(&settings, &faults::errors().into())?,
+        Part::Refused => matrix::run(&settings, &Faults { refused: true, ..Faults::default() })?,
         Part::World => matrix::run(&settings, &faults::components().into())?,
         Part::Stale => matrix::run(&settings, &faults::stale())?,
         Part::Disasters => runtime()?.block_on(disasters::run(&settings))?,

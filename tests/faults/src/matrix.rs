@@ -12,7 +12,9 @@ use torpor_cluster::hash;
 use crate::api::Api;
 use crate::faults::{Fault, Faults};
 use crate::plan::{Plan, View};
+use crate::refused;
 use crate::report::{Row, Violation};
+use crate::request::Request;
 use crate::rig::Rig;
 use crate::trial::{self, Boundary, Course};
 use crate::workflow::{self, Goal, Step, Workflow};
@@ -61,12 +63,15 @@ impl Settings {
 struct Case {
     met: Vec<(Boundary, Fault)>,
     throughout: Option<(&'static str, View)>,
+    /// Every request like this one is refused.
+    refused: Option<Request>,
 }
 
 impl Case {
     fn name(&self) -> String {
         let met = self.met.iter().map(|(boundary, fault)| format!("{boundary}: {}", fault.name));
         let parts = met.chain(self.throughout.map(|(name, _)| name.to_owned()));
+        let parts = parts.chain(self.refused.as_ref().map(|request| format!("{request}: refused for good")));
         parts.collect::<Vec<_>>().join(", then ")
     }
 
@@ -222,6 +227,12 @@ impl Lane {
     ) -> Result<bool> {
         let mut subject = subject.to_owned();
         for attempt in 1..=ATTEMPTS {
+            if let Some(refused) = &case.refused {
+                let tried = refused::run(&mut self.rig, workflow, &subject, refused, expected).await;
+                let (wrong, met) = tried.with_context(|| format!("{}: {}", workflow.name, case.name()))?;
+                tell(workflow, case, &subject, wrong, violations);
+                return Ok(met);
+            }
             let plans = case.plans(&subject);
             self.rig.doomed = case.met.iter().find_map(|(_, fault)| fault.component);
             let outcome = trial::run(&mut self.rig, workflow, &subject, plans, Some(expected)).await;
@@ -229,10 +240,7 @@ impl Lane {
             for line in outcome.writes.iter().filter(|_| !outcome.violations.is_empty()) {
                 eprintln!("  {line}");
             }
-            for what in outcome.violations {
-                eprintln!("VIOLATION {} ({subject}): {}: {what}", workflow.name, case.name());
-                violations.push(Violation { case: format!("{} ({subject})", case.name()), what });
-            }
+            tell(workflow, case, &subject, outcome.violations, violations);
             if outcome.met >= case.met.len() {
                 return Ok(true);
             }
@@ -292,6 +300,13 @@ impl Lane {
     }
 }
 
+fn tell(workflow: &Workflow, case: &Case, subject: &str, found: Vec<String>, violations: &mut Vec<Violation>) {
+    for what in found {
+        eprintln!("VIOLATION {} ({subject}): {}: {what}", workflow.name, case.name());
+        violations.push(Violation { case: format!("{} ({subject})", case.name()), what });
+    }
+}
+
 /// Waits until the goal is reached.
 pub(crate) async fn await_goal(api: &Api, goal: Goal, subject: &str) -> Result<()> {
     let end = Instant::now() + PREPARED;
@@ -323,7 +338,9 @@ fn cases(
         faults.at_writes.iter().map(met)
     };
     let throughout = faults.throughout.iter().map(|view| Case { throughout: Some(*view), ..Case::default() });
-    let mut cases: Vec<Case> = boundaries.iter().flat_map(single).chain(throughout).collect();
+    let refused = boundaries.iter().filter(|boundary| faults.refused && boundary.nth == 1);
+    let refused = refused.map(|boundary| Case { refused: Some(boundary.request.clone()), ..Case::default() });
+    let mut cases: Vec<Case> = boundaries.iter().flat_map(single).chain(throughout).chain(refused).collect();
     if let Some(share) = share {
         random.shuffle(&mut cases);
         cases.truncate(share);

@@ -14,7 +14,7 @@ use crate::rig::Rig;
 use crate::workflow::{self, Workflow};
 
 /// For so long nothing is written about the subject before its objects are looked at.
-const QUIET: Duration = Duration::from_millis(600);
+pub(crate) const QUIET: Duration = Duration::from_millis(600);
 /// An undisturbed run must have been silent for longer than a status is told late.
 const QUIET_UNDISTURBED: Duration = Duration::from_secs(6);
 /// Objects that differ after so much silence will not change any more.
@@ -79,7 +79,7 @@ pub struct Outcome {
 }
 
 /// Whether a request is about a subject.
-fn is_about(request: &Request, workflow: &Workflow, subject: &str) -> bool {
+pub(crate) fn is_about(request: &Request, workflow: &Workflow, subject: &str) -> bool {
     let class = workflow.is_of_pool() && request.resource == "priorityclasses";
     class || request.namespace.ends_with(subject) || request.name.contains(subject)
 }

@@ -1,0 +1,195 @@
+//! One kind of write is refused for as long as a workflow takes, as by somebody's admission policy: the bots stop, sleep and run all
+//! the same, the conditions say what is refused, and once it is not refused any more everything is as if it had never been.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use serde_json::Value;
+
+use crate::canonical::{self, Objects, SUBJECT};
+use crate::oracle;
+use crate::plan::{Action, Match, Plan, Rule};
+use crate::request::{Request, text};
+use crate::rig::Rig;
+use crate::trial::{self, Course};
+use crate::workflow::{self, Bots, Workflow};
+
+/// Bots are where they are to be by then, and what is refused is told.
+const LIMIT: Duration = Duration::from_secs(60);
+/// Afterwards: a started process does all that is left.
+const HEALED: Duration = Duration::from_secs(60);
+/// Without these no bot of a tenant starts: its place, its passwords, its rights, its configuration and volumes, what it connects to,
+/// and the promise to stop it when its Tenant goes.
+const NEEDED: [&str; 8] = [
+    "namespaces",
+    "secrets",
+    "serviceaccounts",
+    "configmaps",
+    "statefulsets",
+    "botfleets",
+    "persistentvolumeclaims",
+    "tenants",
+];
+
+/// The request of an undisturbed run, as it is for this subject.
+fn of_subject(request: &Request, subject: &str) -> Request {
+    Request {
+        name: request.name.replace(SUBJECT, subject),
+        namespace: request.namespace.replace(SUBJECT, subject),
+        ..request.clone()
+    }
+}
+
+/// How many pods of bots live, by fleet.
+fn bots<'a>(objects: impl Iterator<Item = &'a Value>) -> BTreeMap<String, usize> {
+    let mut found = BTreeMap::new();
+    for object in objects.filter(|object| object["kind"] == "Pod" && object["metadata"]["deletionTimestamp"].is_null())
+    {
+        let labels = &object["metadata"]["labels"];
+        if labels["app.kubernetes.io/component"] == "bot" {
+            *found.entry(text(&labels["torpor.dev/fleet"])).or_default() += 1;
+        }
+    }
+    found
+}
+
+/// Whether as many bots live as are to: where starting needs what is refused, or running ones are to change, as before will do.
+fn right(workflow: &Workflow, refused: &Request, before: &Objects, wanted: &Objects, found: &[Value]) -> bool {
+    let (before, wanted, found) = (bots(before.values()), bots(wanted.values()), bots(found.iter()));
+    let needed = NEEDED.contains(&refused.resource.as_str()) && refused.subresource != "status";
+    let count = |of: &BTreeMap<String, usize>, fleet: &String| of.get(fleet).copied().unwrap_or_default();
+    before.keys().chain(wanted.keys()).chain(found.keys()).all(|fleet| {
+        let (old, new, now) = (count(&before, fleet), count(&wanted, fleet), count(&found, fleet));
+        match workflow.bots {
+            Bots::Stop => now == new,
+            Bots::Start => now == new || needed && now >= old,
+            Bots::Any => now == new || needed && now == old,
+        }
+    })
+}
+
+/// Whether a condition says that this is refused.
+fn is_told(objects: &[Value], refused: &Request) -> bool {
+    let own = |object: &&Value| matches!(object["kind"].as_str(), Some("Tenant" | "WorkerPool"));
+    let conditions =
+        objects.iter().filter(own).flat_map(|own| own["status"]["conditions"].as_array().into_iter().flatten());
+    conditions
+        .filter(|condition| condition["reason"] == "Refused")
+        .any(|condition| text(&condition["message"]).contains(&refused.name))
+}
+
+/// What of this cannot be told: the status itself, and Events, which only tell.
+fn is_telling(refused: &Request) -> bool {
+    refused.subresource == "status" || refused.resource == "events"
+}
+
+/// Runs a workflow for a subject that is where it begins, with every request like this one refused until all is settled. Returns
+/// what is wrong, and whether the request came.
+pub async fn run(
+    rig: &mut Rig,
+    workflow: &Workflow,
+    subject: &str,
+    refused: &Request,
+    expected: &Course,
+) -> Result<(Vec<String>, bool)> {
+    let refused = of_subject(refused, subject);
+    let number = rig.proxy.count();
+    let namespace = workflow::namespace(subject);
+    let seen = rig.observer.mark(&namespace);
+    let before = Box::pin(workflow::objects(&rig.api, workflow, subject)).await?;
+    let answer = Action::Answer { code: 403, reason: "Forbidden".to_owned(), retry_after: None };
+    rig.proxy.set(Plan::new(vec![Rule { of: Match::like(&refused), nth: None, every: None, action: answer }]));
+    workflow.step.ask(&rig.api, subject).await?;
+
+    let mut wrong = Vec::new();
+    let was = canonical::objects(before.clone(), subject);
+    let end = Instant::now() + LIMIT;
+    loop {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        if let Some(code) = rig.restart_if_ended().await? {
+            wrong.push(format!("the operator ended by itself with {code}"));
+            break;
+        }
+        let found = Box::pin(workflow::objects(&rig.api, workflow, subject)).await?;
+        let reached = workflow.goal.is_reached(&rig.api, subject).await?;
+        let told = reached || is_telling(&refused) || is_told(&found, &refused);
+        let right = right(workflow, &refused, &was, &expected.objects, &found);
+        if told
+            && right
+            && rig.proxy.quiet(number, |request| trial::is_about(request, workflow, subject)) > Some(trial::QUIET)
+        {
+            break;
+        }
+        if Instant::now() > end {
+            if !told {
+                wrong.push("no condition says that it is refused".to_owned());
+            }
+            if !right {
+                wrong.push(format!("{:?} bots run while it is refused", bots(found.iter())));
+            }
+            break;
+        }
+    }
+    let met = rig.proxy.met() > 0;
+
+    rig.restart(Plan::default()).await?;
+    let end = Instant::now() + HEALED;
+    let found = loop {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let found = Box::pin(workflow::objects(&rig.api, workflow, subject)).await?;
+        let differences = canonical::differences(&expected.objects, &canonical::objects(found.clone(), subject));
+        if differences.is_empty() || Instant::now() > end {
+            wrong.extend(differences);
+            break found;
+        }
+    };
+    let mut records = rig.proxy.since(number);
+    records.retain(|record| trial::is_about(&record.request, workflow, subject));
+    wrong.extend(oracle::requests(&records, workflow));
+    wrong.extend(oracle::bots(&rig.observer.seen(&namespace), seen, workflow));
+    if !workflow.drops_data() {
+        wrong.extend(oracle::data_lost(&oracle::data(&before), &oracle::data(&found)));
+    }
+    Ok((wrong, met))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn pod(name: &str) -> Value {
+        let labels = json!({"app.kubernetes.io/component": "bot", "torpor.dev/fleet": "a"});
+        json!({"kind": "Pod", "metadata": {"name": name, "namespace": "tenant-c-1", "labels": labels}})
+    }
+
+    fn named(name: &str) -> &'static Workflow {
+        workflow::ALL.iter().find(|workflow| workflow.name == name).expect("a workflow")
+    }
+
+    #[test]
+    fn bots_that_run_on_are_wrong_where_they_are_to_stop() {
+        let refused = |resource: &str| Request { resource: resource.into(), ..Request::default() };
+        let running = vec![pod("bots-a-0")];
+        let objects = canonical::objects(running.clone(), "c-1");
+        let none = Objects::new();
+        assert!(!right(named("sleep"), &refused("statefulsets"), &objects, &none, &running));
+        assert!(right(named("sleep"), &refused("statefulsets"), &objects, &none, &[]));
+        assert!(!right(named("wake"), &refused("services"), &none, &objects, &[]));
+        assert!(right(named("wake"), &refused("secrets"), &none, &objects, &[]));
+        assert!(!right(named("change-spec"), &refused("configmaps"), &objects, &objects, &[]));
+    }
+
+    #[test]
+    fn only_what_names_the_object_tells_of_it() {
+        let refused = Request { name: "redis".into(), ..Request::default() };
+        let tenant = |reason: &str, message: &str| {
+            vec![json!({"kind": "Tenant", "status": {"conditions": [{"reason": reason, "message": message}]}})]
+        };
+        assert!(is_told(&tenant("Refused", "Service a/redis: no"), &refused));
+        assert!(!is_told(&tenant("Refused", "Service a/dashboard: no"), &refused));
+        assert!(!is_told(&tenant("Progressing", "Service a/redis"), &refused));
+    }
+}
