@@ -58,7 +58,7 @@ fn rolls(
     change: impl FnOnce() -> Result<(), String>,
 ) -> Result<(), String> {
     let before = bots(ctx, namespace)?;
-    let watch = Watch::pods(ctx, namespace)?;
+    let watch = Watch::existing(ctx, "pods", namespace)?;
     change()?;
     eventually(LIMIT, || {
         let now = bots(ctx, namespace)?;

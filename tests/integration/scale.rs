@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use torpor_cluster::{NodeCapacity, Options};
 
 use crate::alone::{MANAGED, Rig, is_write, tenants};
@@ -15,6 +16,10 @@ const LIMIT: Duration = Duration::from_secs(900);
 /// Passes over pools, each of which looks at all tenants. Four for each tenant that comes, one for each pool, one for the
 /// status that one of them gets; and as many for nodes and what pods leave of them.
 const POOL_PASSES: f64 = 700.0;
+/// Fleets of one tenant.
+const FLEETS: usize = 20;
+/// Passes over them until all are settled.
+const FLEET_PASSES: f64 = 1_000.0;
 /// Debug builds of the operator included.
 const MEMORY_KIB: u64 = 256 * 1024;
 
@@ -90,5 +95,26 @@ pub fn hundred_tenants_at_once() -> Result<(), String> {
     if memory > MEMORY_KIB {
         return Err(format!("the operator took {memory} KiB, {MEMORY_KIB} are thought to be enough"));
     }
+    many_fleets(&rig)?;
     rig.operator.terminate().map(drop)
+}
+
+/// Passes over the fleets of one tenant grow with their number, not with its square: a fleet's status is nothing to its siblings.
+fn many_fleets(rig: &Rig) -> Result<(), String> {
+    let passes = || rig.operator.counter(r#"torpor_reconciles_total{kind="BotFleet""#);
+    let before = passes()?;
+    let strategy = json!({"kind": "script", "config": "script_file_name: simple_pmm_example.py\n"});
+    let fleet = |number: usize| json!({"name": format!("f-{number}"), "replicas": 1, "strategy": strategy});
+    let fleets: Vec<_> = (0..FLEETS).map(fleet).collect();
+    let tenant = json!({"apiVersion": "torpor.dev/v1alpha1", "kind": "Tenant", "metadata": {"name": "many"},
+        "spec": {"tier": "premium", "fleets": fleets}});
+    rig.apply(&tenant.to_string())?;
+    rig.await_tenants(TENANTS + 1, LIMIT)?;
+    rig.await_silence()?;
+    let made = passes()? - before;
+    println!("scale: {made} passes over the {FLEETS} fleets of one tenant");
+    if made > FLEET_PASSES {
+        return Err(format!("{made} passes over {FLEETS} fleets: they follow each other's status"));
+    }
+    Ok(())
 }

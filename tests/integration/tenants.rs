@@ -128,10 +128,15 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Watches pods of a namespace and returns when those that exist have been shown.
-    pub fn pods(ctx: &Ctx, namespace: &str) -> Result<Self, String> {
-        let known = list(ctx, "pods", namespace)?.len();
-        let watch = Self::start(ctx, &["pods", "-n", namespace])?;
+    /// Watches objects of a namespace and returns when those that exist have been shown.
+    pub fn existing(ctx: &Ctx, kind: &str, namespace: &str) -> Result<Self, String> {
+        let known = list(ctx, kind, namespace)?.len();
+        Self::shown(ctx, &[kind, "-n", namespace], known)
+    }
+
+    /// The same for what `kubectl get` is asked for, of which so many exist.
+    pub fn shown(ctx: &Ctx, what: &[&str], known: usize) -> Result<Self, String> {
+        let watch = Self::start(ctx, what)?;
         eventually(SOON, || ensure(watch.events().len() >= known, || "the watch has not started".to_owned()))?;
         Ok(watch)
     }

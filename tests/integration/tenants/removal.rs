@@ -52,7 +52,7 @@ pub fn retained_data_is_taken_over(ctx: &Ctx) -> Result<(), String> {
     };
     let before = kept()?;
     same("volumes, Secret, namespace, notes", &before.len(), &(4 + 1 + 2))?;
-    let watch = Watch::pods(ctx, namespace)?;
+    let watch = Watch::existing(ctx, "pods", namespace)?;
     let mark = super::mark(ctx)?;
 
     ctx.kubectl(&["delete", "tenant", "keeper", "--timeout=30s"])?;
@@ -84,7 +84,7 @@ pub fn delete_removes_everything(ctx: &Ctx) -> Result<(), String> {
     let spec = json!({"tier": "basic", "deletionPolicy": "Delete", "fleets": [fleet("a", 3)]});
     apply(ctx, &tenant("goner", spec))?;
     ctx.await_ready("goner")?;
-    let watch = Watch::pods(ctx, namespace)?;
+    let watch = Watch::existing(ctx, "pods", namespace)?;
     ctx.kubectl(&["delete", "tenant", "goner", "--wait=false"])?;
     eventually(Duration::from_secs(90), || {
         let gone = ctx.get(&["namespace", namespace]).is_err() && ctx.get(&["tenant", "goner"]).is_err();

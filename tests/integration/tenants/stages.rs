@@ -168,7 +168,7 @@ pub fn suspended_tenants_sleep(ctx: &Ctx) -> Result<(), String> {
     same("pods of a new tenant with more CPU", &helped(ctx, namespace)?, &0)?;
     let volumes = uids(&list(ctx, "pvc", namespace)?);
     let timeline = Timeline::start(ctx, namespace)?;
-    let tenants = Watch::start(ctx, &["tenants", "--field-selector=metadata.name=unpaid-bill"])?;
+    let tenants = Watch::shown(ctx, &["tenants", "--field-selector=metadata.name=unpaid-bill"], 1)?;
     let start = (mark(ctx)?, timeline.events().len());
     patch(ctx, &["tenant", name], &json!({"spec": {"suspended": true}}))?;
     payer["spec"]["suspended"] = json!(true);

@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::{Watch, ensure, is_ready, list, text};
+use super::{Watch, ensure, is_ready, text};
 use crate::Ctx;
-use crate::harness::eventually;
 
 /// Watches pods and workloads of one namespace.
 pub struct Timeline {
@@ -17,16 +16,8 @@ pub struct Timeline {
 impl Timeline {
     /// Begins, and returns when what exists has been shown.
     pub fn start(ctx: &Ctx, namespace: &str) -> Result<Self, String> {
-        let workload = |kind: &str| -> Result<Watch, String> {
-            let known = list(ctx, kind, namespace)?.len();
-            let watch = Watch::start(ctx, &[kind, "-n", namespace])?;
-            eventually(super::SOON, || ensure(watch.events().len() >= known, || "the watch has not started".into()))?;
-            Ok(watch)
-        };
-        Ok(Timeline {
-            pods: Watch::pods(ctx, namespace)?,
-            workloads: [workload("statefulsets")?, workload("deployments")?],
-        })
+        let existing = |kind: &str| Watch::existing(ctx, kind, namespace);
+        Ok(Timeline { pods: existing("pods")?, workloads: [existing("statefulsets")?, existing("deployments")?] })
     }
 
     /// Everything until now, in order: `redis=0` when its workload asks for no pod any more, `postgres resized` when
