@@ -181,15 +181,15 @@ impl Listed {
         let known = &mut *self.lock();
         let turn = known.next();
         let Some(wishes) = known.wishes.get_mut(&namespace) else { return };
-        wishes.turn = turn;
+        let shown = match kind {
+            Own::Tenant => wishes.tenant.as_mut(),
+            Own::BotFleet => wishes.fleets.iter_mut().find(|(fleet, _)| **fleet == *name).map(|(_, shown)| shown),
+            Own::WorkerPool => None,
+        };
         let version = Version::of(kind, metadata);
-        match kind {
-            Own::Tenant => wishes.tenant.iter_mut().for_each(|shown| shown.version = version),
-            Own::BotFleet => {
-                let own = wishes.fleets.iter_mut().filter(|(fleet, _)| **fleet == *name);
-                own.for_each(|(_, shown)| shown.version = version);
-            }
-            Own::WorkerPool => {}
+        if let Some(shown) = shown.filter(|shown| shown.version != version) {
+            shown.version = version;
+            wishes.turn = turn;
         }
     }
 
@@ -325,8 +325,13 @@ mod tests {
         listed.seen(Own::Tenant, &metadata("a", None, "6"));
         let behind = Err(ClusterError::Behind { what: "what is wanted in tenant-a".to_owned() });
         assert_eq!(since(began, listed.confirm("tenant-a")).await, behind);
-        let asked = since(listed.turn(), listed.confirm("tenant-a")).await;
-        assert!(matches!(asked, Err(ClusterError::Transient { .. })), "it asks, and nobody answers: {asked:?}");
+        let began = listed.turn();
+        listed.seen(Own::Tenant, &metadata("a", None, "6"));
+        let asked = since(began, listed.confirm("tenant-a")).await;
+        assert!(
+            matches!(asked, Err(ClusterError::Transient { .. })),
+            "nothing is new, so it asks, and nobody answers: {asked:?}"
+        );
     }
 
     #[tokio::test]

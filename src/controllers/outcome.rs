@@ -219,8 +219,9 @@ impl Outcome {
             | Outcome::Deleting(_)
             | Outcome::Conflict(_)
             | Outcome::Refused(_) => Some(Duration::from_secs(60)),
-            Outcome::Waiting(_) => Some(LOOK_AGAIN),
-            Outcome::Invalid(_) | Outcome::Undecodable(_) | Outcome::Again => None,
+            // A watch is sooner; but who waits for one alone waits for ever where it has told already.
+            Outcome::Waiting(_) | Outcome::Again => Some(LOOK_AGAIN),
+            Outcome::Invalid(_) | Outcome::Undecodable(_) => None,
             Outcome::Transient(_) => Some(pause(failures)),
         };
         usual.into_iter().chain(due).min().map_or_else(Action::await_change, Action::requeue)
@@ -311,7 +312,7 @@ mod tests {
         let working = Outcome::Progressing(String::new());
         assert_eq!(next(&working, Some(due)), format!("{:?}", Action::requeue(due)));
         assert_eq!(next(&working, Some(due * 100)), next(&working, None));
-        assert_eq!(next(&Outcome::Again, Some(due)), format!("{:?}", Action::requeue(due)));
+        assert_eq!(next(&Outcome::Invalid(Vec::new()), Some(due)), format!("{:?}", Action::requeue(due)));
     }
 
     #[test]
