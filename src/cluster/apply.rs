@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::error::ClusterError;
 use super::index::{ChildIndex, Difference, Entry, Facts, Slot};
 use super::listed::Listed;
-use crate::domain::names::{DATABASE, OPERATOR, annotation, label};
+use crate::domain::names::{self, DATABASE, OPERATOR, annotation, label};
 use crate::domain::quantity::Cpu;
 use crate::leader::LeaderGuard;
 use crate::metrics::Metrics;
@@ -193,10 +193,7 @@ impl Applier {
             }
             Err(error) if ClusterError::is_conflict(&error) => {
                 let existing = api.get_metadata(name).await.map_err(|error| ClusterError::of(&what, &error))?;
-                let labels = existing.metadata.labels.as_ref();
-                let ours = labels.and_then(|l| l.get(label::TENANT)) == tenant_of(&object).as_ref()
-                    && labels.and_then(|l| l.get(label::MANAGED_BY)).is_some_and(|by| by == label::TORPOR);
-                if ours {
+                if tenant_of(&object).is_some_and(|tenant| names::is_home(existing.metadata.labels.as_ref(), &tenant)) {
                     let reason = "it exists already and the watch has not shown it yet".to_owned();
                     self.remember(Slot::Child(ChildKind::Namespace), &existing.metadata, None);
                     Err(ClusterError::Transient { what, reason })

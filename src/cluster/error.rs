@@ -33,8 +33,8 @@ pub enum ClusterError {
         /// What is awaited.
         reason: String,
     },
-    /// Something that the work began with has changed meanwhile; its watch brings the next try.
-    #[error("{what} has changed, and its watch is behind")]
+    /// What the work began with is not what is known now, or not what there is.
+    #[error("{what} has changed meanwhile")]
     Behind {
         /// The object, as `kind namespace/name`.
         what: String,

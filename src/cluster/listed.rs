@@ -1,9 +1,12 @@
-//! Wishes that are known from a list only.
+//! Wishes that may be old.
 //!
 //! A list may be old: an API server that lags behind, or one that was restored, shows a Tenant as it was. Who starts with such a list
 //! beside what there is now would undo what a user has changed since, and start bots again that were taken away. So before the first
 //! write in a tenant's namespace its Tenant and fleets are looked at once more, where they have been listed: they must be now as they are
 //! known, by the list or by the watch that goes on from there, which may be as far behind. What came later needs no look.
+//!
+//! A [`Shown`] is what is to be looked at; the [`Wishes`] of a namespace are all of them. Whatever is told of them has a number, its turn,
+//! and a pass knows at which turn it began: one that began before the last of them has read what was, whatever a look would find.
 
 use std::collections::HashMap;
 use std::collections::hash_map::DefaultHasher;
@@ -23,6 +26,9 @@ use crate::domain::names;
 /// What comes so soon after a list is as little known as what was listed: the watch goes on where the list ended, and may show
 /// what has long been changed.
 const FRESH: Duration = Duration::from_secs(60);
+
+/// How long one pass may take.
+pub const LONGEST_PASS: Duration = Duration::from_secs(60);
 
 /// Which incarnation of an object, and which version of it. One number, for it is kept of every tenant that nobody changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,45 +66,90 @@ pub async fn since<F: Future>(turn: u64, pass: F) -> F::Output {
     BEGAN.scope(turn, pass).await
 }
 
-/// What of one namespace is known from a list only.
-#[derive(Clone, Debug, Default)]
+/// What is wanted in one namespace, as far as it has not been looked at.
+#[derive(Clone, Debug)]
 struct Wishes {
-    /// When this was last told otherwise. Who has begun before acts on what was.
+    /// The turn at which this was last told otherwise. Who has begun before acts on what was.
     turn: u64,
+    /// When that was, while anything was to be looked at.
+    told: Instant,
     tenant: Option<Shown>,
     fleets: Vec<(Box<str>, Shown)>,
 }
 
 impl Wishes {
+    fn is_empty(&self) -> bool {
+        self.tenant.is_none() && self.fleets.is_empty()
+    }
+
+    /// All of it was looked at, and no pass is under way any more that began before.
+    fn is_over(&self, now: Instant) -> bool {
+        self.is_empty() && now.saturating_duration_since(self.told) > LONGEST_PASS
+    }
+
     fn forget(&mut self, fleet: &str) {
         self.fleets.retain(|(name, _)| **name != *fleet);
     }
 
-    fn is_empty(&self) -> bool {
-        self.tenant.is_none() && self.fleets.is_empty()
+    fn shown(&mut self, kind: Own, name: &str) -> Option<&mut Shown> {
+        match kind {
+            Own::Tenant => self.tenant.as_mut(),
+            Own::BotFleet => self.fleets.iter_mut().find(|(fleet, _)| **fleet == *name).map(|(_, shown)| shown),
+            Own::WorkerPool => None,
+        }
     }
+}
+
+/// Lists of one kind.
+#[derive(Clone, Copy, Debug, Default)]
+struct Lists {
+    begun: u32,
+    /// The last that was complete, and so can be read.
+    complete: u32,
 }
 
 #[derive(Debug, Default)]
 struct Known {
-    /// By namespace.
+    /// By namespace. One that was looked at stays for a while, for a pass may be under way that began before.
     wishes: HashMap<String, Wishes>,
-    /// How many lists of Tenants and of fleets have begun.
-    lists: (u32, u32),
-    /// When the last one was complete.
+    /// How many namespaces there may be before those are forgotten.
+    limit: usize,
+    tenants: Lists,
+    fleets: Lists,
+    /// When the last list of either kind was complete.
     complete: Option<Instant>,
     /// How often anything was told.
     turn: u64,
 }
 
 impl Known {
-    fn next(&mut self) -> u64 {
+    fn lists(&mut self, kind: Own) -> Option<&mut Lists> {
+        match kind {
+            Own::Tenant => Some(&mut self.tenants),
+            Own::BotFleet => Some(&mut self.fleets),
+            Own::WorkerPool => None,
+        }
+    }
+
+    /// Notes that this is told of the namespace now.
+    fn tell(&mut self, namespace: String, now: Instant) -> &mut Wishes {
+        const FEW: usize = 256;
+        if self.wishes.len() >= self.limit {
+            self.wishes.retain(|_, wishes| !wishes.is_over(now));
+            self.limit = FEW + 2 * self.wishes.len();
+        }
         self.turn += 1;
-        self.turn
+        let new = Wishes { turn: 0, told: now, tenant: None, fleets: Vec::new() };
+        let wishes = self.wishes.entry(namespace).or_insert(new);
+        wishes.turn = self.turn;
+        if !wishes.is_empty() {
+            wishes.told = now;
+        }
+        wishes
     }
 }
 
-/// What is known from a list only, and the way to look.
+/// What is known of wishes without a look, and the way to look.
 pub struct Listed {
     client: Client,
     known: Mutex<Known>,
@@ -111,7 +162,7 @@ impl Listed {
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
-        // Every change under this lock is a single insert or remove, so a panic elsewhere leaves it whole.
+        // Whatever is left half-way by a panic elsewhere is looked at once more.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -122,104 +173,115 @@ impl Listed {
 
     /// A list of this kind begins.
     pub fn begin(&self, kind: Own) {
-        let lists = &mut self.lock().lists;
-        match kind {
-            Own::Tenant => lists.0 += 1,
-            Own::BotFleet => lists.1 += 1,
-            Own::WorkerPool => {}
+        if let Some(lists) = self.lock().lists(kind) {
+            lists.begun += 1;
         }
     }
 
-    /// The list has shown this object.
-    pub fn note(&self, kind: Own, metadata: &ObjectMeta) {
+    /// This object is to be looked at before anything is written by it: a list has shown it, or it may have gone.
+    pub fn note(&self, kind: Own, metadata: &ObjectMeta, now: Instant) {
         let Some((namespace, name)) = place(kind, metadata) else { return };
         let known = &mut *self.lock();
-        let (version, turn) = (Version::of(kind, metadata), known.next());
-        let wishes = known.wishes.entry(namespace).or_default();
-        wishes.turn = turn;
-        match kind {
-            Own::Tenant => wishes.tenant = Some(Shown { version, list: known.lists.0 }),
-            Own::BotFleet => {
-                wishes.forget(&name);
-                wishes.fleets.push((name.into(), Shown { version, list: known.lists.1 }));
-            }
-            Own::WorkerPool => {}
+        let Some(list) = known.lists(kind).map(|lists| lists.begun) else { return };
+        let shown = Shown { version: Version::of(kind, metadata), list };
+        let wishes = known.tell(namespace, now);
+        if kind == Own::Tenant {
+            wishes.tenant = Some(shown);
+        } else {
+            wishes.forget(&name);
+            wishes.fleets.push((name.into(), shown));
         }
     }
 
     /// The list is complete, and can be read: what it has not shown is no more.
     pub fn finish(&self, kind: Own, now: Instant) {
         let known = &mut *self.lock();
+        let Some(lists) = known.lists(kind) else { return };
+        lists.complete = lists.begun;
+        let last = lists.complete;
         known.complete = Some(now);
-        let turn = known.next();
-        let (tenants, fleets) = known.lists;
-        known.wishes.retain(|_, wishes| {
-            wishes.turn = turn;
+        known.turn += 1;
+        for wishes in known.wishes.values_mut() {
+            let concerned = match kind {
+                Own::Tenant => wishes.tenant.is_some(),
+                Own::BotFleet => !wishes.fleets.is_empty(),
+                Own::WorkerPool => false,
+            };
+            if !concerned {
+                continue;
+            }
+            (wishes.turn, wishes.told) = (known.turn, now);
             match kind {
-                Own::Tenant => drop(wishes.tenant.take_if(|tenant| tenant.list != tenants)),
-                Own::BotFleet => wishes.fleets.retain(|(_, fleet)| fleet.list == fleets),
+                Own::Tenant => drop(wishes.tenant.take_if(|tenant| tenant.list != last)),
+                Own::BotFleet => wishes.fleets.retain(|(_, fleet)| fleet.list == last),
                 Own::WorkerPool => {}
             }
-            !wishes.is_empty()
-        });
+        }
     }
 
     /// The watch has shown an object that was not known, and it can be read: no list has, or it has gone meanwhile.
     pub fn came(&self, kind: Own, metadata: &ObjectMeta, now: Instant) {
         let complete = self.lock().complete;
         if complete.is_some_and(|complete| now.saturating_duration_since(complete) < FRESH) {
-            self.note(kind, metadata);
+            self.note(kind, metadata, now);
         } else {
-            self.gone(kind, metadata);
+            self.gone(kind, metadata, now);
         }
     }
 
-    /// The watch has shown a change of this object, and it can be read. Where a list was all that is known, this may be a change from before now as
-    /// well, for the watch goes on where the list ended: it is looked at all the same, as what it is now.
-    pub fn seen(&self, kind: Own, metadata: &ObjectMeta) {
+    /// The watch has shown a change of this object, and it can be read. Where it was to be looked at it still is, as what it is
+    /// now: the watch goes on where the list ended, and this may be from before now as well.
+    pub fn seen(&self, kind: Own, metadata: &ObjectMeta, now: Instant) {
         let Some((namespace, name)) = place(kind, metadata) else { return };
-        let known = &mut *self.lock();
-        let turn = known.next();
-        let Some(wishes) = known.wishes.get_mut(&namespace) else { return };
-        let shown = match kind {
-            Own::Tenant => wishes.tenant.as_mut(),
-            Own::BotFleet => wishes.fleets.iter_mut().find(|(fleet, _)| **fleet == *name).map(|(_, shown)| shown),
-            Own::WorkerPool => None,
-        };
         let version = Version::of(kind, metadata);
-        if let Some(shown) = shown.filter(|shown| shown.version != version) {
-            shown.version = version;
-            wishes.turn = turn;
+        let known = &mut *self.lock();
+        let Some(wishes) = known.wishes.get_mut(&namespace) else { return };
+        if wishes.is_over(now) {
+            known.wishes.remove(&namespace);
+            return;
+        }
+        let is_news = match wishes.shown(kind, &name) {
+            Some(shown) => std::mem::replace(&mut shown.version, version) != version,
+            // A fleet's status is no news to its siblings, and what was looked at is not compared any more.
+            None => kind == Own::Tenant,
+        };
+        if is_news {
+            known.tell(namespace, now);
         }
     }
 
     /// The watch has shown the end of this object.
-    pub fn gone(&self, kind: Own, metadata: &ObjectMeta) {
+    pub fn gone(&self, kind: Own, metadata: &ObjectMeta, now: Instant) {
         let Some((namespace, name)) = place(kind, metadata) else { return };
         let known = &mut *self.lock();
-        let turn = known.next();
-        let all = &mut known.wishes;
-        let Some(wishes) = all.get_mut(&namespace) else { return };
-        wishes.turn = turn;
+        if !known.wishes.contains_key(&namespace) {
+            return;
+        }
+        let wishes = known.tell(namespace, now);
         match kind {
             Own::Tenant => wishes.tenant = None,
             Own::BotFleet => wishes.forget(&name),
             Own::WorkerPool => {}
         }
-        if wishes.is_empty() {
-            all.remove(&namespace);
-        }
     }
 
-    /// Makes sure that what is wanted of a namespace is not known from an old list only.
+    /// Makes sure that a pass does not act on what was wanted of a namespace before: it must have begun after the watch told of
+    /// the last change, and what is to be looked at must be as it is known.
     ///
     /// # Errors
-    /// `Behind` where something is not as it is known: its watch brings the next pass. Otherwise why that cannot be told.
+    /// `Behind` where that is not so. Otherwise why it cannot be told.
     pub async fn confirm(&self, namespace: &str) -> Result<(), ClusterError> {
-        let Some(wishes) = self.lock().wishes.get(namespace).cloned() else { return Ok(()) };
-        if BEGAN.try_with(|began| *began).is_ok_and(|began| began < wishes.turn) {
-            // The watch has told of something since, and so brings the next pass.
-            return Err(ClusterError::Behind { what: format!("what is wanted in {namespace}") });
+        let behind = || ClusterError::Behind { what: format!("what is wanted in {namespace}") };
+        let (wishes, tenants, fleets) = {
+            let known = self.lock();
+            let Some(wishes) = known.wishes.get(namespace).cloned() else { return Ok(()) };
+            (wishes, known.tenants, known.fleets)
+        };
+        // What a list shows can be read when the list is complete.
+        let unread = wishes.tenant.is_some_and(|tenant| tenant.list > tenants.complete)
+            || wishes.fleets.iter().any(|(_, fleet)| fleet.list > fleets.complete);
+        if unread || BEGAN.try_with(|began| *began).is_ok_and(|began| began < wishes.turn) {
+            return Err(behind());
         }
         if let (Some(listed), Some(name)) = (&wishes.tenant, names::tenant_of_namespace(namespace)) {
             let what = format!("Tenant {name}");
@@ -234,22 +296,14 @@ impl Listed {
             let list = list.map_err(|error| ClusterError::of(&what, &error))?;
             for (name, listed) in &wishes.fleets {
                 let live = list.items.iter().find(|live| live.metadata.name.as_deref() == Some(&**name));
-                agree(
-                    format!("BotFleet {namespace}/{name}"),
-                    Own::BotFleet,
-                    listed.version,
-                    live.map(|live| &live.metadata),
-                )?;
+                let what = format!("BotFleet {namespace}/{name}");
+                agree(what, Own::BotFleet, listed.version, live.map(|live| &live.metadata))?;
             }
         }
         // What a list has shown meanwhile is not what was looked at.
-        let all = &mut self.lock().wishes;
-        if let Some(now) = all.get_mut(namespace) {
+        if let Some(now) = self.lock().wishes.get_mut(namespace) {
             now.tenant.take_if(|tenant| wishes.tenant.as_ref() == Some(tenant));
             now.fleets.retain(|fleet| !wishes.fleets.contains(fleet));
-            if now.is_empty() {
-                all.remove(namespace);
-            }
         }
         Ok(())
     }
@@ -288,6 +342,10 @@ mod tests {
         }
     }
 
+    fn now() -> Instant {
+        SystemClock.monotonic()
+    }
+
     fn listed() -> Listed {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let config = kube::Config::new(http::Uri::from_static("http://127.0.0.1:9"));
@@ -299,34 +357,34 @@ mod tests {
         let listed = listed();
         let (tenant, fleet) = (metadata("a", None, "5"), metadata("makers", Some("tenant-a"), "6"));
         assert_eq!(listed.confirm("tenant-a").await, Ok(()), "nothing is known, so nothing is asked");
-        listed.note(Own::Tenant, &tenant);
-        listed.note(Own::BotFleet, &fleet);
+        listed.note(Own::Tenant, &tenant, now());
+        listed.note(Own::BotFleet, &fleet, now());
         assert_eq!(listed.confirm("tenant-b").await, Ok(()));
         assert!(listed.confirm("tenant-a").await.is_err(), "nobody answers");
-        listed.seen(Own::Tenant, &metadata("a", None, "7"));
+        listed.seen(Own::Tenant, &metadata("a", None, "7"), now());
         let shown = listed.lock().wishes["tenant-a"].tenant.map(|tenant| tenant.version);
         assert_eq!(
             shown,
             Some(Version::of(Own::Tenant, &metadata("a", None, "7"))),
             "what the watch brings may be as old"
         );
-        listed.gone(Own::Tenant, &tenant);
+        listed.gone(Own::Tenant, &tenant, now());
         assert!(listed.confirm("tenant-a").await.is_err(), "the fleet is as little known");
-        listed.gone(Own::BotFleet, &fleet);
+        listed.gone(Own::BotFleet, &fleet, now());
         assert_eq!(listed.confirm("tenant-a").await, Ok(()));
-        assert!(listed.lock().wishes.is_empty());
+        assert!(listed.lock().wishes["tenant-a"].is_empty());
     }
 
     #[tokio::test]
     async fn who_has_read_what_was_is_told_at_once() {
         let listed = listed();
-        listed.note(Own::Tenant, &metadata("a", None, "5"));
+        listed.note(Own::Tenant, &metadata("a", None, "5"), now());
         let began = listed.turn();
-        listed.seen(Own::Tenant, &metadata("a", None, "6"));
+        listed.seen(Own::Tenant, &metadata("a", None, "6"), now());
         let behind = Err(ClusterError::Behind { what: "what is wanted in tenant-a".to_owned() });
         assert_eq!(since(began, listed.confirm("tenant-a")).await, behind);
         let began = listed.turn();
-        listed.seen(Own::Tenant, &metadata("a", None, "6"));
+        listed.seen(Own::Tenant, &metadata("a", None, "6"), now());
         let asked = since(began, listed.confirm("tenant-a")).await;
         assert!(
             matches!(asked, Err(ClusterError::Transient { .. })),
@@ -340,12 +398,12 @@ mod tests {
         let shown = |fleets: &[&str]| {
             listed.begin(Own::BotFleet);
             for name in fleets {
-                listed.note(Own::BotFleet, &metadata(name, Some("tenant-a"), "6"));
+                listed.note(Own::BotFleet, &metadata(name, Some("tenant-a"), "6"), now());
             }
-            listed.finish(Own::BotFleet, SystemClock.monotonic());
+            listed.finish(Own::BotFleet, now());
         };
         shown(&["makers", "takers"]);
-        listed.note(Own::Tenant, &metadata("a", None, "5"));
+        listed.note(Own::Tenant, &metadata("a", None, "5"), now());
         shown(&["takers"]);
         let names = |listed: &Listed| {
             listed.lock().wishes["tenant-a"].fleets.iter().map(|(name, _)| name.to_string()).collect::<Vec<_>>()
@@ -354,14 +412,14 @@ mod tests {
         shown(&[]);
         assert!(listed.lock().wishes["tenant-a"].tenant.is_some(), "lists of fleets say nothing of Tenants");
         listed.begin(Own::Tenant);
-        listed.finish(Own::Tenant, SystemClock.monotonic());
+        listed.finish(Own::Tenant, now());
         assert_eq!(listed.confirm("tenant-a").await, Ok(()));
     }
 
     #[tokio::test]
     async fn what_comes_right_after_a_list_is_looked_at_and_what_comes_later_is_not() {
         let listed = listed();
-        let now = SystemClock.monotonic();
+        let now = now();
         let (early, late) = (metadata("a", None, "5"), metadata("b", None, "6"));
         listed.begin(Own::Tenant);
         listed.finish(Own::Tenant, now);

@@ -11,7 +11,7 @@ use kube::{Api, Client};
 use super::error::ClusterError;
 use crate::api::bot_fleet::ConfigMapRef;
 use crate::api::{BotFleet, Tenant};
-use crate::domain::names::{self, label};
+use crate::domain::names;
 
 /// What a reference to a `ConfigMap` key led to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,8 +96,7 @@ impl Reader {
         let (api, name): (Api<Namespace>, _) = (Api::all(self.client.clone()), names::namespace(tenant));
         let what = format!("Namespace {name}");
         let found = api.get_metadata_opt(&name).await.map_err(|error| ClusterError::of(&what, &error))?;
-        let labels = found.and_then(|namespace| namespace.metadata.labels).unwrap_or_default();
-        Ok(labels.get(label::TENANT).is_some_and(|of| of == tenant))
+        Ok(found.is_some_and(|namespace| names::is_home(namespace.metadata.labels.as_ref(), tenant)))
     }
 
     /// Whether a `CustomResourceDefinition` is there to stay. While it is being deleted, its objects' deletion

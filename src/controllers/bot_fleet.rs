@@ -15,7 +15,7 @@ use crate::cluster::index::{Entry, Facts, Slot};
 use crate::cluster::read::Referenced;
 use crate::cluster::status::{Own, has_finalizer};
 use crate::domain::activity;
-use crate::domain::names::{self, Component};
+use crate::domain::names::{self, Component, ISOLATION};
 use crate::domain::stage::{Stage, effective_stage};
 use crate::plan::{self, Child, ChildKind, Parts};
 use crate::status::{self, Seen, sleep};
@@ -170,6 +170,7 @@ async fn plan(
     let (parts, held) = parts(context, &validated_tenant, &fleet.name_any(), wanted, waking);
     let children = plan::fleet(&validated, parts, &context.settings);
     if parts.bots && !fleet.spec.paused {
+        await_isolation(context, &namespace, &children)?;
         await_secret(context, fleet, &namespace, &children).await?;
     }
     Ok(Planned { children, share, held })
@@ -232,6 +233,17 @@ async fn config(context: &Context, fleet: &BotFleet, namespace: &str) -> Result<
         }
         Referenced::Missing(message) => Err(Outcome::Waiting(message)),
     }
+}
+
+/// No bot starts where other tenants' pods could reach it. Those that run are changed and stopped all the same.
+fn await_isolation(context: &Context, namespace: &str, children: &[Child]) -> Result<(), Outcome> {
+    let slot = Slot::Child(ChildKind::StatefulSet);
+    let asked = |name: &str| context.index.get(slot, namespace, name).and_then(|set| set.desired).unwrap_or_default();
+    let starts = children::workloads(children).iter().any(|workload| workload.replicas > asked(&workload.name));
+    if !starts || context.index.get(Slot::Child(ChildKind::NetworkPolicy), namespace, ISOLATION).is_some() {
+        return Ok(());
+    }
+    Err(Outcome::Waiting(format!("NetworkPolicy {namespace}/{ISOLATION} does not exist yet; bots start when it does")))
 }
 
 /// Holds back a write of the workload while the Secret it mounts does not exist. Settled fleets are not asked about.

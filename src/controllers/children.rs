@@ -10,7 +10,7 @@ use super::volumes;
 use super::workloads::{self, Wanted};
 use crate::cluster::error::ClusterError;
 use crate::cluster::index::{Entry, Slot};
-use crate::domain::names::{annotation, label};
+use crate::domain::names::{ISOLATION, annotation, label};
 use crate::plan::{self, Child, ChildKind};
 
 /// What the API server refused of a plan. Nothing else of the pass waits for it, for a tenant that is refused an Ingress must
@@ -29,9 +29,10 @@ impl Refusals {
         match child.kind() {
             ChildKind::ConfigMap => self.outdated.extend(component(child)),
             // Where the database's workload is there, the Secret is taken to be, too.
-            ChildKind::Secret | ChildKind::ServiceAccount => self.of_all = true,
-            // Pods without it could be reached by other tenants'. One that is only outdated keeps them apart.
-            ChildKind::NetworkPolicy => self.of_all |= missing,
+            ChildKind::Secret => self.of_all = true,
+            ChildKind::ServiceAccount => self.of_all |= missing,
+            // The others only allow what this one forbids.
+            ChildKind::NetworkPolicy => self.of_all |= missing && child.name() == ISOLATION,
             _ => {}
         }
         self.first.get_or_insert(outcome);

@@ -259,11 +259,11 @@ where
         let (listed, now) = (&context.listed, context.clock.monotonic());
         match &event {
             Event::Init => listed.begin(self.kind),
-            Event::InitApply(object) => listed.note(self.kind, object.meta()),
+            Event::InitApply(object) => listed.note(self.kind, object.meta(), now),
             Event::InitDone => listed.finish(self.kind, now),
             Event::Apply(object) if is_new => listed.came(self.kind, object.meta(), now),
-            Event::Apply(object) => listed.seen(self.kind, object.meta()),
-            Event::Delete(object) => listed.gone(self.kind, object.meta()),
+            Event::Apply(object) => listed.seen(self.kind, object.meta(), now),
+            Event::Delete(object) => listed.gone(self.kind, object.meta(), now),
         }
         match &event {
             // Objects of a listing are readable only when it is complete.

@@ -42,6 +42,8 @@ pub enum Outcome {
     Deleting(String),
     /// What the pass began with has changed, by the pass or meanwhile, and a watch brings the next one.
     Again,
+    /// What the pass began with is not what is known now, or not what there is.
+    Behind,
 }
 
 /// A condition's status, reason and message before it has a time.
@@ -99,6 +101,7 @@ impl Outcome {
             Outcome::Paused => "paused",
             Outcome::Deleting(_) => "deleting",
             Outcome::Again => "again",
+            Outcome::Behind => "behind",
         }
     }
 
@@ -118,7 +121,8 @@ impl Outcome {
             | Outcome::Waiting(_)
             | Outcome::Transient(_)
             | Outcome::Deleting(_)
-            | Outcome::Again => false,
+            | Outcome::Again
+            | Outcome::Behind => false,
         }
     }
 
@@ -138,7 +142,8 @@ impl Outcome {
             | Outcome::Conflict(_)
             | Outcome::Refused(_)
             | Outcome::Transient(_)
-            | Outcome::Again => None,
+            | Outcome::Again
+            | Outcome::Behind => None,
         }
     }
 
@@ -183,7 +188,7 @@ impl Outcome {
             Outcome::Undecodable(message) => stalled(reasons::UNDECODABLE, message),
             Outcome::Conflict(message) => stalled(reasons::NOT_OWNED, message),
             Outcome::Refused(message) => stalled(reasons::REFUSED, message),
-            Outcome::Again => return None,
+            Outcome::Again | Outcome::Behind => return None,
         })
     }
 
@@ -196,7 +201,8 @@ impl Outcome {
             | Outcome::WakingUp(_)
             | Outcome::GoingToSleep(_)
             | Outcome::Deleting(_)
-            | Outcome::Again => EventType::Normal,
+            | Outcome::Again
+            | Outcome::Behind => EventType::Normal,
             Outcome::StopOverdue(_)
             | Outcome::Waiting(_)
             | Outcome::Invalid(_)
@@ -219,9 +225,9 @@ impl Outcome {
             | Outcome::Deleting(_)
             | Outcome::Conflict(_)
             | Outcome::Refused(_) => Some(Duration::from_secs(60)),
-            // A watch is sooner; but who waits for one alone waits for ever where it has told already.
-            Outcome::Waiting(_) | Outcome::Again => Some(LOOK_AGAIN),
-            Outcome::Invalid(_) | Outcome::Undecodable(_) => None,
+            // A watch is sooner, unless it has told already.
+            Outcome::Waiting(_) | Outcome::Behind => Some(LOOK_AGAIN),
+            Outcome::Invalid(_) | Outcome::Undecodable(_) | Outcome::Again => None,
             Outcome::Transient(_) => Some(pause(failures)),
         };
         usual.into_iter().chain(due).min().map_or_else(Action::await_change, Action::requeue)
@@ -235,7 +241,7 @@ impl From<ClusterError> for Outcome {
             ClusterError::Refused { .. } => Outcome::Refused(message),
             ClusterError::NotOwned { .. } => Outcome::Conflict(message),
             ClusterError::Waiting { .. } => Outcome::Waiting(message),
-            ClusterError::Behind { .. } => Outcome::Again,
+            ClusterError::Behind { .. } => Outcome::Behind,
             ClusterError::Transient { .. } | ClusterError::ClaimsDiffer { .. } | ClusterError::NotLeading => {
                 Outcome::Transient(message)
             }
@@ -312,7 +318,7 @@ mod tests {
         let working = Outcome::Progressing(String::new());
         assert_eq!(next(&working, Some(due)), format!("{:?}", Action::requeue(due)));
         assert_eq!(next(&working, Some(due * 100)), next(&working, None));
-        assert_eq!(next(&Outcome::Invalid(Vec::new()), Some(due)), format!("{:?}", Action::requeue(due)));
+        assert_eq!(next(&Outcome::Again, Some(due)), format!("{:?}", Action::requeue(due)));
     }
 
     #[test]

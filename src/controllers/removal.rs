@@ -7,6 +7,7 @@ use super::context::Context;
 use super::outcome::Outcome;
 use super::workloads::ordinal;
 use crate::api::DeletionPolicy;
+use crate::cluster::error::ClusterError;
 use crate::cluster::index::{Entry, Slot};
 use crate::cluster::status::{Own, has_finalizer};
 use crate::domain::names::{self, Component};
@@ -42,7 +43,7 @@ async fn try_tenant(context: &Context, metadata: &ObjectMeta, policy: DeletionPo
     let fleets: Vec<&Entry> = entries.iter().filter(|e| e.slot == Slot::Child(ChildKind::BotFleet)).collect();
     if !fleets.is_empty() {
         for fleet in fleets {
-            context.applier.delete(fleet).await?;
+            end(context, fleet, &names::fleet_workload(&fleet.name)).await?;
         }
         return Ok(Outcome::Deleting("bots are stopping gracefully".to_owned()));
     }
@@ -78,11 +79,22 @@ async fn try_tenant(context: &Context, metadata: &ObjectMeta, policy: DeletionPo
     release(context, metadata).await
 }
 
+/// Deletes a fleet, or its workload. Where that is refused its bots stop all the same.
+async fn end(context: &Context, entry: &Entry, workload: &str) -> Result<(), Outcome> {
+    match context.applier.delete(entry).await {
+        Err(refused @ ClusterError::Refused { .. }) => {
+            context.applier.scale_down(ChildKind::StatefulSet, &entry.namespace, workload, 0).await?;
+            Err(refused.into())
+        }
+        done => Ok(done?),
+    }
+}
+
 /// Lets the Tenant go. Until the watch shows that it has gone another pass may begin with it, and must take nothing down of a
 /// successor's.
 async fn release(context: &Context, metadata: &ObjectMeta) -> Result<Outcome, Outcome> {
     // Before it goes, or the watch might have shown its end already.
-    context.listed.note(Own::Tenant, metadata);
+    context.listed.note(Own::Tenant, metadata, context.clock.monotonic());
     context.status.remove_finalizer(Own::Tenant, metadata).await?;
     Ok(Outcome::Again)
 }
@@ -104,7 +116,7 @@ async fn try_fleet(context: &Context, metadata: &ObjectMeta) -> Result<Outcome, 
     let entries = context.index.namespace(namespace);
     if let Some(set) = entries.iter().find(|e| e.slot == Slot::Child(ChildKind::StatefulSet) && e.name == workload) {
         // Its pods are collected with their own grace period, each bot cancelling its orders.
-        context.applier.delete(set).await?;
+        end(context, set, &workload).await?;
         return Ok(Outcome::Deleting("bots are stopping gracefully".to_owned()));
     }
     let bots: Vec<&Entry> =

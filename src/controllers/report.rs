@@ -96,7 +96,7 @@ pub async fn finish<S: Status>(
             return ended(Turn::of(&outcome, failures, due));
         }
     }
-    if matches!(outcome, Outcome::Again) {
+    if matches!(outcome, Outcome::Again | Outcome::Behind) {
         return well(Turn::of(&outcome, failures, due));
     }
     let status = new(&outcome);

@@ -26,7 +26,7 @@ use super::{bot_fleet, census, tenant, worker_pool};
 use crate::api::{BotFleet, Tenant, WorkerPool};
 use crate::clock::Clock;
 use crate::cluster::Cluster;
-use crate::cluster::listed;
+use crate::cluster::listed::{self, LONGEST_PASS};
 use crate::cluster::status::Own;
 use crate::domain::catalog::Catalog;
 use crate::http::probes::Health;
@@ -36,7 +36,6 @@ use crate::plan::Settings;
 /// Passes that run at the same time, per kind. More only makes the API server queue them.
 const CONCURRENCY: u16 = 16;
 /// A pass that hangs must not hold its place for good.
-const LONGEST_PASS: Duration = Duration::from_secs(60);
 /// How often each loop proves that it still turns.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// A loop that was silent for so long is stuck.
@@ -196,8 +195,11 @@ where
                 tokio::time::sleep(HEARTBEAT).await;
             }
         };
+        let known = store.clone();
         let guarded = move |object: Arc<K>, context: Arc<Context>| {
             let (pass, turn) = (pass.clone(), context.listed.turn());
+            // Read once more: what was told between the library's look and the turn would count as read.
+            let object = known.get(&ObjectRef::from_obj(&*object)).unwrap_or(object);
             async move { Ok::<Action, Never>(listed::since(turn, guard(kind, object, context, pass)).await) }.boxed()
         };
         let stream = applier(

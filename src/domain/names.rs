@@ -129,6 +129,14 @@ pub fn tenant_of_namespace(namespace: &str) -> Option<&str> {
     namespace.strip_prefix("tenant-")
 }
 
+/// Whether a namespace with these labels is this tenant's, and Torpor's to manage.
+pub fn is_home(labels: Option<&BTreeMap<String, String>>, tenant: &str) -> bool {
+    let is = |key: &str, value: &str| labels.and_then(|labels| labels.get(key)).is_some_and(|found| found == value);
+    is(label::TENANT, tenant) && is(label::MANAGED_BY, label::TORPOR)
+}
+
+/// `NetworkPolicy` of all pods of a tenant, which forbids what the others do not allow.
+pub const ISOLATION: &str = "default";
 /// `StatefulSet`, Service and `ConfigMap` of the database.
 pub const DATABASE: &str = "postgres";
 /// `StatefulSet`, Service and `ConfigMap` of Redis.

@@ -236,20 +236,32 @@ impl Gateway {
         let (gateway, name) = (self.clone(), name.to_owned());
         tokio::spawn(async move {
             let looks = || gateway.second_looks.lock().unwrap_or_else(PoisonError::into_inner);
-            for pause in SECOND_LOOKS {
-                tokio::time::sleep(pause).await;
-                let Some(seen) = looks().get(&name).copied() else { break };
-                let tenant = gateway.tenants.get(&name);
-                let missed = tenant.is_some_and(|tenant| {
-                    let asleep = effective_stage(&activity::facts(&tenant, gateway.clock.now())) > Stage::Active;
-                    asleep && matches!(change(Ask::Follow(seen), &tenant, gateway.clock.now()), Ok(Some(_)))
-                });
-                if missed && gateway.ask(&name, Ask::Follow(seen)).await.is_err() {
-                    tracing::warn!(tenant = name, "a login that came right after a sleep request could not be written");
+            let newest = || looks().get(&name).copied().unwrap_or_default();
+            // A login that comes meanwhile has both looks of its own.
+            loop {
+                let login = newest();
+                for pause in SECOND_LOOKS {
+                    tokio::time::sleep(pause).await;
+                    gateway.second_look(&name, newest()).await;
+                }
+                let mut looks = looks();
+                if looks.get(&name) == Some(&login) {
+                    looks.remove(&name);
+                    return;
                 }
             }
-            looks().remove(&name);
         });
+    }
+
+    async fn second_look(self: &Arc<Self>, name: &str, login: Timestamp) {
+        let now = self.clock.now();
+        let missed = self.tenants.get(name).is_some_and(|tenant| {
+            let asleep = effective_stage(&activity::facts(&tenant, now)) > Stage::Active;
+            asleep && matches!(change(Ask::Follow(login), &tenant, now), Ok(Some(_)))
+        });
+        if missed && self.ask(name, Ask::Follow(login)).await.is_err() {
+            tracing::warn!(tenant = name, "a login that came right after a sleep request could not be written");
+        }
     }
 }
 

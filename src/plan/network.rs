@@ -72,7 +72,7 @@ fn default(scope: &Scope) -> NetworkPolicy {
         to: Some(std::iter::once(servers).chain(addresses).collect()),
         ports: Some(vec![port("UDP", 53), port("TCP", 53)]),
     };
-    policy(scope, "default", Component::Tenant, LabelSelector::default(), vec![], vec![egress])
+    policy(scope, names::ISOLATION, Component::Tenant, LabelSelector::default(), vec![], vec![egress])
 }
 
 /// What may ask database and Redis, seen from those who ask.

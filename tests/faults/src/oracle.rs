@@ -33,9 +33,11 @@ pub fn pods_made(events: &[AuditEvent], subject: &str) -> Counts {
     let mut made = Counts::new();
     // Of the pods that were made: whether somebody has asked for their end.
     let mut asked = BTreeMap::new();
-    let pods =
-        events.iter().filter(|event| event.resource == "pods" && event.subresource.is_empty() && event.code < 300);
-    for event in pods.filter(|event| is_about(event, subject)) {
+    let of_pods = |event: &&AuditEvent| event.resource == "pods" && event.subresource.is_empty() && event.code < 300;
+    let mut pods: Vec<&AuditEvent> = events.iter().filter(of_pods).filter(|event| is_about(event, subject)).collect();
+    // The log notes a request when it was answered; a successor may be made before its predecessor's end was.
+    pods.sort_by(|a, b| a.received_timestamp.cmp(&b.received_timestamp));
+    for event in pods {
         let place = place(event, subject);
         match event.verb.as_str() {
             // Pods of Deployments get their names from the API server, later than the log notes them.
@@ -245,6 +247,8 @@ mod tests {
         let asked = event("delete", "operator");
         let count = |events: &[AuditEvent]| pods_made(events, "c-1").into_values().sum::<usize>();
         assert_eq!(count(&[asked.clone(), ended.clone(), made.clone(), ended.clone(), made.clone()]), 1);
+        let late = |event: &AuditEvent, at: &str| AuditEvent { received_timestamp: at.into(), ..event.clone() };
+        assert_eq!(count(&[late(&asked, "1"), late(&made, "3"), late(&ended, "2")]), 1, "noted late");
         assert_eq!(count(&[made.clone(), asked, ended, made]), 2);
     }
 
