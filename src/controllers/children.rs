@@ -94,6 +94,8 @@ fn refused_only(
     done: Result<(), Outcome>,
 ) -> Result<(), Outcome> {
     match done {
+        // Where there is no namespace there is nothing else to do.
+        Err(refused @ Outcome::Refused(_)) if missing && child.kind() == ChildKind::Namespace => return Err(refused),
         Err(refused @ Outcome::Refused(_)) => refusals.note(child, missing, refused),
         other => other?,
     }
