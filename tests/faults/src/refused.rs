@@ -152,7 +152,9 @@ pub async fn run(
     }
     let met = rig.proxy.met() > 0;
 
-    let patient = torpor_cluster::hash(&[&refused.resource, &refused.verb, workflow.name]).is_multiple_of(PATIENT);
+    // A status that is refused is tried ever more seldom, at last after five minutes.
+    let patient = !is_telling(&refused)
+        && torpor_cluster::hash(&[&refused.resource, &refused.verb, workflow.name]).is_multiple_of(PATIENT);
     if patient {
         rig.proxy.set(Plan::default());
     } else {
