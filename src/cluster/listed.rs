@@ -5,8 +5,8 @@
 //! write in a tenant's namespace its Tenant and fleets are looked at once more, where they have been listed: they must be now as they are
 //! known, by the list or by the watch that goes on from there, which may be as far behind. What came later needs no look.
 //!
-//! A [`Shown`] is what is to be looked at; the [`Wishes`] of a namespace are all of them. Whatever is told of them has a number, its turn,
-//! and a pass knows at which turn it began: one that began before the last of them has read what was, whatever a look would find.
+//! A [`Shown`] is what is to be looked at; the [`Wishes`] of a namespace are all of them. Whatever is told of them is counted as news,
+//! and a pass knows how many there were when it began: one that began before the last has read what was, whatever a look would find.
 
 use std::collections::HashMap;
 use std::collections::hash_map::DefaultHasher;
@@ -57,20 +57,20 @@ struct Shown {
 }
 
 tokio::task_local! {
-    /// The turn at which this pass has read what is wanted.
+    /// How many news there were when this pass read what is wanted.
     static BEGAN: u64;
 }
 
-/// Runs a pass that has read what is wanted at this turn, so that [`Listed::confirm`] knows what it acts on.
-pub async fn since<F: Future>(turn: u64, pass: F) -> F::Output {
-    BEGAN.scope(turn, pass).await
+/// Runs a pass that has read what is wanted when there were so many news, so that [`Listed::confirm`] knows what it acts on.
+pub async fn since<F: Future>(news: u64, pass: F) -> F::Output {
+    BEGAN.scope(news, pass).await
 }
 
 /// What is wanted in one namespace, as far as it has not been looked at.
 #[derive(Clone, Debug)]
 struct Wishes {
-    /// The turn at which this was last told otherwise. Who has begun before acts on what was.
-    turn: u64,
+    /// Number of the last news of it. Who has begun before acts on what was.
+    news: u64,
     /// When that was, while anything was to be looked at.
     told: Instant,
     tenant: Option<Shown>,
@@ -119,7 +119,7 @@ struct Known {
     /// When the last list of either kind was complete.
     complete: Option<Instant>,
     /// How often anything was told.
-    turn: u64,
+    news: u64,
 }
 
 impl Known {
@@ -138,10 +138,10 @@ impl Known {
             self.wishes.retain(|_, wishes| !wishes.is_over(now));
             self.limit = FEW + 2 * self.wishes.len();
         }
-        self.turn += 1;
-        let new = Wishes { turn: 0, told: now, tenant: None, fleets: Vec::new() };
+        self.news += 1;
+        let new = Wishes { news: 0, told: now, tenant: None, fleets: Vec::new() };
         let wishes = self.wishes.entry(namespace).or_insert(new);
-        wishes.turn = self.turn;
+        wishes.news = self.news;
         if !wishes.is_empty() {
             wishes.told = now;
         }
@@ -166,9 +166,9 @@ impl Listed {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The turn that it is. To be asked before what is wanted is read.
-    pub fn turn(&self) -> u64 {
-        self.lock().turn
+    /// How many news there were. To be asked before what is wanted is read.
+    pub fn news(&self) -> u64 {
+        self.lock().news
     }
 
     /// A list of this kind begins.
@@ -200,7 +200,7 @@ impl Listed {
         lists.complete = lists.begun;
         let last = lists.complete;
         known.complete = Some(now);
-        known.turn += 1;
+        known.news += 1;
         for wishes in known.wishes.values_mut() {
             let concerned = match kind {
                 Own::Tenant => wishes.tenant.is_some(),
@@ -210,7 +210,7 @@ impl Listed {
             if !concerned {
                 continue;
             }
-            (wishes.turn, wishes.told) = (known.turn, now);
+            (wishes.news, wishes.told) = (known.news, now);
             match kind {
                 Own::Tenant => drop(wishes.tenant.take_if(|tenant| tenant.list != last)),
                 Own::BotFleet => wishes.fleets.retain(|(_, fleet)| fleet.list == last),
@@ -280,7 +280,7 @@ impl Listed {
         // What a list shows can be read when the list is complete.
         let unread = wishes.tenant.is_some_and(|tenant| tenant.list > tenants.complete)
             || wishes.fleets.iter().any(|(_, fleet)| fleet.list > fleets.complete);
-        if unread || BEGAN.try_with(|began| *began).is_ok_and(|began| began < wishes.turn) {
+        if unread || BEGAN.try_with(|began| *began).is_ok_and(|began| began < wishes.news) {
             return Err(behind());
         }
         if let (Some(listed), Some(name)) = (&wishes.tenant, names::tenant_of_namespace(namespace)) {
@@ -379,11 +379,11 @@ mod tests {
     async fn who_has_read_what_was_is_told_at_once() {
         let listed = listed();
         listed.note(Own::Tenant, &metadata("a", None, "5"), now());
-        let began = listed.turn();
+        let began = listed.news();
         listed.seen(Own::Tenant, &metadata("a", None, "6"), now());
         let behind = Err(ClusterError::Behind { what: "what is wanted in tenant-a".to_owned() });
         assert_eq!(since(began, listed.confirm("tenant-a")).await, behind);
-        let began = listed.turn();
+        let began = listed.news();
         listed.seen(Own::Tenant, &metadata("a", None, "6"), now());
         let asked = since(began, listed.confirm("tenant-a")).await;
         assert!(

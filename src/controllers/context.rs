@@ -89,6 +89,12 @@ impl Context {
         self.metrics.set_in_backoff(key.kind, self.memory.failing(key.kind));
     }
 
+    /// Forgets the objects of a kind that a complete list has not shown.
+    pub fn forget_but(&self, kind: Own, is_there: impl Fn(&Key) -> bool) {
+        self.memory.retain(|key| key.kind != kind.as_str() || is_there(key));
+        self.metrics.set_in_backoff(kind.as_str(), self.memory.failing(kind.as_str()));
+    }
+
     /// The pools whose `PriorityClass` and node labels have been seen to once.
     pub fn serving_pools(&self) -> Vec<PoolFacts> {
         self.pools
@@ -243,6 +249,13 @@ impl Memory {
         lock(&self.written).remove(key);
     }
 
+    fn retain(&self, stays: impl Fn(&Key) -> bool) {
+        lock(&self.told).retain(|key, _| stays(key));
+        lock(&self.spoken).retain(|key, _| stays(key));
+        lock(&self.failures).retain(|key, _| stays(key));
+        lock(&self.written).retain(|key, _| stays(key));
+    }
+
     /// The referenced text, if it was read since the `ConfigMap` last changed.
     pub fn config(&self, namespace: &str, reference: &ConfigMapRef) -> Option<String> {
         let place = (namespace.to_owned(), reference.name.clone());
@@ -275,6 +288,16 @@ impl Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_list_has_not_shown_fails_no_more() {
+        let memory = Memory::default();
+        let key = |name: &str| Key::new(Own::WorkerPool, None, name);
+        assert_eq!(["gone", "there"].map(|name| memory.failed(&key(name))), [1, 1]);
+        memory.retain(|key| key.name == "there");
+        assert_eq!(memory.failing(Own::WorkerPool.as_str()), 1);
+        assert_eq!(memory.failed(&key("there")), 2, "it goes on where it was");
+    }
 
     #[test]
     fn a_text_that_was_read_before_a_change_is_not_kept() {

@@ -13,7 +13,7 @@ use kube::{Resource, ResourceExt};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use super::context::{Context, Guarded};
+use super::context::{Context, Guarded, Key};
 use crate::api::{BotFleet, Tenant, Tier, WorkerPool};
 use crate::cluster::Cluster;
 use crate::cluster::index::{ChildIndex, Entry, Facts, Slot};
@@ -104,7 +104,6 @@ impl Feeds {
                 }
             });
             for fleet in gone {
-                self.context.forget(Own::BotFleet, Some(&fleet.namespace), &fleet.name);
                 self.context.triggers.tenant_of(&fleet.namespace);
             }
         };
@@ -218,6 +217,12 @@ impl Feeds {
     }
 }
 
+/// Where an object of this key stands in its store.
+fn reference<K: Resource<DynamicType = ()>>(key: &Key) -> ObjectRef<K> {
+    let reference = ObjectRef::new(&key.name);
+    if key.namespace.is_empty() { reference } else { reference.within(&key.namespace) }
+}
+
 /// Whether the event shows an object of which the same is asked as before: its status has changed, or its metadata.
 fn is_as_asked<K>(known: &Store<K>, event: &Event<K>) -> bool
 where
@@ -273,7 +278,10 @@ where
                 context.forget(self.kind, object.namespace().as_deref(), &object.name_any());
                 touched(object);
             }
-            watcher::Event::InitDone => self.writer.as_reader().state().iter().for_each(|object| touched(object)),
+            watcher::Event::InitDone => {
+                context.forget_but(self.kind, |key| known.get(&reference(key)).is_some());
+                known.state().iter().for_each(|object| touched(object));
+            }
         }
     }
 }

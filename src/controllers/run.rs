@@ -197,10 +197,10 @@ where
         };
         let known = store.clone();
         let guarded = move |object: Arc<K>, context: Arc<Context>| {
-            let (pass, turn) = (pass.clone(), context.listed.turn());
-            // Read once more: what was told between the library's look and the turn would count as read.
+            let (pass, news) = (pass.clone(), context.listed.news());
+            // Read once more: what was told between the library's look and the count would be taken for read.
             let object = known.get(&ObjectRef::from_obj(&*object)).unwrap_or(object);
-            async move { Ok::<Action, Never>(listed::since(turn, guard(kind, object, context, pass)).await) }.boxed()
+            async move { Ok::<Action, Never>(listed::since(news, guard(kind, object, context, pass)).await) }.boxed()
         };
         let stream = applier(
             guarded,
