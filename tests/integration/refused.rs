@@ -108,6 +108,19 @@ fn nothing_starts_without(ctx: &Ctx, rule: Value, make: &[&str], what: &str) -> 
         told(ctx, what)?;
         ctx.kubectl(&["annotate", "--overwrite", "tenant", NAME, &format!("look={}", Timestamp::now())])?;
     }
+    if what.starts_with("NetworkPolicy") {
+        // Nor does a fleet of the user's own, which no pass over the Tenant makes.
+        let mut spec = fleet("own", 1);
+        spec.as_object_mut().and_then(|spec| spec.remove("name"));
+        let metadata = json!({"name": "own", "namespace": NAMESPACE});
+        apply(
+            ctx,
+            &json!({"apiVersion": "torpor.dev/v1alpha1", "kind": "BotFleet", "metadata": metadata, "spec": spec}),
+        )?;
+        let own = ["botfleet", "own", "-n", NAMESPACE];
+        let waits = await_reason_within(ctx, LIMIT, &own, "Ready", "False", "Waiting")?;
+        ensure(waits.contains("NetworkPolicy"), || waits)?;
+    }
     same("workloads", &asked(ctx)?, &BTreeMap::new())?;
     permit(ctx, "frozen-beginning")?;
     ctx.kubectl(&["annotate", "--overwrite", "tenant", NAME, "look=at-last"])?;
