@@ -81,7 +81,12 @@ const WATCH_ERRORS: Description = described(
 );
 const WATCH_UP: Description =
     described("torpor_watch_up", "gauge", &["kind"], "1 while the watch of this kind delivers, 0 while it is broken");
-const TENANTS: Description = described("torpor_tenants", "gauge", &["tier", "state"], "Tenants, by tier and by state");
+const TENANTS: Description = described(
+    "torpor_tenants",
+    "gauge",
+    &["tier", "state"],
+    "Tenants, by tier and by state; tier unknown for those that cannot be read",
+);
 const BACKOFF: Description = described(
     "torpor_objects_in_backoff",
     "gauge",
