@@ -33,6 +33,8 @@ pub struct Class {
 struct Known {
     nodes: BTreeMap<String, Node>,
     classes: BTreeMap<String, Class>,
+    /// Why nodes were refused their marks, by name.
+    refused: BTreeMap<String, String>,
 }
 
 /// Nodes and managed `PriorityClasses`.
@@ -132,11 +134,23 @@ impl Nodes {
         let params = PatchParams { field_manager: Some(OPERATOR.to_owned()), ..PatchParams::default() };
         let answer = api.patch_metadata(&edit.node, &params, &Patch::Merge(&patch)).await;
         self.metrics.api_write("patch", "Node");
-        match answer {
+        let done = match answer {
             Ok(_) => Ok(()),
             Err(error) if ClusterError::is_not_found(&error) => Ok(()),
             Err(error) => Err(ClusterError::of(&format!("Node {}", edit.node), &error)),
+        };
+        let refused = &mut self.lock().refused;
+        match &done {
+            Err(refusal @ ClusterError::Refused { .. }) => drop(refused.insert(edit.node.clone(), refusal.to_string())),
+            Ok(()) => drop(refused.remove(&edit.node)),
+            Err(_) => {}
         }
+        done
+    }
+
+    /// Why this node was refused its marks, if it was.
+    pub fn refusal(&self, node: &str) -> Option<String> {
+        self.lock().refused.get(node).cloned()
     }
 
     /// Creates a `PriorityClass`. One of that name that others made is used when it says the same, and never touched.

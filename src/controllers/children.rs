@@ -10,7 +10,7 @@ use super::volumes;
 use super::workloads::{self, Wanted};
 use crate::cluster::error::ClusterError;
 use crate::cluster::index::{Entry, Slot};
-use crate::domain::names::{ISOLATION, annotation, label};
+use crate::domain::names::{DASHBOARD, ISOLATION, annotation, label};
 use crate::plan::{self, Child, ChildKind};
 
 /// What the API server refused of a plan. Nothing else of the pass waits for it, for a tenant that is refused an Ingress must
@@ -22,6 +22,8 @@ pub struct Refusals {
     outdated: HashSet<String>,
     /// What the pods of all components need is not there.
     of_all: bool,
+    /// The dashboard itself.
+    dashboard: bool,
 }
 
 impl Refusals {
@@ -33,6 +35,7 @@ impl Refusals {
             ChildKind::ServiceAccount => self.of_all |= missing,
             // The others only allow what this one forbids.
             ChildKind::NetworkPolicy => self.of_all |= missing && child.name() == ISOLATION,
+            ChildKind::Deployment => self.dashboard |= child.name() == DASHBOARD,
             _ => {}
         }
         self.first.get_or_insert(outcome);
@@ -41,6 +44,11 @@ impl Refusals {
     /// Whether the pods of this child would be made of what is not as wanted.
     fn spares(&self, child: &Child) -> bool {
         self.of_all || component(child).is_some_and(|component| self.outdated.contains(&component))
+    }
+
+    /// Whether the dashboard cannot be had, for which bots otherwise wait until it is asked for.
+    pub fn of_dashboard(&self) -> bool {
+        self.dashboard
     }
 
     /// The first of them, once all else is done.

@@ -1,6 +1,6 @@
 //! What every pass works with.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,6 +11,9 @@ use kube::core::DeserializeGuard;
 use kube::runtime::controller::ReconcileRequest;
 use kube::runtime::reflector::{ObjectRef, Store};
 
+use super::sight;
+use super::steps::{Seen, State};
+use super::workloads::Wanted;
 use crate::api::bot_fleet::ConfigMapRef;
 use crate::api::{BotFleet, Tenant, WorkerPool};
 use crate::clock::Clock;
@@ -86,6 +89,9 @@ impl Context {
     pub fn forget(&self, kind: Own, namespace: Option<&str>, name: &str) {
         let key = Key::new(kind, namespace, name);
         self.memory.forget(&key);
+        if key.kind == Own::Tenant.as_str() {
+            lock_set(&self.memory.without_dashboard).remove(&names::namespace(name));
+        }
         self.metrics.set_in_backoff(key.kind, self.memory.failing(key.kind));
     }
 
@@ -93,6 +99,27 @@ impl Context {
     pub fn forget_but(&self, kind: Own, is_there: impl Fn(&Key) -> bool) {
         self.memory.retain(|key| key.kind != kind.as_str() || is_there(key));
         self.metrics.set_in_backoff(kind.as_str(), self.memory.failing(kind.as_str()));
+    }
+
+    /// The parts of a stack as [`sight::look`] sees them. A dashboard that is refused is taken to be on its way: nobody's bots wait for
+    /// somebody to permit it.
+    pub fn look(&self, namespace: &str, full: &[Wanted], least: Option<&Wanted>, fleet: Option<&str>) -> Seen {
+        let seen = sight::look(&self.index.namespace(namespace), full, least, fleet);
+        let refused = !seen.dashboard.runs() && lock_set(&self.memory.without_dashboard).contains(namespace);
+        if refused { Seen { dashboard: State::Starting, ..seen } } else { seen }
+    }
+
+    /// Notes whether a tenant's dashboard is refused, and tells its fleets when that has changed.
+    pub fn bots_do_without_dashboard(&self, namespace: &str, refused: bool) {
+        let changed = {
+            let mut without = lock_set(&self.memory.without_dashboard);
+            if refused { without.insert(namespace.to_owned()) } else { without.remove(namespace) }
+        };
+        if changed {
+            for fleet in self.index.names(Slot::Child(ChildKind::BotFleet), namespace) {
+                self.triggers.fleet(namespace, &fleet);
+            }
+        }
     }
 
     /// The pools whose `PriorityClass` and node labels have been seen to once.
@@ -183,6 +210,12 @@ pub struct Memory {
     configs: Mutex<HashMap<(String, String), HashMap<ConfigMapRef, String>>>,
     config_changes: AtomicU64,
     told: Mutex<HashMap<Key, (String, i64)>>,
+    /// Namespaces whose dashboard is refused.
+    without_dashboard: Mutex<HashSet<String>>,
+}
+
+fn lock_set(set: &Mutex<HashSet<String>>) -> MutexGuard<'_, HashSet<String>> {
+    set.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn lock<K: Hash + Eq, V>(map: &Mutex<HashMap<K, V>>) -> MutexGuard<'_, HashMap<K, V>> {

@@ -118,8 +118,7 @@ impl Step {
             DatabaseSize::Full => None,
             DatabaseSize::Least => arrived.iter().find(|part| part.name == names::DATABASE).cloned(),
         };
-        let entries = context.index.namespace(&validated.namespace);
-        let parts = steps::next(wanted, sight::look(&entries, &full, least.as_ref(), None), slept);
+        let parts = steps::next(wanted, context.look(&validated.namespace, &full, least.as_ref(), None), slept);
         let children = match asleep {
             _ if parts == Parts::of(Stage::Active) => awake,
             Some(asleep) if parts == Parts::of(wanted) => asleep,
@@ -144,6 +143,7 @@ impl Step {
         let now: Vec<&Child> = now.collect();
         let outdated = || self.parts != Parts::of(self.wanted) && self.brings_back(context, namespace);
         let refusals = children::apply(context, namespace, now, outdated).await?;
+        context.bots_do_without_dashboard(namespace, refusals.of_dashboard());
         children::prune(context, tenant.metadata.uid.as_deref(), namespace, &self.children).await?;
         if sight::replaces_for_least(&context.index.namespace(namespace), &self.workloads, self.least.as_ref()) {
             recheck::still_sleeps(context, tenant, self.wanted, names::DATABASE).await?;
@@ -166,7 +166,7 @@ impl Step {
         let fleets = context.fleets_of(&validated.namespace);
         let views: Vec<FleetView> =
             fleets.iter().map(|fleet| fleet_views::view(fleet, &entries, self.wanted)).collect();
-        let seen = sight::look(&entries, &self.full, self.least.as_ref(), None);
+        let seen = context.look(&validated.namespace, &self.full, self.least.as_ref(), None);
         let held = steps::held(self.wanted, self.parts, seen);
         let mut unready: Vec<String> =
             self.workloads.iter().filter_map(|wanted| workloads::unready(&entries, wanted)).collect();

@@ -34,7 +34,7 @@ pub async fn reconcile(guarded: Arc<Guarded<WorkerPool>>, context: &Context) -> 
     let nodes = context.nodes.nodes();
     let assignment = assign(&pools(context), &unread(context), &nodes);
     let outcome = match class(context, pool).await {
-        Ok(()) => judge(pool, &assignment, &nodes),
+        Ok(()) => judge(pool, &assignment, &nodes, |node| context.nodes.refusal(node)),
         Err(outcome) => outcome,
     };
     report::finish(context, Own::WorkerPool, &pool.metadata, &old, (outcome, None), |outcome| {
@@ -105,13 +105,21 @@ async fn class(context: &Context, pool: &WorkerPool) -> Result<(), Outcome> {
     }
 }
 
-fn judge(pool: &WorkerPool, assignment: &Assignment, nodes: &[Node]) -> Outcome {
+fn judge(
+    pool: &WorkerPool,
+    assignment: &Assignment,
+    nodes: &[Node],
+    refusal: impl Fn(&str) -> Option<String>,
+) -> Outcome {
     let name = pool.name_any();
     if let Some(disputes) = assignment.disputes.get(&name) {
         return Outcome::Conflict(format!("{}; let one selector match", disputes.join("; ")));
     }
-    if assignment.edits.iter().any(|edit| assignment.members.get(&name).is_some_and(|m| m.contains(&edit.node))) {
-        return Outcome::Progressing("nodes are being marked".to_owned());
+    let is_own = |node: &String| assignment.members.get(&name).is_some_and(|members| members.contains(node));
+    let mut unmarked = assignment.edits.iter().map(|edit| &edit.node).filter(|node| is_own(node)).peekable();
+    if unmarked.peek().is_some() {
+        let refused = unmarked.find_map(|node| refusal(node));
+        return refused.map_or_else(|| Outcome::Progressing("nodes are being marked".to_owned()), Outcome::Refused);
     }
     let members = members(assignment, nodes, &name);
     if members.iter().any(|node| node.ready) {
@@ -174,6 +182,9 @@ pub async fn keep_nodes(context: Arc<Context>, changed: Arc<Notify>) {
             Err(error) => {
                 failures = failures.saturating_add(1);
                 tracing::warn!(%error, failures, "nodes were not marked; trying again");
+                for pool in context.pools.state() {
+                    context.triggers.pool(&pool.name_any());
+                }
                 tokio::time::sleep(Duration::from_millis(200 << failures.min(8))).await;
             }
         }

@@ -17,6 +17,8 @@ use crate::workflow::{self, Bots, Workflow};
 
 /// Bots are where they are to be by then, and what is refused is told.
 const LIMIT: Duration = Duration::from_secs(60);
+/// So often in that time. At once, ever more seldom after a failure, and each minute.
+const OFTEN: usize = 20;
 /// Afterwards: a started process does all that is left.
 const HEALED: Duration = Duration::from_secs(60);
 /// One process in so many is not started again, and finds by itself that nothing is refused any more.
@@ -29,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(100);
 enum Need {
     /// No bot of the tenant may start without it: its place, its passwords, its rights, and what keeps others away from it.
     Never,
-    /// Some start, others do not: configuration and volumes, what they connect to, and the promise to stop them one day.
+    /// Some start, others do not: configuration and volumes, what they connect to at its full size, and the promise to stop them one day.
     Depends,
     /// They start all the same.
     Nothing,
@@ -40,9 +42,8 @@ fn need(refused: &Request) -> Need {
         ("namespaces" | "secrets" | "serviceaccounts", _) => Need::Never,
         ("networkpolicies", _) if refused.name == "default" => Need::Never,
         // Who cannot be told that it sleeps does not fall asleep.
-        ("tenants", "" | "status") | ("configmaps" | "statefulsets" | "botfleets" | "persistentvolumeclaims", "") => {
-            Need::Depends
-        }
+        ("tenants", "" | "status")
+        | ("configmaps" | "statefulsets" | "botfleets" | "persistentvolumeclaims" | "pods", "") => Need::Depends,
         _ => Need::Nothing,
     }
 }
@@ -144,13 +145,13 @@ pub async fn run(
             if !right {
                 wrong.push(format!("{:?} bots run while it is refused", bots(found.iter())));
             }
-            if !quiet {
-                wrong.push("it is tried again and again".to_owned());
-            }
             break;
         }
     }
-    let met = rig.proxy.met() > 0;
+    let tries = rig.proxy.met();
+    if tries > OFTEN {
+        wrong.push(format!("it is tried {tries} times"));
+    }
 
     // A status that is refused is tried ever more seldom, at last after five minutes.
     let patient = !is_telling(&refused)
@@ -177,7 +178,7 @@ pub async fn run(
     if !workflow.drops_data() {
         wrong.extend(oracle::data_lost(&oracle::data(&before), &oracle::data(&found)));
     }
-    Ok((wrong, met))
+    Ok((wrong, tries > 0))
 }
 
 #[cfg(test)]
