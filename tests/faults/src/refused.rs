@@ -17,8 +17,8 @@ use crate::workflow::{self, Bots, Workflow};
 
 /// Bots are where they are to be by then, and what is refused is told.
 const LIMIT: Duration = Duration::from_secs(60);
-/// So often in that time. At once, ever more seldom after a failure, and each minute.
-const OFTEN: usize = 20;
+/// More often in that time is a loop. It is tried at once, ever more seldom after a failure, and whenever a watch tells of the object.
+const OFTEN: usize = 60;
 /// Afterwards: a started process does all that is left.
 const HEALED: Duration = Duration::from_secs(60);
 /// One process in so many is not started again, and finds by itself that nothing is refused any more.
