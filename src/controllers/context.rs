@@ -26,6 +26,7 @@ use crate::cluster::read::Reader;
 use crate::cluster::status::{Own, StatusWriter};
 use crate::domain::catalog::Catalog;
 use crate::domain::names;
+use crate::domain::stage::Stage;
 use crate::metrics::Metrics;
 use crate::plan::{ChildKind, Settings};
 use crate::validate::PoolFacts;
@@ -101,12 +102,21 @@ impl Context {
         self.metrics.set_in_backoff(kind.as_str(), self.memory.failing(kind.as_str()));
     }
 
-    /// The parts of a stack as [`sight::look`] sees them. A dashboard that is refused is taken to be on its way: nobody's bots wait for
-    /// somebody to permit it.
-    pub fn look(&self, namespace: &str, full: &[Wanted], least: Option<&Wanted>, fleet: Option<&str>) -> Seen {
+    /// The parts of a stack as [`sight::look`] sees them. On the way up a dashboard that is refused is taken to be on its way: nobody's
+    /// bots wait for somebody to permit it.
+    pub fn look(
+        &self,
+        (namespace, wanted): (&str, Stage),
+        full: &[Wanted],
+        least: Option<&Wanted>,
+        fleet: Option<&str>,
+    ) -> Seen {
         let seen = sight::look(&self.index.namespace(namespace), full, least, fleet);
-        let refused = !seen.dashboard.runs() && lock_set(&self.memory.without_dashboard).contains(namespace);
-        if refused { Seen { dashboard: State::Starting, ..seen } } else { seen }
+        let refused = || lock_set(&self.memory.without_dashboard).contains(namespace);
+        if wanted == Stage::Active && !seen.dashboard.runs() && refused() {
+            return Seen { dashboard: State::Starting, ..seen };
+        }
+        seen
     }
 
     /// Notes whether a tenant's dashboard is refused, and tells its fleets when that has changed.

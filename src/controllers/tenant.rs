@@ -118,7 +118,8 @@ impl Step {
             DatabaseSize::Full => None,
             DatabaseSize::Least => arrived.iter().find(|part| part.name == names::DATABASE).cloned(),
         };
-        let parts = steps::next(wanted, context.look(&validated.namespace, &full, least.as_ref(), None), slept);
+        let parts =
+            steps::next(wanted, context.look((&validated.namespace, wanted), &full, least.as_ref(), None), slept);
         let children = match asleep {
             _ if parts == Parts::of(Stage::Active) => awake,
             Some(asleep) if parts == Parts::of(wanted) => asleep,
@@ -166,7 +167,7 @@ impl Step {
         let fleets = context.fleets_of(&validated.namespace);
         let views: Vec<FleetView> =
             fleets.iter().map(|fleet| fleet_views::view(fleet, &entries, self.wanted)).collect();
-        let seen = context.look(&validated.namespace, &self.full, self.least.as_ref(), None);
+        let seen = context.look((&validated.namespace, self.wanted), &self.full, self.least.as_ref(), None);
         let held = steps::held(self.wanted, self.parts, seen);
         let mut unready: Vec<String> =
             self.workloads.iter().filter_map(|wanted| workloads::unready(&entries, wanted)).collect();

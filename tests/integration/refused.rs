@@ -53,8 +53,8 @@ fn told(ctx: &Ctx, what: &str) -> Result<(), String> {
     })
 }
 
-/// Every change of a tenant's workloads is refused: suspended, it stops all the same and says what is refused. Then a Service is
-/// refused: the tenant wakes all the same, its database at full size again.
+/// Every change of a tenant's workloads is refused: suspended, it stops all the same and says what is refused. Then a Service and the
+/// dashboard are refused: the tenant wakes all the same, its database at full size again.
 pub fn refused_objects_stop_nobody(ctx: &Ctx) -> Result<(), String> {
     apply(ctx, &tenant(NAME, json!({"tier": "basic", "fleets": [fleet("a", 2)]})))?;
     ctx.await_ready(NAME)?;
@@ -76,6 +76,10 @@ pub fn refused_objects_stop_nobody(ctx: &Ctx) -> Result<(), String> {
     refuse(ctx, "frozen-services", services, &make)?;
     ctx.kubectl(&["delete", "service", "dashboard", "-n", NAMESPACE])?;
     told(ctx, "Service tenant-forbidden/dashboard")?;
+    let deployments =
+        json!({"apiGroups": ["apps"], "apiVersions": ["v1"], "resources": ["deployments"], "operations": ["UPDATE"]});
+    let touch = ["label", "deployment", "dashboard", "-n", NAMESPACE, "--dry-run=server", "touched=yes"];
+    refuse(ctx, "frozen-dashboard", deployments, &touch)?;
     patch(ctx, &["tenant", NAME], &json!({"spec": {"suspended": false}}))?;
     eventually(LIMIT, || {
         let ready = |set: &Value| (text(&set["metadata"]["name"]), set["status"]["readyReplicas"].clone());
@@ -85,6 +89,7 @@ pub fn refused_objects_stop_nobody(ctx: &Ctx) -> Result<(), String> {
     })?;
     told(ctx, "Service tenant-forbidden/dashboard")?;
     permit(ctx, "frozen-services")?;
+    permit(ctx, "frozen-dashboard")?;
     ctx.kubectl(&["annotate", "--overwrite", "tenant", NAME, "look=once-more"])?;
     await_reason_within(ctx, LIMIT, &["tenant", NAME], "Ready", "True", "Ready")?;
 
