@@ -22,7 +22,7 @@ pub struct Refusals {
     outdated: HashSet<String>,
     /// What the pods of all components need is not there.
     of_all: bool,
-    /// The dashboard itself.
+    /// The dashboard, itself or what it is made of.
     dashboard: bool,
 }
 
@@ -35,7 +35,6 @@ impl Refusals {
             ChildKind::ServiceAccount => self.of_all |= missing,
             // The others only allow what this one forbids.
             ChildKind::NetworkPolicy => self.of_all |= missing && child.name() == ISOLATION,
-            ChildKind::Deployment => self.dashboard |= child.name() == DASHBOARD,
             _ => {}
         }
         self.first.get_or_insert(outcome);
@@ -86,6 +85,7 @@ pub async fn apply(
         let spared = starts && refusals.spares(child);
         let done = if spared { Ok(()) } else { ensure(context, child, namespace).await };
         let refused = spared || done.is_err();
+        refusals.dashboard |= refused && child.kind() == ChildKind::Deployment && child.name() == DASHBOARD;
         refused_only(&mut refusals, child, missing(child), done)?;
         if let Some(workload) = workload.filter(|_| refused) {
             let stopped = stop_surplus(context, namespace, &workload).await;
