@@ -34,8 +34,10 @@ fn refuse(ctx: &Ctx, name: &str, rule: Value, attempt: &[&str]) -> Result<(), St
     })
 }
 
-fn permit(ctx: &Ctx, name: &str) -> Result<(), String> {
-    ctx.kubectl(&["delete", "validatingadmissionpolicybinding,validatingadmissionpolicy", name]).map(drop)
+/// The policy is gone, and `attempt` goes through: a pass that came before would be refused once more, and wait a minute.
+fn permit(ctx: &Ctx, name: &str, attempt: &[&str]) -> Result<(), String> {
+    ctx.kubectl(&["delete", "validatingadmissionpolicybinding,validatingadmissionpolicy", name])?;
+    eventually(LIMIT, || ctx.kubectl(attempt).map(drop))
 }
 
 /// Pods that each workload asks for.
@@ -66,7 +68,7 @@ pub fn refused_objects_stop_nobody(ctx: &Ctx) -> Result<(), String> {
     let stopped: BTreeMap<String, Value> = names.map(|(name, count)| (name.to_owned(), json!(count))).into();
     eventually(LIMIT, || same("pods asked for", &asked(ctx)?, &stopped))?;
     told(ctx, "StatefulSet tenant-forbidden/")?;
-    permit(ctx, "frozen-workloads")?;
+    permit(ctx, "frozen-workloads", &touch)?;
     ctx.kubectl(&["annotate", "tenant", NAME, "look=again"])?;
     await_reason_within(ctx, LIMIT, &["tenant", NAME], "Ready", "True", "Asleep")?;
 
@@ -88,8 +90,8 @@ pub fn refused_objects_stop_nobody(ctx: &Ctx) -> Result<(), String> {
         same("ready", &found, &wanted.into())
     })?;
     told(ctx, "Service tenant-forbidden/dashboard")?;
-    permit(ctx, "frozen-services")?;
-    permit(ctx, "frozen-dashboard")?;
+    permit(ctx, "frozen-services", &make)?;
+    permit(ctx, "frozen-dashboard", &touch)?;
     ctx.kubectl(&["annotate", "--overwrite", "tenant", NAME, "look=once-more"])?;
     await_reason_within(ctx, LIMIT, &["tenant", NAME], "Ready", "True", "Ready")?;
 
@@ -107,6 +109,8 @@ pub fn refused_objects_stop_nobody(ctx: &Ctx) -> Result<(), String> {
 /// A new Tenant to which this is refused says so for as long as it is, and starts nothing before.
 fn nothing_starts_without(ctx: &Ctx, rule: Value, make: &[&str], what: &str) -> Result<(), String> {
     ctx.kubectl(&["delete", "tenant", NAME, "--timeout=60s"])?;
+    // They go with their Tenant, but the garbage collector of a new cluster learns of Tenants only after half a minute.
+    ctx.kubectl(&["delete", "networkpolicies", "--all", "-n", NAMESPACE])?;
     refuse(ctx, "frozen-beginning", rule, make)?;
     apply(ctx, &tenant(NAME, json!({"tier": "basic", "fleets": [fleet("a", 1)]})))?;
     for _ in 0..2 {
@@ -127,7 +131,7 @@ fn nothing_starts_without(ctx: &Ctx, rule: Value, make: &[&str], what: &str) -> 
         ensure(waits.contains("NetworkPolicy"), || waits)?;
     }
     same("workloads", &asked(ctx)?, &BTreeMap::new())?;
-    permit(ctx, "frozen-beginning")?;
+    permit(ctx, "frozen-beginning", make)?;
     ctx.kubectl(&["annotate", "--overwrite", "tenant", NAME, "look=at-last"])?;
     await_reason_within(ctx, LIMIT, &["tenant", NAME], "Ready", "True", "Ready").map(drop)
 }
