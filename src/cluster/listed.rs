@@ -203,18 +203,20 @@ impl Listed {
         known.news += 1;
         for wishes in known.wishes.values_mut() {
             let concerned = match kind {
-                Own::Tenant => wishes.tenant.is_some(),
-                Own::BotFleet => !wishes.fleets.is_empty(),
+                Own::Tenant => {
+                    let listed = wishes.tenant.is_some();
+                    wishes.tenant.take_if(|tenant| tenant.list != last);
+                    listed
+                }
+                Own::BotFleet => {
+                    let listed = !wishes.fleets.is_empty();
+                    wishes.fleets.retain(|(_, fleet)| fleet.list == last);
+                    listed
+                }
                 Own::WorkerPool => false,
             };
-            if !concerned {
-                continue;
-            }
-            (wishes.news, wishes.told) = (known.news, now);
-            match kind {
-                Own::Tenant => drop(wishes.tenant.take_if(|tenant| tenant.list != last)),
-                Own::BotFleet => wishes.fleets.retain(|(_, fleet)| fleet.list == last),
-                Own::WorkerPool => {}
+            if concerned {
+                (wishes.news, wishes.told) = (known.news, now);
             }
         }
     }

@@ -189,7 +189,8 @@ fn parts(
         return (Parts::of(wanted), None);
     }
     let full = children::workloads(&plan::tenant(tenant, Parts::of(Stage::Active), &context.settings));
-    let seen = context.look((&tenant.namespace, wanted), &full, None, Some(fleet));
+    let seen = sight::look(&context.index.namespace(&tenant.namespace), &full, None, Some(fleet));
+    let seen = context.regardless_of_dashboard(&tenant.name, wanted, seen);
     let parts = steps::next(wanted, seen, true);
     let awaited = steps::held(wanted, parts, seen).map(|(_, awaited)| awaited);
     (parts, awaited.filter(|_| !parts.bots))

@@ -81,15 +81,15 @@ pub async fn apply(
             return Err(Outcome::Again);
         }
         let workload = workload(child);
-        let starts = workload.is_some() || child.kind() == ChildKind::BotFleet && missing(child);
-        let spared = starts && refusals.spares(child);
+        let starts = || workload.is_some() || child.kind() == ChildKind::BotFleet && missing(child);
+        let spared = refusals.spares(child) && starts();
         let done = if spared { Ok(()) } else { ensure(context, child, namespace).await };
         let refused = spared || done.is_err();
         refusals.dashboard |= refused && child.kind() == ChildKind::Deployment && child.name() == DASHBOARD;
-        refused_only(&mut refusals, child, missing(child), done)?;
+        refused_only(&mut refusals, child, missing, done)?;
         if let Some(workload) = workload.filter(|_| refused) {
             let stopped = stop_surplus(context, namespace, &workload).await;
-            refused_only(&mut refusals, child, missing(child), stopped)?;
+            refused_only(&mut refusals, child, missing, stopped)?;
         }
     }
     Ok(refusals)
@@ -98,13 +98,15 @@ pub async fn apply(
 fn refused_only(
     refusals: &mut Refusals,
     child: &Child,
-    missing: bool,
+    missing: impl Fn(&Child) -> bool,
     done: Result<(), Outcome>,
 ) -> Result<(), Outcome> {
     match done {
         // Where there is no namespace there is nothing else to do.
-        Err(refused @ Outcome::Refused(_)) if missing && child.kind() == ChildKind::Namespace => return Err(refused),
-        Err(refused @ Outcome::Refused(_)) => refusals.note(child, missing, refused),
+        Err(refused @ Outcome::Refused(_)) if child.kind() == ChildKind::Namespace && missing(child) => {
+            return Err(refused);
+        }
+        Err(refused @ Outcome::Refused(_)) => refusals.note(child, missing(child), refused),
         other => other?,
     }
     Ok(())

@@ -1,19 +1,17 @@
 //! What every pass works with.
 
 use std::collections::{HashMap, HashSet};
-use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::channel::mpsc::UnboundedSender;
+use kube::ResourceExt;
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::ReconcileRequest;
 use kube::runtime::reflector::{ObjectRef, Store};
 
-use super::sight;
 use super::steps::{Seen, State};
-use super::workloads::Wanted;
 use crate::api::bot_fleet::ConfigMapRef;
 use crate::api::{BotFleet, Tenant, WorkerPool};
 use crate::clock::Clock;
@@ -90,9 +88,6 @@ impl Context {
     pub fn forget(&self, kind: Own, namespace: Option<&str>, name: &str) {
         let key = Key::new(kind, namespace, name);
         self.memory.forget(&key);
-        if key.kind == Own::Tenant.as_str() {
-            lock_set(&self.memory.without_dashboard).remove(&names::namespace(name));
-        }
         self.metrics.set_in_backoff(key.kind, self.memory.failing(key.kind));
     }
 
@@ -102,17 +97,10 @@ impl Context {
         self.metrics.set_in_backoff(kind.as_str(), self.memory.failing(kind.as_str()));
     }
 
-    /// The parts of a stack as [`sight::look`] sees them. On the way up a dashboard that is refused is taken to be on its way: nobody's
-    /// bots wait for somebody to permit it.
-    pub fn look(
-        &self,
-        (namespace, wanted): (&str, Stage),
-        full: &[Wanted],
-        least: Option<&Wanted>,
-        fleet: Option<&str>,
-    ) -> Seen {
-        let seen = sight::look(&self.index.namespace(namespace), full, least, fleet);
-        let refused = || lock_set(&self.memory.without_dashboard).contains(namespace);
+    /// What is seen of the parts, but on the way up a dashboard that is refused is taken to be on its way: nobody's bots wait for somebody to
+    /// permit it.
+    pub fn regardless_of_dashboard(&self, tenant: &str, wanted: Stage, seen: Seen) -> Seen {
+        let refused = || lock(&self.memory.without_dashboard).contains(&Key::new(Own::Tenant, None, tenant));
         if wanted == Stage::Active && !seen.dashboard.runs() && refused() {
             return Seen { dashboard: State::Starting, ..seen };
         }
@@ -120,15 +108,28 @@ impl Context {
     }
 
     /// Notes whether a tenant's dashboard is refused, and tells its fleets when that has changed.
-    pub fn bots_do_without_dashboard(&self, namespace: &str, refused: bool) {
+    pub fn bots_do_without_dashboard(&self, tenant: &str, refused: bool) {
+        let key = Key::new(Own::Tenant, None, tenant);
         let changed = {
-            let mut without = lock_set(&self.memory.without_dashboard);
-            if refused { without.insert(namespace.to_owned()) } else { without.remove(namespace) }
+            let mut without = lock(&self.memory.without_dashboard);
+            if refused { without.insert(key) } else { without.remove(&key) }
         };
         if changed {
-            for fleet in self.index.names(Slot::Child(ChildKind::BotFleet), namespace) {
-                self.triggers.fleet(namespace, &fleet);
-            }
+            self.every_fleet(&names::namespace(tenant));
+        }
+    }
+
+    /// A pass over each fleet of a namespace.
+    pub fn every_fleet(&self, namespace: &str) {
+        for name in self.index.names(Slot::Child(ChildKind::BotFleet), namespace) {
+            self.triggers.fleet(namespace, &name);
+        }
+    }
+
+    /// A pass over each `WorkerPool`.
+    pub fn every_pool(&self) {
+        for pool in self.pools.state() {
+            self.triggers.pool(&pool.name_any());
         }
     }
 
@@ -220,17 +221,13 @@ pub struct Memory {
     configs: Mutex<HashMap<(String, String), HashMap<ConfigMapRef, String>>>,
     config_changes: AtomicU64,
     told: Mutex<HashMap<Key, (String, i64)>>,
-    /// Namespaces whose dashboard is refused.
-    without_dashboard: Mutex<HashSet<String>>,
+    /// Tenants whose dashboard is refused.
+    without_dashboard: Mutex<HashSet<Key>>,
 }
 
-fn lock_set(set: &Mutex<HashSet<String>>) -> MutexGuard<'_, HashSet<String>> {
-    set.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn lock<K: Hash + Eq, V>(map: &Mutex<HashMap<K, V>>) -> MutexGuard<'_, HashMap<K, V>> {
-    // Each change is one insert or remove, so a panic elsewhere leaves the map whole.
-    map.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(known: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Each change is one insert or remove, so a panic elsewhere leaves it whole.
+    known.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Memory {
@@ -290,6 +287,7 @@ impl Memory {
         lock(&self.spoken).remove(key);
         lock(&self.failures).remove(key);
         lock(&self.written).remove(key);
+        lock(&self.without_dashboard).remove(key);
     }
 
     fn retain(&self, stays: impl Fn(&Key) -> bool) {
@@ -297,6 +295,7 @@ impl Memory {
         lock(&self.spoken).retain(|key, _| stays(key));
         lock(&self.failures).retain(|key, _| stays(key));
         lock(&self.written).retain(|key, _| stays(key));
+        lock(&self.without_dashboard).retain(|key| stays(key));
     }
 
     /// The referenced text, if it was read since the `ConfigMap` last changed.

@@ -63,7 +63,7 @@ impl Feeds {
         let known = store.writer.as_reader();
         let told = |object: &Guarded<Tenant>| {
             self.context.triggers.tenant(&object.name_any());
-            self.every_fleet(&names::namespace(&object.name_any()));
+            self.context.every_fleet(&names::namespace(&object.name_any()));
         };
         let sink = |event: Event<Guarded<Tenant>>| {
             // Each tenant's status is told several times; a pass over a pool looks at all tenants.
@@ -74,7 +74,7 @@ impl Feeds {
             };
             store.take(&self.context, event, told);
             if counts {
-                self.every_pool();
+                self.context.every_pool();
             }
         };
         self.watches.run(name, self.cluster.all(), None, sink).await;
@@ -94,7 +94,7 @@ impl Feeds {
                 self.context.triggers.fleet(&namespace, &object.name_any());
                 // The fleets of a namespace share the tier's bots, by what is asked of them.
                 if !as_asked {
-                    self.every_fleet(&namespace);
+                    self.context.every_fleet(&namespace);
                     // Who changes it and the text that it refers to at once means the new text.
                     let reference =
                         object.0.as_ref().ok().and_then(|fleet| fleet.spec.strategy.config_map_ref.as_ref());
@@ -123,7 +123,7 @@ impl Feeds {
                 if as_asked {
                     self.context.triggers.pool(&object.name_any());
                 } else {
-                    self.every_pool();
+                    self.context.every_pool();
                     self.nodes_changed.notify_one();
                 }
             });
@@ -144,7 +144,7 @@ impl Feeds {
         let mut seen = Vec::new();
         let sink = |event: Event<Node>| {
             if self.context.nodes.take_node(&mut seen, event) {
-                self.every_pool();
+                self.context.every_pool();
                 self.nodes_changed.notify_one();
             }
         };
@@ -157,7 +157,7 @@ impl Feeds {
         let mut seen = Vec::new();
         let sink = |event: Event<PriorityClass>| {
             if self.context.nodes.take_class(&mut seen, event) {
-                self.every_pool();
+                self.context.every_pool();
                 self.nodes_changed.notify_one();
             }
         };
@@ -197,22 +197,10 @@ impl Feeds {
         "children"
     }
 
-    fn every_pool(&self) {
-        for pool in self.context.pools.state() {
-            self.context.triggers.pool(&pool.name_any());
-        }
-    }
-
     fn every_tenant(&self) {
         for tenant in self.context.tenants.state() {
             self.context.triggers.tenant(&tenant.name_any());
-            self.every_fleet(&names::namespace(&tenant.name_any()));
-        }
-    }
-
-    fn every_fleet(&self, namespace: &str) {
-        for name in self.context.index.names(Slot::Child(ChildKind::BotFleet), namespace) {
-            self.context.triggers.fleet(namespace, &name);
+            self.context.every_fleet(&names::namespace(&tenant.name_any()));
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The last look before something is taken down for a stage: activity always wins.
+//! The last look before something is taken down: the watch may be behind. Activity always wins, and data that has gone does not
+//! come back.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -12,15 +13,15 @@ use crate::cluster::error::ClusterError;
 use crate::domain::activity;
 use crate::domain::stage::{Stage, effective_stage};
 
-/// Reads the Tenant anew and lets the pass go on only if it still sleeps at least as deep as the pass assumes. The
-/// watch may be behind; a login that it has not shown yet must not cost the user anything.
+/// Reads the Tenant anew and lets the pass go on only if it still sleeps at least as deep as the pass assumes. A login that the watch
+/// has not shown yet must not cost the user anything.
 ///
 /// # Errors
 /// `Again` when the Tenant is another one meanwhile: its watch brings the next pass. `Transient` when it cannot be
 /// read, whatever the reason; nothing is taken down on a guess.
 pub async fn still_sleeps(context: &Context, tenant: &Tenant, wanted: Stage, part: &str) -> Result<(), Outcome> {
     let name = tenant.name_any();
-    let live = context.reader.tenant(&name).await.map_err(|error| Outcome::Transient(error.to_string()))?;
+    let live = context.reader.tenant(&name).await.map_err(unread)?;
     if live.is_some_and(|live| agrees(tenant, wanted, &live, context.clock.now())) {
         return Ok(());
     }
@@ -34,23 +35,38 @@ fn agrees(tenant: &Tenant, wanted: Stage, live: &Tenant, now: Timestamp) -> bool
         && effective_stage(&activity::facts(live, now)) >= wanted
 }
 
-/// Whether Tenant and fleet ask for the same as when the pass read them, and the data of bots that are not asked for is to go. The
-/// watches may be behind, and data that has gone does not come back.
+/// Whether this Tenant is still there, and its data is to go.
+///
+/// # Errors
+/// `Transient` when it cannot be read; nothing is deleted on a guess.
+pub async fn still_says_delete(context: &Context, tenant: &ObjectMeta) -> Result<bool, Outcome> {
+    Ok(delete_at(context, tenant).await?.is_some())
+}
+
+/// The generation at which this Tenant says now that its data is to go.
+async fn delete_at(context: &Context, tenant: &ObjectMeta) -> Result<Option<i64>, Outcome> {
+    let live = context.reader.tenant(tenant.name.as_deref().unwrap_or_default()).await.map_err(unread)?;
+    let says = |live: &Tenant| live.metadata.uid == tenant.uid && live.spec.deletion_policy == DeletionPolicy::Delete;
+    Ok(live.filter(says).and_then(|live| live.metadata.generation))
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn unread(error: ClusterError) -> Outcome {
+    Outcome::Transient(error.to_string())
+}
+
+/// Whether Tenant and fleet ask for the same as when the pass read them, and the data of bots that are not asked for is to go.
 ///
 /// # Errors
 /// `Transient` when one of them cannot be read; nothing is deleted on a guess.
 pub async fn still_asks(context: &Context, tenant: &Tenant, fleet: &BotFleet) -> Result<bool, Outcome> {
-    let unread = |error: ClusterError| Outcome::Transient(error.to_string());
-    let same = |read: &ObjectMeta, live: &ObjectMeta| (&read.uid, read.generation) == (&live.uid, live.generation);
-    let live = context.reader.tenant(&tenant.name_any()).await.map_err(unread)?;
-    let says =
-        |live: Tenant| same(&tenant.metadata, &live.metadata) && live.spec.deletion_policy == DeletionPolicy::Delete;
-    if !live.is_some_and(says) {
+    let says = delete_at(context, &tenant.metadata).await?;
+    if says.is_none() || says != tenant.metadata.generation {
         return Ok(false);
     }
     let namespace = fleet.namespace().unwrap_or_default();
     let live = context.reader.fleet(&namespace, &fleet.name_any()).await.map_err(unread)?;
-    Ok(live.is_some_and(|live| same(&fleet.metadata, &live)))
+    Ok(live.is_some_and(|live| (&fleet.metadata.uid, fleet.metadata.generation) == (&live.uid, live.generation)))
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
 //! Deletion of Tenants and `BotFleets`: bots first and gracefully, data only when the Tenant says so.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::ResourceExt;
 
 use super::context::Context;
 use super::outcome::Outcome;
+use super::recheck;
 use super::workloads::ordinal;
 use crate::api::DeletionPolicy;
 use crate::cluster::error::ClusterError;
@@ -65,7 +65,7 @@ async fn try_tenant(context: &Context, metadata: &ObjectMeta, policy: DeletionPo
         return Ok(Outcome::Deleting(format!("namespace {namespace} is being deleted")));
     }
     if policy == DeletionPolicy::Delete
-        && still_says_delete(context, name, metadata.uid.as_deref()).await?
+        && recheck::still_says_delete(context, metadata).await?
         && context.reader.definition_stays(TENANTS).await?
     {
         // Volumes go slowly because of a finalizer, and a namespace looks again only after many seconds. It begins
@@ -142,19 +142,9 @@ async fn drops_volumes(context: &Context, namespace: &str) -> Result<bool, Outco
     let tenant = names::tenant_of_namespace(namespace).and_then(|name| context.tenant(name));
     let Some(Ok(tenant)) = tenant.as_ref().map(|guarded| &guarded.0) else { return Ok(false) };
     Ok(tenant.spec.deletion_policy == DeletionPolicy::Delete
-        && still_says_delete(context, &tenant.name_any(), tenant.metadata.uid.as_deref()).await?
+        && recheck::still_says_delete(context, &tenant.metadata).await?
         && context.reader.definition_stays(FLEETS).await?
         && context.reader.definition_stays(TENANTS).await?)
-}
-
-/// Whether the Tenant's policy is Delete at this moment. The watch may be behind, and data that has gone does not come back.
-///
-/// # Errors
-/// `Transient` when the Tenant cannot be read; nothing is deleted on a guess.
-pub async fn still_says_delete(context: &Context, name: &str, uid: Option<&str>) -> Result<bool, Outcome> {
-    let live = context.reader.tenant(name).await.map_err(|error| Outcome::Transient(error.to_string()))?;
-    let says = live.filter(|live| live.metadata.uid.as_deref() == uid);
-    Ok(says.is_some_and(|live| live.spec.deletion_policy == DeletionPolicy::Delete))
 }
 
 /// Stops pods that nobody owns, each with its grace period: a `StatefulSet` that is replaced around its running pods leaves

@@ -118,8 +118,9 @@ impl Step {
             DatabaseSize::Full => None,
             DatabaseSize::Least => arrived.iter().find(|part| part.name == names::DATABASE).cloned(),
         };
-        let parts =
-            steps::next(wanted, context.look((&validated.namespace, wanted), &full, least.as_ref(), None), slept);
+        let seen = sight::look(&context.index.namespace(&validated.namespace), &full, least.as_ref(), None);
+        let seen = context.regardless_of_dashboard(&validated.name, wanted, seen);
+        let parts = steps::next(wanted, seen, slept);
         let children = match asleep {
             _ if parts == Parts::of(Stage::Active) => awake,
             Some(asleep) if parts == Parts::of(wanted) => asleep,
@@ -144,7 +145,7 @@ impl Step {
         let now: Vec<&Child> = now.collect();
         let outdated = || self.parts != Parts::of(self.wanted) && self.brings_back(context, namespace);
         let refusals = children::apply(context, namespace, now, outdated).await?;
-        context.bots_do_without_dashboard(namespace, refusals.of_dashboard());
+        context.bots_do_without_dashboard(&validated.name, refusals.of_dashboard());
         children::prune(context, tenant.metadata.uid.as_deref(), namespace, &self.children).await?;
         if sight::replaces_for_least(&context.index.namespace(namespace), &self.workloads, self.least.as_ref()) {
             recheck::still_sleeps(context, tenant, self.wanted, names::DATABASE).await?;
@@ -167,7 +168,8 @@ impl Step {
         let fleets = context.fleets_of(&validated.namespace);
         let views: Vec<FleetView> =
             fleets.iter().map(|fleet| fleet_views::view(fleet, &entries, self.wanted)).collect();
-        let seen = context.look((&validated.namespace, self.wanted), &self.full, self.least.as_ref(), None);
+        let seen = sight::look(&entries, &self.full, self.least.as_ref(), None);
+        let seen = context.regardless_of_dashboard(&validated.name, self.wanted, seen);
         let held = steps::held(self.wanted, self.parts, seen);
         let mut unready: Vec<String> =
             self.workloads.iter().filter_map(|wanted| workloads::unready(&entries, wanted)).collect();

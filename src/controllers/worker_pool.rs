@@ -182,9 +182,7 @@ pub async fn keep_nodes(context: Arc<Context>, changed: Arc<Notify>) {
             Err(error) => {
                 failures = failures.saturating_add(1);
                 tracing::warn!(%error, failures, "nodes were not marked; trying again");
-                for pool in context.pools.state() {
-                    context.triggers.pool(&pool.name_any());
-                }
+                context.every_pool();
                 tokio::time::sleep(Duration::from_millis(200 << failures.min(8))).await;
             }
         }

@@ -70,6 +70,11 @@ pub fn stale() -> Faults {
     }
 }
 
+/// Each kind of write is refused for as long as the workflow takes.
+pub fn refusals() -> Faults {
+    Faults { refused: true, ..Faults::default() }
+}
+
 /// What else can become of a request.
 pub fn errors() -> Vec<Fault> {
     let fault = Fault::new;

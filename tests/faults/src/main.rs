@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use serde_json::json;
-use torpor_faults::faults::Faults;
 use torpor_faults::matrix::{self, Settings};
 use torpor_faults::report::{self, Row};
 use torpor_faults::rig::{self, Rig};
@@ -125,7 +124,7 @@ fn run(cli: Cli) -> Result<usize> {
     let rows: Vec<Row> = match part {
         Part::Crash => matrix::run(&settings, &faults::kills().into())?,
         Part::Errors => matrix::run(&settings, &faults::errors().into())?,
-        Part::Refused => matrix::run(&settings, &Faults { refused: true, ..Faults::default() })?,
+        Part::Refused => matrix::run(&settings, &faults::refusals())?,
         Part::World => matrix::run(&settings, &faults::components().into())?,
         Part::Stale => matrix::run(&settings, &faults::stale())?,
         Part::Disasters => runtime()?.block_on(disasters::run(&settings))?,

@@ -225,14 +225,14 @@ impl Lane {
         expected: &Course,
         violations: &mut Vec<Violation>,
     ) -> Result<bool> {
+        if let Some(refused) = &case.refused {
+            let tried = refused::run(&mut self.rig, workflow, subject, refused, expected).await;
+            let (wrong, met) = tried.with_context(|| format!("{}: {}", workflow.name, case.name()))?;
+            tell(workflow, case, subject, wrong, violations);
+            return Ok(met);
+        }
         let mut subject = subject.to_owned();
         for attempt in 1..=ATTEMPTS {
-            if let Some(refused) = &case.refused {
-                let tried = refused::run(&mut self.rig, workflow, &subject, refused, expected).await;
-                let (wrong, met) = tried.with_context(|| format!("{}: {}", workflow.name, case.name()))?;
-                tell(workflow, case, &subject, wrong, violations);
-                return Ok(met);
-            }
             let plans = case.plans(&subject);
             self.rig.doomed = case.met.iter().find_map(|(_, fault)| fault.component);
             let outcome = trial::run(&mut self.rig, workflow, &subject, plans, Some(expected)).await;
