@@ -181,7 +181,7 @@ mod tests {
             (json!({"database": {"resources": {"cpu": "0"}}}), "must be CPU cores"),
             (json!({"database": {"resources": {"memory": "512"}}}), "must be memory"),
             (json!({"redis": {"storage": "900Mi"}}), "redis.storage cannot shrink"),
-            (json!({"redis": null}), "redis.storage can only be set or left out"),
+            (json!({"redis": {}}), "redis.storage can only be set or left out"),
             (json!({"dashboard": {"host": "https://x"}}), "must be a host name"),
         ] {
             let mut spec = old_spec();

@@ -75,11 +75,11 @@ pub struct TenantSpec {
     #[serde(default)]
     pub database: Database,
     /// Redis of this tenant. Default: the tier's size, contents in memory only.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub redis: Option<Redis>,
+    #[serde(default)]
+    pub redis: Redis,
     /// Dashboard of this tenant. Default: the tier's size.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dashboard: Option<Dashboard>,
+    #[serde(default)]
+    pub dashboard: Dashboard,
     /// What happens to namespace, volumes and Secret when the Tenant is deleted: Retain (default) keeps them for a new Tenant of the same name, Delete removes them.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
@@ -159,7 +159,8 @@ fn default_database_storage() -> String {
     "5Gi".to_owned()
 }
 
-/// Default PostgreSQL image. It is a default of the schema, so a new operator version never changes the image of a tenant that exists.
+/// Default PostgreSQL image. Like the others it is a default of the schema, which is stored with the Tenant: a new operator version never
+/// changes the image of a tenant that exists.
 pub const DATABASE_IMAGE: &str = "postgres:17.11-bookworm";
 /// Default Redis image.
 pub const REDIS_IMAGE: &str = "redis:7.2.16-bookworm";

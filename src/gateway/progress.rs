@@ -178,7 +178,7 @@ pub fn of(tenant: &Tenant, usual: Option<i64>, scheme: &str, now: Timestamp) -> 
 
 /// The host under which a tenant's dashboard is reached.
 pub fn host(tenant: &Tenant) -> Option<&str> {
-    tenant.spec.dashboard.as_ref()?.host.as_deref()
+    tenant.spec.dashboard.host.as_deref()
 }
 
 fn state(tenant: &Tenant, status: &TenantStatus, stage: Stage, wanted: Stage) -> State {

@@ -224,8 +224,7 @@ mod tests {
             "metadata": {"name": name, "uid": name, "resourceVersion": version.to_string()},
         }))
         .expect("a Tenant");
-        tenant.spec.dashboard =
-            host.map(|host| crate::api::tenant::Dashboard { host: Some(host.to_owned()), ..Default::default() });
+        tenant.spec.dashboard.host = host.map(str::to_owned);
         tenant
     }
 

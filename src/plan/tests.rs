@@ -318,8 +318,7 @@ fn only_what_warrants_a_restart_changes_the_hash() {
 #[test]
 fn a_host_gets_an_ingress_where_there_is_a_class() {
     let mut hosted = manifest("alice", Tier::Basic);
-    hosted.spec.dashboard =
-        Some(crate::api::tenant::Dashboard { host: Some("alice.example.com".to_owned()), ..Default::default() });
+    hosted.spec.dashboard.host = Some("alice.example.com".to_owned());
     let ingresses = |manifest: &Tenant, stage: Stage, class: Option<&str>| -> Vec<serde_json::Value> {
         let settings = Settings { ingress_class: class.map(str::to_owned), ..Settings::default() };
         let children = everything(&validated(manifest, &[]), stage, &settings);

@@ -135,14 +135,12 @@ pub fn tenant(tenant: &Tenant, catalog: &Catalog, pools: &[PoolFacts]) -> Result
     let policy = policy(&mut findings, spec, catalog);
 
     let total = plan.total;
-    let redis = spec.redis.clone().unwrap_or_default();
-    let dashboard = spec.dashboard.clone().unwrap_or_default();
     let mut size = |field: &str, given: &Option<_>, share, least| {
         findings.size(&format!("spec.{field}.resources"), given.as_ref(), share, least, total)
     };
     let database_size = size("database", &spec.database.resources, plan.postgres, LEAST_DATABASE);
-    let redis_size = size("redis", &redis.resources, plan.redis, LEAST);
-    let dashboard_size = size("dashboard", &dashboard.resources, plan.dashboard, LEAST);
+    let redis_size = size("redis", &spec.redis.resources, plan.redis, LEAST);
+    let dashboard_size = size("dashboard", &spec.dashboard.resources, plan.dashboard, LEAST);
     let sum = database_size + redis_size + dashboard_size + plan.monitoring;
     if !sum.fits_into(total) {
         findings.add(
@@ -172,11 +170,19 @@ pub fn tenant(tenant: &Tenant, catalog: &Catalog, pools: &[PoolFacts]) -> Result
             size: database_size,
         },
         redis: Redis {
-            image: redis.image,
-            storage: redis.storage.map(|storage| findings.bytes("spec.redis.storage", &storage, LEAST_REDIS_STORAGE)),
+            image: spec.redis.image.clone(),
+            storage: spec
+                .redis
+                .storage
+                .as_ref()
+                .map(|storage| findings.bytes("spec.redis.storage", storage, LEAST_REDIS_STORAGE)),
             size: redis_size,
         },
-        dashboard: Dashboard { image: dashboard.image, host: dashboard.host, size: dashboard_size },
+        dashboard: Dashboard {
+            image: spec.dashboard.image.clone(),
+            host: spec.dashboard.host.clone(),
+            size: dashboard_size,
+        },
         monitoring: plan.monitoring,
         policy,
         pools: serving(spec.tier, pools),

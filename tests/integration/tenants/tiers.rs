@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
+use torpor::api::tenant::{DASHBOARD_IMAGE, DATABASE_IMAGE, REDIS_IMAGE};
 use torpor::domain::quantity::{Bytes, Cpu};
 use torpor_cluster::AuditMark;
 
@@ -58,6 +59,10 @@ pub fn four_tiers_run(ctx: &Ctx) -> Result<(), String> {
 
 fn stack_is_as_promised(ctx: &Ctx, row: &Row, tenant: &Value, mark: AuditMark) -> Result<(), String> {
     let name = text(&tenant["metadata"]["name"]);
+    // What a new version has as its default is not theirs.
+    let stored = ctx.get(&["tenant", &name])?;
+    let images = ["database", "redis", "dashboard"].map(|part| stored["spec"][part]["image"].clone());
+    same("stored images", &images, &[DATABASE_IMAGE, REDIS_IMAGE, DASHBOARD_IMAGE].map(|image| json!(image)))?;
     let namespace = format!("tenant-{name}");
     let live = ctx.await_ready(&name)?;
     let pods = list(ctx, "pods", &namespace)?;
