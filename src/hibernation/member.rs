@@ -110,7 +110,8 @@ impl Facts {
 impl Facts {
     /// When a time that lies in the future will no longer be worth a word.
     pub fn comes_true_at(&self, now: Timestamp) -> Option<Timestamp> {
-        let ahead = [self.activity.ahead(now), self.activity.sleep_request_ahead(now)];
+        let approved = self.approved_at.filter(|at| activity::in_future(*at, now));
+        let ahead = [self.activity.ahead(now), self.activity.sleep_request_ahead(now), approved];
         ahead.into_iter().flatten().min().map(activity::comes_true)
     }
 }

@@ -102,6 +102,15 @@ fn a_sleep_request_counts_from_its_time_on() {
 }
 
 #[test]
+fn an_approval_counts_from_its_time_on() {
+    let approved = facts(|tenant| {
+        tenant["status"]["requests"] = json!({"hibernationApprovedAt": "2026-01-03T00:00:00Z"});
+    });
+    assert_eq!(approved.comes_true_at(at("2026-01-02T00:00:00Z")), Some(at("2026-01-02T23:59:00Z")));
+    assert_eq!(approved.comes_true_at(at("2026-01-02T23:59:00Z")), None);
+}
+
+#[test]
 fn activity_that_cannot_be_read_beats_a_sleep_request() {
     let odd = facts(|tenant| {
         tenant["metadata"]["annotations"] =
