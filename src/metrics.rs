@@ -87,6 +87,12 @@ const TENANTS: Description = described(
     &["tier", "state"],
     "Tenants, by tier and by state; tier unknown for those that cannot be read",
 );
+const UNREADY: Description = described(
+    "torpor_longest_unready_seconds",
+    "gauge",
+    &["reason"],
+    "For how long the tenant that is not Ready for longest has not been, by the reason it has now; 0 where no tenant has it",
+);
 const BACKOFF: Description = described(
     "torpor_objects_in_backoff",
     "gauge",
@@ -171,6 +177,7 @@ pub fn describe() -> Vec<Description> {
         WATCH_ERRORS,
         WATCH_UP,
         TENANTS,
+        UNREADY,
         BACKOFF,
         EVENTS,
         EVENTS_LOST,
@@ -218,7 +225,7 @@ labels! {
     KindLabels { kind }
     WriteLabels { verb, kind }
     TenantLabels { tier, state }
-    EventLabels { reason }
+    ReasonLabels { reason }
     StageLabels { stage }
     ResultLabels { result }
     BuildLabels { version }
@@ -241,12 +248,13 @@ pub struct Metrics {
     watch_errors: Family<KindLabels, Counter>,
     watch_up: Family<KindLabels, Gauge>,
     tenants: Family<TenantLabels, Gauge>,
+    unready: Family<ReasonLabels, Gauge>,
     backoff: Family<KindLabels, Gauge>,
     leader: Gauge,
     tasks: Gauge,
-    events: Family<EventLabels, Counter>,
-    events_lost: Family<EventLabels, Counter>,
-    breaker: Family<EventLabels, Gauge>,
+    events: Family<ReasonLabels, Counter>,
+    events_lost: Family<ReasonLabels, Counter>,
+    breaker: Family<ReasonLabels, Gauge>,
     due: Gauge,
     decisions: Family<StageLabels, Counter>,
     warnings: Family<ResultLabels, Counter>,
@@ -270,6 +278,7 @@ impl Metrics {
             watch_errors: register(&mut registry, WATCH_ERRORS, Family::default()),
             watch_up: register(&mut registry, WATCH_UP, Family::default()),
             tenants: register(&mut registry, TENANTS, Family::default()),
+            unready: register(&mut registry, UNREADY, Family::default()),
             backoff: register(&mut registry, BACKOFF, Family::default()),
             leader: register(&mut registry, LEADER, Gauge::default()),
             tasks: register(&mut registry, TASKS, Gauge::default()),
@@ -315,6 +324,11 @@ impl Metrics {
         self.tenants.get_or_create(&TenantLabels { tier, state }).set(gauge_value(count));
     }
 
+    /// Of the tenants that have this reason the one that is not Ready for longest has not been for so many seconds.
+    pub fn set_longest_unready(&self, reason: &'static str, seconds: u64) {
+        self.unready.get_or_create(&ReasonLabels { reason }).set(i64::try_from(seconds).unwrap_or(i64::MAX));
+    }
+
     /// `count` objects of `kind` wait after a failed pass.
     pub fn set_in_backoff(&self, kind: &'static str, count: usize) {
         self.backoff.get_or_create(&KindLabels { kind }).set(gauge_value(count));
@@ -332,17 +346,17 @@ impl Metrics {
 
     /// Counts a published Kubernetes event.
     pub fn event_published(&self, reason: &'static str) {
-        self.events.get_or_create(&EventLabels { reason }).inc();
+        self.events.get_or_create(&ReasonLabels { reason }).inc();
     }
 
     /// An Event was not published.
     pub fn event_lost(&self, reason: &'static str) {
-        self.events_lost.get_or_create(&EventLabels { reason }).inc();
+        self.events_lost.get_or_create(&ReasonLabels { reason }).inc();
     }
 
     /// The breaker is open for this reason, or is not.
     pub fn set_breaker(&self, reason: &'static str, open: bool) {
-        self.breaker.get_or_create(&EventLabels { reason }).set(i64::from(open));
+        self.breaker.get_or_create(&ReasonLabels { reason }).set(i64::from(open));
     }
 
     /// `count` tenants are due for a deeper stage.

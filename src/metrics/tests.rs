@@ -7,6 +7,7 @@ fn all_touched() -> Metrics {
     metrics.watch_error("Secret");
     metrics.watch_up("Tenant");
     metrics.set_tenants("gold", "Running", 7);
+    metrics.set_longest_unready("WakingUp", 90);
     metrics.set_in_backoff("Tenant", 2);
     metrics.event_published("Hibernated");
     metrics.event_lost("Hibernated");

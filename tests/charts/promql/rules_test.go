@@ -34,6 +34,10 @@ func leader(pod, values string) string {
 	return `torpor_leader{` + of("operator") + `, pod="` + pod + `"} ` + values
 }
 
+func longest(reason, values string) string {
+	return `torpor_longest_unready_seconds{` + of("operator") + `, reason="` + reason + `"} ` + values
+}
+
 var situations = map[string][]situation{
 	"TorporOperatorLeaders": {
 		{"one leads, one stands by", []string{leader("a", "1x20"), leader("b", "0x20")}, 10 * time.Minute, nil},
@@ -72,6 +76,16 @@ var situations = map[string][]situation{
 	"TorporTenantsStalled": {
 		{"none", []string{`torpor_tenants{` + of("operator") + `, tier="free", state="stalled"} 0x30`, `torpor_tenants{` + of("operator") + `, tier="free", state="awake"} 9x30`}, 20 * time.Minute, nil},
 		{"one", []string{`torpor_tenants{` + of("operator") + `, tier="pro", state="stalled"} 1x30`}, 20 * time.Minute, []string{`{tier="pro"}`}},
+	},
+	"TorporStopOverdue": {
+		{"none", []string{longest("StopOverdue", "0x20"), longest("WakingUp", "60+60x20")}, 10 * time.Minute, nil},
+		{"for a moment", []string{longest("StopOverdue", "0x8 90 0x10")}, 10 * time.Minute, nil},
+		{"a lost node", []string{longest("StopOverdue", "60+60x20")}, 10 * time.Minute, []string{"{}"}},
+	},
+	"TorporWakeStuck": {
+		{"always somebody", []string{longest("WakingUp", "40 80 20 100 60 300 10 70 50 90 30")}, 8 * time.Minute, nil},
+		{"somebody goes to sleep for long", []string{longest("GoingToSleep", "60+60x30")}, 20 * time.Minute, nil},
+		{"the same one", []string{longest("WakingUp", "60+60x30")}, 20 * time.Minute, []string{"{}"}},
 	},
 	"TorporBreakerOpen": {
 		{"closed", []string{`torpor_breaker_open{` + of("hibernator") + `, reason="TooMany"} 0x20`}, 10 * time.Minute, nil},
