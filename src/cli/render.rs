@@ -216,6 +216,12 @@ impl Input {
         validated: ValidatedTenant,
         mut fleets: Vec<Placed<BotFleet>>,
     ) -> Stack {
+        // What a cluster gives back has each fleet of a Tenant twice.
+        let made = |fleet: &Placed<BotFleet>| {
+            let by_tenant = fleet.resource.owner_references().iter().any(|owner| owner.kind == "Tenant");
+            by_tenant && validated.fleets.iter().any(|(name, _)| *name == fleet.resource.name_any())
+        };
+        fleets.retain(|fleet| !made(fleet));
         for (name, spec) in &validated.fleets {
             if let Some(twin) = fleets.iter().find(|fleet| fleet.resource.name_any() == *name) {
                 let reason = format!("{}: metadata.name: the Tenant has a fleet of this name", twin.place);
@@ -380,6 +386,21 @@ mod tests {
         let map = "---\n{apiVersion: v1, kind: ConfigMap, metadata: {name: c, namespace: tenant-alice}, data: {config.yml: 'strategy: pmm'}}\n";
         let with = rendered(&format!("{text}{map}")).expect("rendered");
         assert!(with.contains("strategy.yml: 'strategy: pmm'") && !with.contains("stand for"), "{with}");
+    }
+
+    #[test]
+    fn what_a_cluster_gives_back_is_rendered_once() {
+        let fleets = "fleets: [{name: a, replicas: 1, strategy: {kind: v1, config: 'strategy: pmm'}}]";
+        let tenant = TENANT.replace("tier: basic", &format!("tier: basic, {fleets}"));
+        let owned = |owners: &str| {
+            format!(
+                "{tenant}---\n{{apiVersion: torpor.dev/v1alpha1, kind: BotFleet, metadata: {{name: a, namespace: tenant-alice, ownerReferences: [{owners}]}}, spec: {{replicas: 1, strategy: {{kind: v1, config: 'strategy: pmm'}}}}}}\n"
+            )
+        };
+        let tenants = "{apiVersion: torpor.dev/v1alpha1, kind: Tenant, name: alice, uid: u, controller: true}";
+        assert_eq!(rendered(&owned(tenants)), rendered(&tenant));
+        let error = rendered(&owned("")).expect_err("twice");
+        assert!(error.contains("the Tenant has a fleet of this name"), "{error}");
     }
 
     #[test]
