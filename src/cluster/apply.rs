@@ -68,6 +68,13 @@ impl Applier {
         }
     }
 
+    /// Whether this child exists as another plan wanted it. One that somebody has changed since is not meant.
+    pub fn is_of_another_plan(&self, child: &Child, namespace: &str) -> bool {
+        let (_, hash) = as_applied(child);
+        let found = self.index.get(Slot::Child(child.kind()), namespace, child.name());
+        found.is_some_and(|found| found.applied_hash.as_deref() != Some(&hash))
+    }
+
     /// Makes one child as wanted: no request when it is, one server-side apply when it is not.
     ///
     /// # Errors
@@ -76,11 +83,8 @@ impl Applier {
         if let Child::Secret(secret) = child {
             return self.ensure_secret(secret, namespace).await;
         }
-        let kind = child.kind();
-        let name = child.name();
-        let mut wanted = child.to_value();
-        let hash = hash::of(&wanted);
-        set_annotation(&mut wanted, annotation::APPLIED_HASH, &hash);
+        let (kind, name) = (child.kind(), child.name());
+        let (wanted, hash) = as_applied(child);
         let what = format!("{} {namespace}/{name}", kind.as_str());
         if let Child::Namespace(home) = child
             && self.index.get(Slot::Child(kind), namespace, name).is_some_and(|found| found.tenant != tenant_of(home))
@@ -412,6 +416,14 @@ impl Applier {
 
 fn tenant_of(namespace: &Namespace) -> Option<String> {
     namespace.metadata.labels.as_ref().and_then(|labels| labels.get(label::TENANT)).cloned()
+}
+
+/// A child as it is sent, and its hash, which it carries.
+fn as_applied(child: &Child) -> (Value, String) {
+    let mut wanted = child.to_value();
+    let hash = hash::of(&wanted);
+    set_annotation(&mut wanted, annotation::APPLIED_HASH, &hash);
+    (wanted, hash)
 }
 
 fn set_annotation(object: &mut Value, key: &str, value: &str) {

@@ -109,6 +109,11 @@ impl Nodes {
         self.lock().classes.clone()
     }
 
+    /// Whether Torpor made a `PriorityClass` of this name.
+    pub fn has_class(&self, name: &str) -> bool {
+        self.lock().classes.contains_key(name)
+    }
+
     fn may_write(&self) -> Result<(), ClusterError> {
         if self.leader.is_valid() { Ok(()) } else { Err(ClusterError::NotLeading) }
     }

@@ -1,7 +1,7 @@
 //! The few reads of a pass: what a spec refers to, and what a deletion depends on.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ResourceQuota, ResourceQuotaSpec};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::ListParams;
@@ -49,6 +49,19 @@ impl Reader {
                 None => Referenced::Missing(format!("{what} has no key {}; add it", reference.key)),
             },
         })
+    }
+
+    /// What the `ResourceQuota` of this name allows now. `None` when it has gone.
+    ///
+    /// # Errors
+    /// [`ClusterError`] when that cannot be told.
+    pub async fn quota(&self, namespace: &str, name: &str) -> Result<Option<ResourceQuotaSpec>, ClusterError> {
+        let api: Api<ResourceQuota> = Api::namespaced(self.client.clone(), namespace);
+        // Asked as the watch asks, which needs no right of its own.
+        let named = ListParams::default().fields(&format!("metadata.name={name}"));
+        let found = api.list(&named).await;
+        let found = found.map_err(|error| ClusterError::of(&format!("ResourceQuota {namespace}/{name}"), &error))?;
+        Ok(found.items.into_iter().next().and_then(|quota| quota.spec))
     }
 
     /// The time of the API server, by the header `Date` of its answer; whole seconds.

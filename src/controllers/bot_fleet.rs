@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use kube::ResourceExt;
 
-use super::context::{Context, Guarded};
+use super::context::{Context, Guarded, Key};
 use super::outcome::Outcome;
 use super::report::Turn;
+use super::rollout::Pace;
 use super::workloads::{self, Wanted};
 use super::{children, fleet_views, recheck, removal, report, sight, steps, stops, undecodable};
 use crate::api::conditions::reasons;
@@ -40,6 +41,10 @@ pub async fn reconcile(guarded: Arc<Guarded<BotFleet>>, context: &Context) -> Tu
     let entries = context.index.namespace(&fleet.namespace().unwrap_or_default());
     let stops = stops::of(&entries, Some(&fleet.name_any()), seen.now);
     let outcome = outcome.unless_overdue(stops.overdue.as_deref());
+    if matches!(outcome, Outcome::Done(_) | Outcome::Paused) {
+        let key = Key::new(Own::BotFleet, fleet.namespace().as_deref(), &fleet.name_any());
+        context.memory.as_planned(&key);
+    }
     report::finish(context, Own::BotFleet, &fleet.metadata, &old, (outcome, stops.next), |outcome| {
         fleet_status(fleet, &old, outcome, view, seen)
     })
@@ -79,7 +84,11 @@ async fn pass(context: &Context, fleet: &BotFleet) -> Result<(Outcome, View), Ou
         Err(outcome) if wanted != Stage::Active || fleet.spec.paused => {
             return stop(context, fleet, tenant, wanted, outcome).await;
         }
-        Err(outcome) => return Err(outcome),
+        Err(outcome) => {
+            let entries = context.index.namespace(&namespace);
+            let set = context.index.get(Slot::Child(ChildKind::StatefulSet), &namespace, &names::fleet_workload(&name));
+            return Ok((outcome, View { desired: set.and_then(|set| set.desired), ..observe(&entries, &name) }));
+        }
     };
     let workloads = children::workloads(&planned.children);
     if wanted != Stage::Active
@@ -94,10 +103,15 @@ async fn pass(context: &Context, fleet: &BotFleet) -> Result<(Outcome, View), Ou
         }
         recheck::still_sleeps(context, tenant, wanted, part).await?;
     }
-    let refusals = children::apply(context, &namespace, &planned.children, || false).await?;
-    children::prune(context, fleet.metadata.uid.as_deref(), &namespace, &planned.children).await?;
-    children::replace_pods(context, &namespace, &workloads).await?;
+    let mut refusals = children::apply(context, &namespace, &planned.children, || false).await?;
+    let observed = fleet.status.as_ref().and_then(|status| status.observed_generation) == fleet.metadata.generation
+        && tenant.status.as_ref().and_then(|status| status.observed_generation) == tenant.metadata.generation;
+    // Bots that wake are made anew.
+    let pace = Pace::of(wanted != Stage::Active, observed);
+    refusals.keep(children::replace_pods(context, &namespace, &workloads, pace).await)?;
     children::help_to_start(context, &namespace, &workloads, waking).await?;
+    let owner = fleet.metadata.uid.as_deref();
+    refusals.keep(children::prune(context, owner, &namespace, &planned.children).await)?;
     let entries = context.index.namespace(&namespace);
     if tenant.spec.deletion_policy == DeletionPolicy::Delete {
         drop_surplus_volumes(context, fleet, tenant, &entries).await?;
@@ -160,18 +174,35 @@ async fn plan(
     if home.is_none_or(|home| home.tenant.as_deref() != Some(&*validated_tenant.name)) {
         return Err(Outcome::Waiting(format!("namespace {namespace} is not yet the Tenant's")));
     }
-    if validated_tenant.pools.is_empty() {
-        return Err(Outcome::Waiting(format!("no ready WorkerPool serves tier {}", validated_tenant.tier)));
-    }
     let share = share(validated_tenant.plan.max_bots, &context.fleets_of(&namespace), &fleet.name_any());
-    let config = config(context, fleet, &namespace).await?;
-    let validated = validate::fleet(fleet, &validated_tenant.fleet_context(), Desired { replicas: share }, &config)
+    let planned = plan_share(context, fleet, &validated_tenant, share, (wanted, waking)).await;
+    if planned.is_err() {
+        // Whatever it waits for, no more of its bots run than are asked for.
+        let workload = names::fleet_workload(&fleet.name_any());
+        context.applier.scale_down(ChildKind::StatefulSet, &namespace, &workload, share).await?;
+    }
+    planned
+}
+
+async fn plan_share(
+    context: &Context,
+    fleet: &BotFleet,
+    tenant: &ValidatedTenant,
+    share: i32,
+    (wanted, waking): (Stage, bool),
+) -> Result<Planned, Outcome> {
+    if tenant.pools.is_empty() {
+        return Err(context.await_pool(tenant.tier));
+    }
+    let namespace = &tenant.namespace;
+    let config = config(context, fleet, namespace).await?;
+    let validated = validate::fleet(fleet, &tenant.fleet_context(), Desired { replicas: share }, &config)
         .map_err(Outcome::Invalid)?;
-    let (parts, held) = parts(context, &validated_tenant, &fleet.name_any(), wanted, waking);
+    let (parts, held) = parts(context, tenant, &fleet.name_any(), wanted, waking);
     let children = plan::fleet(&validated, parts, &context.settings);
     if parts.bots && !fleet.spec.paused {
-        await_isolation(context, &namespace, &children)?;
-        await_secret(context, fleet, &namespace, &children).await?;
+        await_isolation(context, namespace, &children)?;
+        await_secret(context, fleet, namespace, &children).await?;
     }
     Ok(Planned { children, share, held })
 }
@@ -241,7 +272,8 @@ fn await_isolation(context: &Context, namespace: &str, children: &[Child]) -> Re
     let slot = Slot::Child(ChildKind::StatefulSet);
     let asked = |name: &str| context.index.get(slot, namespace, name).and_then(|set| set.desired).unwrap_or_default();
     let starts = children::workloads(children).iter().any(|workload| workload.replicas > asked(&workload.name));
-    if !starts || context.index.get(Slot::Child(ChildKind::NetworkPolicy), namespace, ISOLATION).is_some() {
+    let isolation = context.index.get(Slot::Child(ChildKind::NetworkPolicy), namespace, ISOLATION);
+    if !starts || isolation.is_some_and(|policy| !policy.deleting) {
         return Ok(());
     }
     Err(Outcome::Waiting(format!("NetworkPolicy {namespace}/{ISOLATION} does not exist yet; bots start when it does")))

@@ -1,10 +1,12 @@
 //! What tenants and fleets do alike with their planned children: apply, prune, replace pods.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use super::context::Context;
-use super::outcome::Outcome;
+use super::outcome::{FirstRefusal, Outcome};
 use super::removal;
+use super::rollout::Pace;
 use super::starting::{self, Resize};
 use super::volumes;
 use super::workloads::{self, Wanted};
@@ -17,7 +19,7 @@ use crate::plan::{self, Child, ChildKind};
 /// still be able to sleep and to wake.
 #[derive(Debug, Default)]
 pub struct Refusals {
-    first: Option<Outcome>,
+    first: FirstRefusal,
     /// Components whose configuration is not as wanted, so that new pods would be made of what was.
     outdated: HashSet<String>,
     /// What the pods of all components need is not there.
@@ -37,7 +39,7 @@ impl Refusals {
             ChildKind::NetworkPolicy => self.of_all |= missing && child.name() == ISOLATION,
             _ => {}
         }
-        self.first.get_or_insert(outcome);
+        self.first.note(outcome);
     }
 
     /// Whether the pods of this child would be made of what is not as wanted.
@@ -50,12 +52,20 @@ impl Refusals {
         self.dashboard
     }
 
+    /// Keeps what was refused of a later step, too.
+    ///
+    /// # Errors
+    /// Every other outcome of a step that failed.
+    pub fn keep(&mut self, done: Result<(), Outcome>) -> Result<(), Outcome> {
+        self.first.keep(done)
+    }
+
     /// The first of them, once all else is done.
     ///
     /// # Errors
     /// That refusal, if there is one.
     pub fn told(self) -> Result<(), Outcome> {
-        self.first.map_or(Ok(()), Err)
+        self.first.told()
     }
 }
 
@@ -75,7 +85,11 @@ pub async fn apply(
     outdated: impl Fn() -> bool,
 ) -> Result<Refusals, Outcome> {
     let mut refusals = Refusals::default();
-    let missing = |child: &Child| context.index.get(Slot::Child(child.kind()), namespace, child.name()).is_none();
+    // One on its way out may be gone at any moment.
+    let missing = |child: &Child| {
+        let found = context.index.get(Slot::Child(child.kind()), namespace, child.name());
+        found.is_none_or(|found| found.deleting)
+    };
     for child in children {
         if outdated() {
             return Err(Outcome::Again);
@@ -107,6 +121,10 @@ fn refused_only(
             return Err(refused);
         }
         Err(refused @ Outcome::Refused(_)) => refusals.note(child, missing(child), refused),
+        // Nor does anything else wait for one that is on its way out, which may take as long as somebody's finalizer.
+        Err(leaving @ Outcome::Waiting(_)) if child.kind() != ChildKind::Namespace => {
+            refusals.note(child, missing(child), leaving);
+        }
         other => other?,
     }
     Ok(())
@@ -128,6 +146,14 @@ async fn ensure(context: &Context, child: &Child, namespace: &str) -> Result<(),
     {
         return volumes::adopt(context, set, namespace).await;
     }
+    if let Child::ResourceQuota(quota) = child
+        && !context.is_as_planned(namespace)
+        && context.applier.is_of_another_plan(child, namespace)
+        && let Some(now) = context.reader.quota(namespace, child.name()).await?
+    {
+        let roomy = Child::ResourceQuota(plan::roomy(quota, &now));
+        return Ok(context.applier.ensure(&roomy, namespace).await.map(|_| ())?);
+    }
     match context.applier.ensure(child, namespace).await {
         Err(ClusterError::ClaimsDiffer { .. }) => volumes::grow(context, child, namespace).await,
         ensured => ensured.map(|_| ()).map_err(Outcome::from),
@@ -138,32 +164,52 @@ async fn ensure(context: &Context, child: &Child, namespace: &str) -> Result<(),
 /// Namespaces, Secrets and volumes carry no owner and are never among it.
 ///
 /// # Errors
-/// The outcome of a deletion that failed.
+/// The outcome of a deletion that failed. One that is refused holds up no other.
 pub async fn prune(context: &Context, owner: Option<&str>, namespace: &str, children: &[Child]) -> Result<(), Outcome> {
     let wanted: HashSet<(ChildKind, &str)> = children.iter().map(|child| (child.kind(), child.name())).collect();
+    let mut refused = FirstRefusal::default();
     for entry in context.index.namespace(namespace) {
         let Slot::Child(kind) = entry.slot else { continue };
         let owned = owner.is_some() && entry.owner.as_deref() == owner;
         if owned && !wanted.contains(&(kind, entry.name.as_str())) {
-            context.applier.delete(&entry).await?;
+            refused.keep(context.applier.delete(&entry).await.map_err(Outcome::from))?;
         }
     }
-    Ok(())
+    refused.told()
 }
 
-/// Deletes, for each workload, the next pod that a change of configuration, image or size has outdated: none of a workload to which
-/// that change was refused, for that does not have the hash that is wanted.
+/// Deletes, for each workload, the next pod that a change of configuration, image or size has outdated, if it has its turn: none of a
+/// workload to which that change was refused, for that does not have the hash that is wanted.
 ///
 /// # Errors
-/// The outcome of a deletion that failed.
-pub async fn replace_pods(context: &Context, namespace: &str, workloads: &[Wanted]) -> Result<(), Outcome> {
+/// The outcome of a deletion that failed. One that is refused holds up no other.
+pub async fn replace_pods(context: &Context, namespace: &str, workloads: &[Wanted], pace: Pace) -> Result<(), Outcome> {
     let entries = context.index.namespace(namespace);
+    let mut refused = FirstRefusal::default();
     for workload in workloads {
-        if let Some(pod) = workloads::next_replacement(&entries, workload) {
-            context.applier.delete_replaced(pod, workload.grace_seconds).await?;
+        let place = (namespace, workload.name.as_str());
+        let grace = Duration::from_secs(workload.grace_seconds.unwrap_or_default().into());
+        // One that is known not to work is mended by it. That of a node which is cut off works for all that is known.
+        let broken = |pod: &Entry| workloads::has_problem(pod) || pace == Pace::Asked && !workloads::is_ready(pod);
+        let may = || {
+            let another = pace != Pace::AtOnce && workloads::another_bot_stops(&entries, workload);
+            !another && context.may_replace(place, pace, grace)
+        };
+        match workloads::next_replacement(&entries, workload) {
+            Some(pod) if broken(pod) || may() => {
+                let deleted = context.applier.delete_replaced(pod, workload.grace_seconds).await;
+                if deleted.is_err() {
+                    context.end_turn(namespace, Some(&workload.name));
+                }
+                refused.keep(deleted.map_err(Outcome::from))?;
+            }
+            None if context.rollout.has(place) && workloads::unready(&entries, workload).is_none() => {
+                context.end_turn(namespace, Some(&workload.name));
+            }
+            Some(_) | None => {}
         }
     }
-    Ok(())
+    refused.told()
 }
 
 /// Gives pods of a waking tenant more CPU until they are ready, and takes it back from those that are.

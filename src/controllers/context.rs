@@ -1,6 +1,8 @@
 //! What every pass works with.
 
+use std::collections::hash_map::DefaultHasher;
 use std::collections::{HashMap, HashSet};
+use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,9 +13,11 @@ use kube::core::DeserializeGuard;
 use kube::runtime::controller::ReconcileRequest;
 use kube::runtime::reflector::{ObjectRef, Store};
 
+use super::outcome::Outcome;
+use super::rollout::{Pace, Rollout};
 use super::steps::{Seen, State};
 use crate::api::bot_fleet::ConfigMapRef;
-use crate::api::{BotFleet, Tenant, WorkerPool};
+use crate::api::{BotFleet, Tenant, Tier, WorkerPool};
 use crate::clock::Clock;
 use crate::cluster::apply::Applier;
 use crate::cluster::events::Events;
@@ -66,6 +70,8 @@ pub struct Context {
     pub triggers: Triggers,
     /// What is remembered between passes, none of which is needed for correctness.
     pub memory: Memory,
+    /// Who replaces pods at present.
+    pub rollout: Rollout,
 }
 
 impl Context {
@@ -88,6 +94,11 @@ impl Context {
     pub fn forget(&self, kind: Own, namespace: Option<&str>, name: &str) {
         let key = Key::new(kind, namespace, name);
         self.memory.forget(&key);
+        match kind {
+            Own::Tenant => self.end_turn(&names::namespace(name), None),
+            Own::BotFleet => self.end_turn(&key.namespace, Some(&names::fleet_workload(name))),
+            Own::WorkerPool => {}
+        }
         self.metrics.set_in_backoff(key.kind, self.memory.failing(key.kind));
     }
 
@@ -119,11 +130,33 @@ impl Context {
         }
     }
 
+    /// Whether an outdated pod of this workload may be replaced now.
+    pub fn may_replace(&self, workload: (&str, &str), pace: Pace, grace: Duration) -> bool {
+        self.rollout.take(workload, pace, grace, self.clock.monotonic())
+    }
+
+    /// Lets others replace pods, now that this workload is whole or is no more, or the whole tenant.
+    pub fn end_turn(&self, namespace: &str, workload: Option<&str>) {
+        for namespace in self.rollout.end(namespace, workload) {
+            self.triggers.tenant_of(&namespace);
+            self.every_fleet(&namespace);
+        }
+    }
+
     /// A pass over each fleet of a namespace.
     pub fn every_fleet(&self, namespace: &str) {
         for name in self.index.names(Slot::Child(ChildKind::BotFleet), namespace) {
             self.triggers.fleet(namespace, &name);
         }
+    }
+
+    /// Whether this process has seen the tenant's services, and every fleet, as it plans them.
+    pub fn is_as_planned(&self, namespace: &str) -> bool {
+        let tenant = names::tenant_of_namespace(namespace).map(|name| Key::new(Own::Tenant, None, name));
+        let fleets = self.index.names(Slot::Child(ChildKind::BotFleet), namespace);
+        let fleets = fleets.iter().map(|fleet| Key::new(Own::BotFleet, Some(namespace), fleet));
+        let planned = lock(&self.memory.planned);
+        tenant.into_iter().chain(fleets).all(|key| planned.contains(&key.number()))
     }
 
     /// A pass over each `WorkerPool`.
@@ -133,19 +166,35 @@ impl Context {
         }
     }
 
-    /// The pools whose `PriorityClass` and node labels have been seen to once.
+    /// The pools whose `PriorityClass` and node labels have been seen to once, for those of their tiers whose own class there is: without it
+    /// every new pod of such a tenant would be refused, and so none of those that run is taken down.
     pub fn serving_pools(&self) -> Vec<PoolFacts> {
-        self.pools
-            .state()
+        let pools = self.pools.state();
+        let ready: Vec<&WorkerPool> = pools
             .iter()
             .filter_map(|guarded| guarded.0.as_ref().ok())
             .filter(|pool| pool.metadata.deletion_timestamp.is_none())
             .filter(|pool| pool.status.as_ref().and_then(|s| s.observed_generation).is_some_and(|seen| seen >= 0))
+            .collect();
+        let has_class = |tier: &Tier| {
+            let class = &self.catalog.tier(*tier).priority_class;
+            self.nodes.has_class(class) || ready.iter().any(|pool| pool.spec.priority.class == *class)
+        };
+        ready
+            .iter()
             .map(|pool| PoolFacts {
                 name: pool.metadata.name.clone().unwrap_or_default(),
-                tiers: pool.spec.tiers.clone(),
+                tiers: pool.spec.tiers.iter().copied().filter(&has_class).collect(),
             })
             .collect()
+    }
+
+    /// What a tenant comes to that no pool serves.
+    pub fn await_pool(&self, tier: Tier) -> Outcome {
+        let class = &self.catalog.tier(tier).priority_class;
+        Outcome::Waiting(format!(
+            "no ready WorkerPool serves tier {tier}; create one with spec.tiers containing {tier} and spec.priority.class {class} (examples/pools.yaml)"
+        ))
     }
 }
 
@@ -201,6 +250,13 @@ impl Key {
     pub fn new(kind: Own, namespace: Option<&str>, name: &str) -> Self {
         Key { kind: kind.as_str(), namespace: namespace.unwrap_or_default().to_owned(), name: name.to_owned() }
     }
+
+    /// A number for it, within this process.
+    fn number(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.hash(&mut hasher);
+        hasher.finish()
+    }
 }
 
 /// The answer to the last status write, until the watch shows it.
@@ -221,6 +277,8 @@ pub struct Memory {
     configs: Mutex<HashMap<(String, String), HashMap<ConfigMapRef, String>>>,
     config_changes: AtomicU64,
     told: Mutex<HashMap<Key, (String, i64)>>,
+    /// Whose pods were once as this process plans them, by [`Key::number`]: there are many.
+    planned: Mutex<HashSet<u64>>,
     /// Tenants whose dashboard is refused.
     without_dashboard: Mutex<HashSet<Key>>,
 }
@@ -281,8 +339,14 @@ impl Memory {
         lock(&self.told).insert(key.clone(), version);
     }
 
+    /// The pods of this Tenant's services, or of this fleet, are as planned.
+    pub fn as_planned(&self, key: &Key) {
+        lock(&self.planned).insert(key.number());
+    }
+
     /// Forgets an object that has gone.
     pub fn forget(&self, key: &Key) {
+        lock(&self.planned).remove(&key.number());
         lock(&self.told).remove(key);
         lock(&self.spoken).remove(key);
         lock(&self.failures).remove(key);

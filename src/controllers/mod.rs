@@ -11,6 +11,7 @@ pub mod outcome;
 pub mod recheck;
 pub mod removal;
 pub mod report;
+pub mod rollout;
 pub mod run;
 pub mod sight;
 pub mod starting;

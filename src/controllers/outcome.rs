@@ -46,6 +46,39 @@ pub enum Outcome {
     Behind,
 }
 
+/// The first refusal of several requests that do not wait for each other.
+#[derive(Debug, Default)]
+pub struct FirstRefusal(Option<Outcome>);
+
+impl FirstRefusal {
+    /// Keeps a refusal.
+    ///
+    /// # Errors
+    /// Every other outcome of a request that failed.
+    pub fn keep(&mut self, done: Result<(), Outcome>) -> Result<(), Outcome> {
+        match done {
+            Err(refused @ Outcome::Refused(_)) => {
+                self.note(refused);
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// Keeps an outcome that is as good as a refusal.
+    pub fn note(&mut self, refused: Outcome) {
+        self.0.get_or_insert(refused);
+    }
+
+    /// Tells of it, once all is done.
+    ///
+    /// # Errors
+    /// That refusal, if there is one.
+    pub fn told(self) -> Result<(), Outcome> {
+        self.0.map_or(Ok(()), Err)
+    }
+}
+
 /// A condition's status, reason and message before it has a time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {

@@ -3,7 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::context::Context;
-use super::outcome::Outcome;
+use super::outcome::{FirstRefusal, Outcome};
 use super::recheck;
 use super::workloads::ordinal;
 use crate::api::DeletionPolicy;
@@ -42,20 +42,24 @@ async fn try_tenant(context: &Context, metadata: &ObjectMeta, policy: DeletionPo
     };
     let fleets: Vec<&Entry> = entries.iter().filter(|e| e.slot == Slot::Child(ChildKind::BotFleet)).collect();
     if !fleets.is_empty() {
+        let mut refused = FirstRefusal::default();
         for fleet in fleets {
-            end(context, fleet, &names::fleet_workload(&fleet.name)).await?;
+            refused.keep(end(context, fleet, &names::fleet_workload(&fleet.name)).await)?;
         }
+        refused.told()?;
         return Ok(Outcome::Deleting("bots are stopping gracefully".to_owned()));
     }
     if pods(&entries, Some(Component::Bot)) > 0 {
         stop_orphans(context, &entries, |pod| pod.component.as_deref() == Some(Component::Bot.as_str())).await?;
         return Ok(Outcome::Deleting("bots are stopping gracefully".to_owned()));
     }
+    let mut refused = FirstRefusal::default();
     for entry in &entries {
         if matches!(entry.slot, Slot::Child(ChildKind::StatefulSet | ChildKind::Deployment)) {
-            context.applier.delete(entry).await?;
+            refused.keep(context.applier.delete(entry).await.map_err(Outcome::from))?;
         }
     }
+    refused.told()?;
     let pods = pods(&entries, None);
     if pods > 0 && !home.deleting {
         stop_orphans(context, &entries, |_| true).await?;
@@ -151,12 +155,13 @@ async fn drops_volumes(context: &Context, namespace: &str) -> Result<bool, Outco
 /// them without an owner until there is a new one, and where none comes nobody else would stop them.
 ///
 /// # Errors
-/// The outcome of a deletion that failed.
+/// The outcome of a deletion that failed. One that is refused holds up no other.
 pub async fn stop_orphans(context: &Context, entries: &[Entry], of: impl Fn(&Entry) -> bool) -> Result<(), Outcome> {
+    let mut refused = FirstRefusal::default();
     for pod in orphans(entries).filter(|pod| of(pod)) {
-        context.applier.delete(pod).await?;
+        refused.keep(context.applier.delete(pod).await.map_err(Outcome::from))?;
     }
-    Ok(())
+    refused.told()
 }
 
 /// Pods that nobody owns.

@@ -22,6 +22,7 @@ use tokio::task::JoinSet;
 use super::context::{Context, Guarded, Memory, Triggers};
 use super::feeds::{Feeds, Writers};
 use super::report::Turn;
+use super::rollout::Rollout;
 use super::{bot_fleet, census, tenant, worker_pool};
 use crate::api::{BotFleet, Tenant, WorkerPool};
 use crate::clock::Clock;
@@ -101,6 +102,7 @@ pub async fn operator(cluster: Cluster, start: Start) -> Result<(), Ended> {
         pools,
         triggers,
         memory: Memory::default(),
+        rollout: Rollout::default(),
     });
     let nodes_changed = Arc::new(Notify::new());
     let mut loops = JoinSet::new();

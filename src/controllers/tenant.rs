@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use kube::ResourceExt;
 
-use super::context::{Context, Guarded};
+use super::context::{Context, Guarded, Key};
 use super::fleet_views::{self, FleetState, FleetView};
 use super::outcome::Outcome;
 use super::report::Turn;
+use super::rollout::Pace;
 use super::tenant_status::{self, View};
 use super::workloads::{self, Wanted};
 use super::{children, recheck, removal, report, sight, steps, stops, undecodable, wake_parts};
@@ -44,7 +45,11 @@ pub async fn reconcile(guarded: Arc<Guarded<Tenant>>, context: &Context) -> Turn
     let stops = stops::of(&entries, None, seen.now);
     let outcome = outcome.unless_overdue(stops.overdue.as_deref());
     let mut woke = None;
-    let turn = report::finish(context, Own::Tenant, &tenant.metadata, &old, (outcome, stops.next), |outcome| {
+    // A request that this clock takes for one of the future counts later.
+    let ahead = activity::read(tenant).sleep_request_ahead(seen.now).map(activity::comes_true);
+    let ahead = ahead.and_then(|at| Duration::try_from(at.duration_since(seen.now)).ok());
+    let due = stops.next.into_iter().chain(ahead).min();
+    let turn = report::finish(context, Own::Tenant, &tenant.metadata, &old, (outcome, due), |outcome| {
         let new = tenant_status::compute(tenant, &old, outcome, view, seen);
         woke = tenant_status::woke(&old, &new);
         new
@@ -82,14 +87,14 @@ async fn pass(context: &Context, tenant: &Tenant, old: &TenantStatus) -> (Outcom
     view.way = Some((observed.way, sleep::hibernated(sleep::reason(&old.conditions), observed.way)));
     let refused = match enacted {
         Ok(()) => None,
-        Err(refused @ Outcome::Refused(_)) => Some(refused),
+        Err(refused @ (Outcome::Refused(_) | Outcome::Waiting(_))) => Some(refused),
         Err(outcome) => return (outcome, view),
     };
     view.parts.clone_from(&observed.parts);
     view.bots = Some(fleet_views::count(&observed.fleets));
     view.retained_volumes = Some(fleet_views::retained(&observed.entries, &observed.fleets));
     let reason = view.way.as_ref().map_or(reasons::AWAKE, |(_, verdict)| verdict.reason);
-    (refused.unwrap_or_else(|| observed.outcome(&validated, reason)), view)
+    (refused.unwrap_or_else(|| observed.outcome(context, &validated, reason)), view)
 }
 
 /// What one pass does on the way to the wanted stage.
@@ -134,7 +139,7 @@ impl Step {
         let namespace = &validated.namespace;
         let entries = context.index.namespace(namespace);
         let down = sight::takes_down(&entries, &self.workloads, self.least.as_ref());
-        // Without a pool there is no PriorityClass, and every pod would be refused; existing ones stay as they are.
+        // Without a pool and its PriorityClass every pod would be refused; existing ones stay as they are.
         if let Some(part) = down.filter(|_| !validated.pools.is_empty()) {
             recheck::still_sleeps(context, tenant, self.wanted, part).await?;
         }
@@ -144,14 +149,21 @@ impl Step {
         let now = self.children.iter().filter(|child| !validated.pools.is_empty() || !runs_pods(child));
         let now: Vec<&Child> = now.collect();
         let outdated = || self.parts != Parts::of(self.wanted) && self.brings_back(context, namespace);
-        let refusals = children::apply(context, namespace, now, outdated).await?;
+        let mut refusals = children::apply(context, namespace, now, outdated).await?;
         context.bots_do_without_dashboard(&validated.name, refusals.of_dashboard());
-        children::prune(context, tenant.metadata.uid.as_deref(), namespace, &self.children).await?;
         if sight::replaces_for_least(&context.index.namespace(namespace), &self.workloads, self.least.as_ref()) {
             recheck::still_sleeps(context, tenant, self.wanted, names::DATABASE).await?;
         }
-        children::replace_pods(context, namespace, &self.workloads).await?;
+        let status = tenant.status.as_ref();
+        let asleep = status.and_then(|status| sleep::reason(&status.conditions)) == Some(reasons::ASLEEP);
+        let on_the_way = self.waking || self.wanted != Stage::Active && !asleep;
+        let observed = status.and_then(|status| status.observed_generation) == tenant.metadata.generation;
+        let pace = Pace::of(on_the_way, observed);
+        refusals.keep(children::replace_pods(context, namespace, &self.workloads, pace).await)?;
         children::help_to_start(context, namespace, &self.workloads, self.waking).await?;
+        // Last: whoever wakes does not wait for what is to go.
+        let owner = tenant.metadata.uid.as_deref();
+        refusals.keep(children::prune(context, owner, namespace, &self.children).await)?;
         refusals.told()
     }
 
@@ -173,6 +185,9 @@ impl Step {
         let held = steps::held(self.wanted, self.parts, seen);
         let mut unready: Vec<String> =
             self.workloads.iter().filter_map(|wanted| workloads::unready(&entries, wanted)).collect();
+        if unready.is_empty() {
+            context.memory.as_planned(&Key::new(Own::Tenant, None, &validated.name));
+        }
         // Fleets that are held back only repeat what holds them.
         let bots_are_held = held.is_some() && !self.parts.bots;
         unready.extend(fleets_unready(&views, validated).into_iter().filter(|_| !bots_are_held));
@@ -210,12 +225,9 @@ struct Observed {
 
 impl Observed {
     /// What the pass came to. `sleeping` is the reason of the condition Hibernated.
-    fn outcome(&self, validated: &ValidatedTenant, sleeping: &str) -> Outcome {
+    fn outcome(&self, context: &Context, validated: &ValidatedTenant, sleeping: &str) -> Outcome {
         if validated.pools.is_empty() {
-            return Outcome::Waiting(format!(
-                "no ready WorkerPool serves tier {}; create one with spec.tiers containing {} (examples/pools.yaml)",
-                validated.tier, validated.tier
-            ));
+            return context.await_pool(validated.tier);
         }
         if self.done {
             return fleet_views::stalled(&self.views).unwrap_or(Outcome::Done(self.way.wanted));

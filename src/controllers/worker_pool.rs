@@ -183,7 +183,11 @@ pub async fn keep_nodes(context: Arc<Context>, changed: Arc<Notify>) {
                 failures = failures.saturating_add(1);
                 tracing::warn!(%error, failures, "nodes were not marked; trying again");
                 context.every_pool();
-                tokio::time::sleep(Duration::from_millis(200 << failures.min(8))).await;
+                // Whatever was refused, what is new is seen to soon.
+                let pause = Duration::from_millis(200 << failures.min(8));
+                let least = pause.min(Duration::from_secs(5));
+                tokio::time::sleep(least).await;
+                let _ = tokio::time::timeout(pause.saturating_sub(least), changed.notified()).await;
             }
         }
     }

@@ -1,6 +1,7 @@
 //! What the index tells of workloads: ready or not and why, which pod to replace next, which volumes are left.
 
 use crate::cluster::index::{Entry, Facts, Slot};
+use crate::domain::names::{self, Component};
 use crate::domain::quantity::Cpu;
 use crate::plan::ChildKind;
 
@@ -32,9 +33,26 @@ pub fn pods<'a>(entries: &'a [Entry], wanted: &Wanted) -> impl Iterator<Item = &
     })
 }
 
+/// Whether a pod is ready.
+pub fn is_ready(pod: &Entry) -> bool {
+    matches!(pod.facts, Facts::Pod { ready: true, .. })
+}
+
+/// Whether scheduler or kubelet say why a pod does not run.
+pub fn has_problem(pod: &Entry) -> bool {
+    matches!(pod.facts, Facts::Pod { problem: Some(_), .. })
+}
+
+/// Whether this is a fleet's workload, and a bot of another fleet of the tenant is on its way down.
+pub fn another_bot_stops(entries: &[Entry], wanted: &Wanted) -> bool {
+    let own = |pod: &Entry| pods(entries, wanted).any(|own| own.name == pod.name);
+    let bot = |pod: &Entry| pod.slot == Slot::Pod && pod.component.as_deref() == Some(Component::Bot.as_str());
+    names::is_fleet_workload(&wanted.name) && entries.iter().any(|pod| bot(pod) && pod.deleting && !own(pod))
+}
+
 /// Pods of a `StatefulSet` that are ready and stay.
 fn working(entries: &[Entry], wanted: &Wanted) -> i32 {
-    let works = |pod: &&Entry| !pod.deleting && matches!(pod.facts, Facts::Pod { ready: true, .. });
+    let works = |pod: &&Entry| !pod.deleting && is_ready(pod);
     i32::try_from(pods(entries, wanted).filter(works).count()).unwrap_or(i32::MAX)
 }
 
@@ -68,7 +86,7 @@ pub fn unready(entries: &[Entry], wanted: &Wanted) -> Option<String> {
     if wanted.restart_hash.is_some() && wanted.replicas > 0 {
         let stale = pods(entries, wanted).filter(|pod| pod.restart_hash != wanted.restart_hash).count();
         if stale > 0 {
-            return Some(format!("{}: {stale} pods still to be replaced", wanted.name));
+            return Some(format!("{}: {stale} pods still to be replaced, in their turn", wanted.name));
         }
     }
     None
@@ -83,7 +101,8 @@ pub fn next_replacement<'a>(entries: &'a [Entry], wanted: &Wanted) -> Option<&'a
     let current = entries.iter().find(|entry| entry.slot == Slot::Child(wanted.kind) && entry.name == wanted.name)?;
     let Facts::Workload { observed_generation, replicas, .. } = current.facts else { return None };
     // A pod made before the StatefulSet controller saw the new template would be made from the old one.
-    if observed_generation < current.generation
+    if current.deleting
+        || observed_generation < current.generation
         || current.restart_hash.as_ref() != Some(hash)
         || replicas > wanted.replicas
     {
@@ -93,12 +112,11 @@ pub fn next_replacement<'a>(entries: &'a [Entry], wanted: &Wanted) -> Option<&'a
     if pods.iter().any(|pod| pod.deleting) {
         return None;
     }
-    let ready = |pod: &Entry| matches!(pod.facts, Facts::Pod { ready: true, .. });
     let outdated = |pod: &&&Entry| pod.restart_hash.as_ref() != Some(hash);
-    if let Some(broken) = pods.iter().filter(outdated).find(|pod| !ready(pod)) {
+    if let Some(broken) = pods.iter().filter(outdated).find(|pod| !is_ready(pod)) {
         return Some(broken);
     }
-    if pods.iter().any(|pod| !ready(pod)) || pods.len() < usize::try_from(wanted.replicas).unwrap_or(0) {
+    if pods.iter().any(|pod| !is_ready(pod)) || pods.len() < usize::try_from(wanted.replicas).unwrap_or(0) {
         return None;
     }
     pods.iter().filter(outdated).max_by_key(|pod| ordinal(&pod.name, &wanted.name)).copied()

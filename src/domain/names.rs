@@ -159,6 +159,11 @@ pub fn fleet_workload(fleet: &str) -> String {
     format!("bots-{fleet}")
 }
 
+/// Whether a workload of this name is a fleet's.
+pub fn is_fleet_workload(name: &str) -> bool {
+    name.strip_prefix(BOTS).is_some_and(|rest| rest.starts_with('-'))
+}
+
 /// Labels that select the pods of one part. They never change during the life of a workload.
 pub fn selector(tenant: &str, component: Component) -> BTreeMap<String, String> {
     [(label::TENANT, tenant), (label::COMPONENT, component.as_str())]

@@ -101,6 +101,7 @@ fn stateful_set(scope: &Scope, fleet: &ValidatedFleet, name: &str, replicas: i32
         "image": fleet.image,
         "cpu": fleet.size.cpu.0,
         "memory": fleet.size.memory.0,
+        "requests": [fleet.request.cpu.0, fleet.request.memory.0],
         "kind": folder(fleet.kind).0,
         "config": fleet.config,
         "credentials": fleet.credentials_secret,

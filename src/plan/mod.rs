@@ -30,6 +30,7 @@ mod workload;
 pub use child::{Child, ChildKind};
 pub use cost::{cost, limit, pods};
 pub use parts::{DatabaseSize, Parts};
+pub use quota::roomy;
 pub use secret::{SECRET_KEYS, secret_values};
 pub use settings::Settings;
 

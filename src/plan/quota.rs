@@ -61,6 +61,23 @@ fn quota(scope: &Scope, tenant: &ValidatedTenant) -> ResourceQuota {
     }
 }
 
+/// The quota with room for what `now` allows, too: pods that are to become smaller go one at a time, and the next one only starts beside
+/// all those that are as large as before. What `now` does not count is not counted yet.
+pub fn roomy(wanted: &ResourceQuota, now: &ResourceQuotaSpec) -> ResourceQuota {
+    let mut roomy = wanted.clone();
+    let hard = roomy.spec.get_or_insert_default().hard.get_or_insert_default();
+    hard.retain(|key, most| {
+        let Some(now) = now.hard.as_ref().and_then(|hard| hard.get(key)) else { return false };
+        // CPU is the only one with a finer unit than one; as such they can all be compared.
+        let count = |quantity: &Quantity| Cpu::parse(&quantity.0).unwrap_or_default();
+        if count(now) > count(most) {
+            most.clone_from(now);
+        }
+        true
+    });
+    roomy
+}
+
 /// The quota refuses pods that do not say what they need, so those get a small default. One
 /// container may take as much as the larger of all services and all bots, which is what the
 /// largest overrides add up to, or what it may have while it starts.

@@ -126,6 +126,29 @@ pub fn changes_roll_one_fleet(ctx: &Ctx) -> Result<(), String> {
     same("pods", &uids(&list(ctx, "pods", namespace)?), &all)
 }
 
+/// A fleet that waits for what it refers to has no more bots than are asked for all the same.
+pub fn fleets_that_wait_get_smaller(ctx: &Ctx) -> Result<(), String> {
+    let (namespace, map) = ("tenant-waiters", ["configmap", "mine", "-n", "tenant-waiters"]);
+    apply(ctx, &tenant("waiters", json!({"tier": "basic"})))?;
+    ctx.await_ready("waiters")?;
+    ctx.kubectl(&[&["create"][..], &map, &["--from-literal=config.yml=script_file_name: a.py"]].concat())?;
+    let spec = json!({"replicas": 3, "strategy": {"kind": "script", "configMapRef": {"name": "mine"}}});
+    let object = json!({"apiVersion": "torpor.dev/v1alpha1", "kind": "BotFleet", "metadata": {"name": "own", "namespace": namespace}, "spec": spec});
+    apply(ctx, &object)?;
+    let own = ["botfleet", "own", "-n", namespace];
+    await_reason_within(ctx, LIMIT, &own, "Ready", "True", "Ready")?;
+    ctx.kubectl(&[&["delete"][..], &map].concat())?;
+    await_reason_within(ctx, LIMIT, &own, "Ready", "False", "Waiting")?;
+    same("bots that nobody has stopped", &bots(ctx, namespace)?.len(), &3)?;
+    ctx.kubectl(&[&["scale", "--replicas=1"][..], &own].concat())?;
+    eventually(LIMIT, || same("bots", &bots(ctx, namespace)?.len(), &1))?;
+    eventually(LIMIT, || {
+        let told = ctx.get(&own)?["status"].clone();
+        same("told", &[&told["desiredReplicas"], &told["readyReplicas"]], &[&json!(1), &json!(1)])
+    })?;
+    await_reason(ctx, &own, "Ready", "False", "Waiting").map(drop)
+}
+
 /// A new tier moves bots to its pool and PriorityClass, one at a time, with their volumes.
 pub fn new_tiers_move_bots(ctx: &Ctx) -> Result<(), String> {
     let namespace = "tenant-movers";

@@ -28,6 +28,7 @@ mod rare;
 mod receiver;
 mod refused;
 mod rights;
+mod rollout;
 mod scale;
 mod silence;
 mod tenants;
@@ -55,6 +56,7 @@ const SHARED: &[(&str, Test)] = &[
     ("drift::what_is_not_wanted_goes", drift::what_is_not_wanted_goes),
     ("fleets::changes_roll_one_fleet", fleets::changes_roll_one_fleet),
     ("fleets::new_tiers_move_bots", fleets::new_tiers_move_bots),
+    ("fleets::fleets_that_wait_get_smaller", fleets::fleets_that_wait_get_smaller),
     ("fleets::shrinking_keeps_volumes", fleets::shrinking_keeps_volumes),
     ("fleets::surplus_bots_are_not_started", fleets::surplus_bots_are_not_started),
     ("fleets::broken_fleets_are_mended", fleets::broken_fleets_are_mended),
@@ -135,6 +137,7 @@ const PAIRED: &[(&str, OwnTest)] = &[
     ("gateway::faults::killed_replicas_lose_no_login", gateway::faults::killed_replicas_lose_no_login),
     ("gateway::faults::an_absent_api_server_is_told_at_once", gateway::faults::an_absent_api_server_is_told_at_once),
     ("install::examples_are_accepted", install::examples_are_accepted),
+    ("rollout::catalogues_change_few_tenants_at_a_time", rollout::catalogues_change_few_tenants_at_a_time),
     ("receiver::receiver_behaves_as_told", receiver::receiver_behaves_as_told),
 ];
 

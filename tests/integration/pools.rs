@@ -85,7 +85,7 @@ pub fn pools_keep_nodes_and_classes() -> Result<(), String> {
 fn tiers_without_a_pool_wait(ctx: &Ctx) -> Result<(), String> {
     apply(ctx, &tenant("homeless", json!({"tier": "basic", "fleets": [fleet("a", 2)]})))?;
     let message = await_reason(ctx, &["tenant", "homeless"], "Ready", "False", "Waiting")?;
-    let wanted = "no ready WorkerPool serves tier basic; create one with spec.tiers containing basic";
+    let wanted = "no ready WorkerPool serves tier basic; create one with spec.tiers containing basic and spec.priority.class torpor-medium";
     ensure(message.starts_with(wanted), || message)?;
     await_reason(ctx, &["bf", "a", "-n", "tenant-homeless"], "Ready", "False", "Waiting")?;
     eventually(SOON, || ctx.get(&["netpol", "default", "-n", "tenant-homeless"]).map(drop))?;

@@ -55,16 +55,17 @@ fn told(ctx: &Ctx, what: &str) -> Result<(), String> {
     })
 }
 
-/// Every change of a tenant's workloads is refused: suspended, it stops all the same and says what is refused. Then a Service and the
-/// dashboard are refused: the tenant wakes all the same, its database at full size again.
+/// Every change of a tenant's workloads is refused: suspended, it stops all the same and says what is refused. Then a Service, the
+/// dashboard and the end of a fleet are refused: the tenant wakes all the same, its database at full size again.
 pub fn refused_objects_stop_nobody(ctx: &Ctx) -> Result<(), String> {
-    apply(ctx, &tenant(NAME, json!({"tier": "basic", "fleets": [fleet("a", 2)]})))?;
+    let both = [fleet("a", 2), fleet("b", 1)];
+    apply(ctx, &tenant(NAME, json!({"tier": "basic", "fleets": both})))?;
     ctx.await_ready(NAME)?;
     let workloads = json!({"apiGroups": ["apps"], "apiVersions": ["v1"], "resources": ["statefulsets", "deployments"], "operations": ["UPDATE"]});
     let touch = ["label", "statefulset", "redis", "-n", NAMESPACE, "--dry-run=server", "touched=yes"];
     refuse(ctx, "frozen-workloads", workloads, &touch)?;
     patch(ctx, &["tenant", NAME], &json!({"spec": {"suspended": true}}))?;
-    let names = [("bots-a", 0), ("dashboard", 0), ("monitoring", 0), ("postgres", 1), ("redis", 0)];
+    let names = [("bots-a", 0), ("bots-b", 0), ("dashboard", 0), ("monitoring", 0), ("postgres", 1), ("redis", 0)];
     let stopped: BTreeMap<String, Value> = names.map(|(name, count)| (name.to_owned(), json!(count))).into();
     eventually(LIMIT, || same("pods asked for", &asked(ctx)?, &stopped))?;
     told(ctx, "StatefulSet tenant-forbidden/")?;
@@ -82,18 +83,34 @@ pub fn refused_objects_stop_nobody(ctx: &Ctx) -> Result<(), String> {
         json!({"apiGroups": ["apps"], "apiVersions": ["v1"], "resources": ["deployments"], "operations": ["UPDATE"]});
     let touch = ["label", "deployment", "dashboard", "-n", NAMESPACE, "--dry-run=server", "touched=yes"];
     refuse(ctx, "frozen-dashboard", deployments, &touch)?;
-    patch(ctx, &["tenant", NAME], &json!({"spec": {"suspended": false}}))?;
+    let (ends, end) = end_of_a_fleet();
+    refuse(ctx, "frozen-fleets", ends.clone(), &end)?;
+    patch(ctx, &["tenant", NAME], &json!({"spec": {"suspended": false, "fleets": [fleet("a", 2)]}}))?;
     eventually(LIMIT, || {
         let ready = |set: &Value| (text(&set["metadata"]["name"]), set["status"]["readyReplicas"].clone());
         let found: BTreeMap<_, _> = list(ctx, "statefulsets", NAMESPACE)?.iter().map(ready).collect();
-        let wanted = [("bots-a", 2), ("postgres", 1), ("redis", 1)].map(|(name, n)| (name.to_owned(), json!(n)));
+        let wanted = [("bots-a", 2), ("bots-b", 1), ("postgres", 1), ("redis", 1)];
+        let wanted = wanted.map(|(name, n)| (name.to_owned(), json!(n)));
         same("ready", &found, &wanted.into())
     })?;
     told(ctx, "Service tenant-forbidden/dashboard")?;
     permit(ctx, "frozen-services", &make)?;
     permit(ctx, "frozen-dashboard", &touch)?;
+    permit(ctx, "frozen-fleets", &end)?;
     ctx.kubectl(&["annotate", "--overwrite", "tenant", NAME, "look=once-more"])?;
     await_reason_within(ctx, LIMIT, &["tenant", NAME], "Ready", "True", "Ready")?;
+
+    // Of a Tenant that is deleted all bots stop, whichever fleet cannot be.
+    patch(ctx, &["tenant", NAME], &json!({"spec": {"fleets": both}}))?;
+    eventually(LIMIT, || ctx.kubectl(&end).map(drop))?;
+    await_reason_within(ctx, LIMIT, &["tenant", NAME], "Ready", "True", "Ready")?;
+    refuse(ctx, "frozen-fleets", ends, &end)?;
+    ctx.kubectl(&["delete", "tenant", NAME, "--wait=false"])?;
+    eventually(LIMIT, || {
+        let asked = asked(ctx)?;
+        same("bots asked for", &[&asked["bots-a"], &asked["bots-b"]], &[&json!(0), &json!(0)])
+    })?;
+    permit(ctx, "frozen-fleets", &end)?;
 
     let secrets = json!({"apiGroups": [""], "apiVersions": ["v1"], "resources": ["secrets"], "operations": ["CREATE"]});
     let make = ["create", "secret", "generic", "mine", "-n", NAMESPACE, "--dry-run=server"];
@@ -104,6 +121,12 @@ pub fn refused_objects_stop_nobody(ctx: &Ctx) -> Result<(), String> {
         json!({"apiGroups": ["networking.k8s.io"], "apiVersions": ["v1"], "resources": both, "operations": ["CREATE"]});
     let make = ["create", "ingress", "mine", "-n", NAMESPACE, "--rule=a.example.com/*=mine:80", "--dry-run=server"];
     nothing_starts_without(ctx, policies, &make, "NetworkPolicy tenant-forbidden/")
+}
+
+/// The rule that keeps fleets from ending, and an attempt at it.
+fn end_of_a_fleet() -> (Value, [&'static str; 6]) {
+    let fleets = json!({"apiGroups": ["torpor.dev"], "apiVersions": ["v1alpha1"], "resources": ["botfleets"], "operations": ["DELETE"]});
+    (fleets, ["delete", "botfleet", "b", "-n", NAMESPACE, "--dry-run=server"])
 }
 
 /// A new Tenant to which this is refused says so for as long as it is, and starts nothing before.

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use torpor_cluster::{AuditEvent, AuditMark};
+use torpor_cluster::{AuditEvent, AuditMark, Cluster};
 
 use crate::Ctx;
 use crate::harness::{condition, eventually};
@@ -143,10 +143,15 @@ impl Watch {
 
     /// Watches what `kubectl get` is asked for.
     pub fn start(ctx: &Ctx, what: &[&str]) -> Result<Self, String> {
-        let mut child = Command::new(ctx.cluster.bin("kubectl"))
+        Self::of(&ctx.cluster, what)
+    }
+
+    /// The same on any cluster.
+    pub fn of(cluster: &Cluster, what: &[&str]) -> Result<Self, String> {
+        let mut child = Command::new(cluster.bin("kubectl"))
             .args(["get", "--watch", "--output-watch-events", "-o", "json"])
             .args(what)
-            .env("KUBECONFIG", ctx.cluster.kubeconfig())
+            .env("KUBECONFIG", cluster.kubeconfig())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

@@ -1,0 +1,105 @@
+//! A catalogue that changes what runs of all tenants at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use torpor_cluster::Options;
+
+use crate::alone::{Rig, place, tenants};
+use crate::harness::{condition, eventually};
+use crate::hibernation::catalog;
+use crate::process::TORPOR;
+use crate::tenants::{Watch, ensure, fleet, is_bot, is_ready, same, tenant, text};
+
+const START: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(180);
+/// Tenants with one bot each.
+const MANY: usize = 11;
+/// At most so many tenants have pods replaced at once, where there are fewer than 250.
+const AT_ONCE: usize = 5;
+/// Fleets of a tenant of tier pro, and their bots: as many as it may have.
+const FLEETS: [(&str, i32); 3] = [("a", 8), ("b", 1), ("c", 1)];
+
+/// Smaller bots: few tenants at a time lose one, a tenant with several fleets one at a time, and one with as many bots as its tier allows
+/// starts each of them again although its quota is to become smaller, too. A class that does not exist: nobody loses any.
+pub fn catalogues_change_few_tenants_at_a_time() -> Result<(), String> {
+    let options = Options { graceful_stop: Some(Duration::from_secs(1)), ..Options::default() };
+    let mut rig = Rig::start(options)?;
+    rig.apply(&tenants(MANY, |_| "free"))?;
+    rig.apply(
+        &tenant("many", json!({"tier": "pro", "fleets": FLEETS.map(|(name, bots)| fleet(name, bots))})).to_string(),
+    )?;
+    rig.await_tenants(MANY + 1, LIMIT)?;
+    let before = bots(&rig)?;
+    same("bots", &before.len(), &(MANY + 10))?;
+
+    let watch = Watch::of(&rig.cluster, &["pods", "-A"])?;
+    eventually(START, || ensure(watch.events().len() >= before.len(), || "the watch has not started".to_owned()))?;
+    let edited = |name: &str, from: &str, to: &str| -> Result<String, String> {
+        let file = catalog(&rig.cluster, name, &[])?;
+        let built_in = std::fs::read_to_string(&file).map_err(|error| error.to_string())?;
+        ensure(built_in.contains(from), || format!("the built-in catalogue has no {from}"))?;
+        std::fs::write(&file, built_in.replace(from, to)).map_err(|error| error.to_string())?;
+        Ok(file)
+    };
+    let smaller = edited("smaller", "bot: {cpu: 200m, memory: 512Mi}", "bot: {cpu: 150m, memory: 384Mi}")?;
+    let misspelt = edited("misspelt", "priorityClass: torpor-low", "priorityClass: torpor-slow")?;
+    rig.replace(TORPOR.as_ref(), &["--catalog", &smaller])?;
+    rig.operator.await_ready(START)?;
+    eventually(LIMIT, || {
+        let now = bots(&rig)?;
+        let old = before.iter().filter(|(bot, uid)| now.get(*bot) == Some(*uid)).count();
+        ensure(old == 0 && now.len() == before.len(), || format!("{old} bots are as before"))
+    })?;
+    rig.await_tenants(MANY + 1, LIMIT)?;
+    few_at_a_time(&watch)?;
+    eventually(START, || {
+        let quota = rig.get(&["resourcequota", "tenant", "-n", "tenant-many"])?;
+        // Four services with 2 GiB, ten bots, a backup job.
+        same("quota", &quota["spec"]["hard"]["limits.memory"], &json!("6Gi"))
+    })?;
+
+    let before = rig.pods("app.kubernetes.io/managed-by=torpor")?;
+    rig.replace(TORPOR.as_ref(), &["--catalog", &misspelt])?;
+    rig.operator.await_ready(START)?;
+    eventually(START, || {
+        let free = rig.get(&["tenant", "free-0"])?;
+        let ready = condition(&free, "Ready");
+        let names = text(&ready["message"]).contains("spec.priority.class torpor-slow");
+        ensure(ready["reason"] == "Waiting" && names, || format!("not told: {ready}"))
+    })?;
+    let free = |pods: BTreeMap<String, String>| -> BTreeMap<String, String> {
+        pods.into_iter().filter(|(pod, _)| pod.starts_with("tenant-free")).collect()
+    };
+    same("pods of tier free", &free(rig.pods("app.kubernetes.io/managed-by=torpor")?), &free(before))
+}
+
+/// uids of all bots.
+fn bots(rig: &Rig) -> Result<BTreeMap<String, String>, String> {
+    rig.pods("app.kubernetes.io/component=bot")
+}
+
+/// At every event: bots of at most so many tenants were missing, stopping or not ready, and of each tenant at most one.
+fn few_at_a_time(watch: &Watch) -> Result<(), String> {
+    let mut down: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut most = 0;
+    for (_, event) in watch.events() {
+        let pod: &Value = &event["object"];
+        if !is_bot(pod) {
+            continue;
+        }
+        let stopping = !pod["metadata"]["deletionTimestamp"].is_null();
+        let of_tenant = down.entry(text(&pod["metadata"]["namespace"])).or_default();
+        if event["type"] == "DELETED" || stopping || !is_ready(pod) {
+            of_tenant.insert(place(pod));
+        } else {
+            of_tenant.remove(&place(pod));
+        }
+        ensure(of_tenant.len() <= 1, || format!("bots of one tenant at once: {of_tenant:?}"))?;
+        let tenants = down.values().filter(|bots| !bots.is_empty()).count();
+        most = most.max(tenants);
+        ensure(tenants <= AT_ONCE, || format!("bots of {tenants} tenants at once: {down:?}"))?;
+    }
+    ensure(most > 1, || "the watch saw no two tenants at once".to_owned())
+}
