@@ -68,11 +68,12 @@ impl Applier {
         }
     }
 
-    /// Whether this child exists as another plan wanted it. One that somebody has changed since is not meant.
-    pub fn is_of_another_plan(&self, child: &Child, namespace: &str) -> bool {
-        let (_, hash) = as_applied(child);
-        let found = self.index.get(Slot::Child(child.kind()), namespace, child.name());
-        found.is_some_and(|found| found.applied_hash.as_deref() != Some(&hash))
+    /// The hashes of what there is and of what is wanted, where this child exists as another plan wanted it. One that somebody has changed
+    /// since is not meant.
+    pub fn another_plan(&self, child: &Child, namespace: &str) -> Option<[String; 2]> {
+        let (_, wanted) = as_applied(child);
+        let found = self.index.get(Slot::Child(child.kind()), namespace, child.name())?.applied_hash?;
+        (found != wanted).then_some([found, wanted])
     }
 
     /// Makes one child as wanted: no request when it is, one server-side apply when it is not.

@@ -50,6 +50,7 @@ struct Census {
     /// How many, by tier and state.
     counts: BTreeMap<(Tier, &'static str), usize>,
     unread: usize,
+    awake: usize,
     /// For how many seconds the one that has been working for longest has not been Ready, by the reason that it has now.
     longest: BTreeMap<&'static str, u64>,
 }
@@ -62,6 +63,8 @@ impl Census {
         };
         let conditions = tenant.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
         let state = state(conditions);
+        let asleep = find(conditions, HIBERNATED).is_some_and(|condition| condition.status == ConditionStatus::True);
+        self.awake += usize::from(!asleep);
         *self.counts.entry((tenant.spec.tier, state)).or_default() += 1;
         if state != "working" {
             return;
@@ -93,11 +96,6 @@ impl Census {
         }
     }
 
-    /// How many are not asleep.
-    fn awake(&self) -> usize {
-        self.counts.iter().filter(|((_, state), _)| *state != "asleep").map(|(_, count)| count).sum()
-    }
-
     fn tell(&self, metrics: &Metrics) {
         metrics.set_tenants(UNKNOWN, "stalled", self.unread);
         for tier in Tier::ALL {
@@ -122,7 +120,7 @@ pub async fn run(context: Arc<Context>) {
         for fleet in context.fleets.state() {
             census.count_fleet(&fleet, now);
         }
-        context.rollout.awake(census.awake());
+        context.rollout.awake(census.awake);
         census.tell(&context.metrics);
         tokio::time::sleep(INTERVAL).await;
     }
@@ -165,7 +163,7 @@ mod tests {
         let counts = [("awake", 1), ("asleep", 1), ("working", 3), ("stalled", 1)];
         assert_eq!(census.counts, counts.map(|(state, count)| ((Tier::Free, state), count)).into());
         assert_eq!(census.longest, [(reasons::WAKING_UP, 3000), (reasons::PROGRESSING, 3600)].into());
-        assert_eq!(census.awake(), 5);
+        assert_eq!(census.awake, 5);
         let fleet = json!({
             "apiVersion": "torpor.dev/v1alpha1", "kind": "BotFleet", "metadata": {"name": "a", "namespace": "tenant-a"},
             "spec": {"strategy": {"kind": "v1", "config": "x"}},

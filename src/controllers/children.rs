@@ -148,11 +148,19 @@ async fn ensure(context: &Context, child: &Child, namespace: &str) -> Result<(),
     }
     if let Child::ResourceQuota(quota) = child
         && !context.is_as_planned(namespace)
-        && context.applier.is_of_another_plan(child, namespace)
-        && let Some(now) = context.reader.quota(namespace, child.name()).await?
+        && let Some(plans) = context.applier.another_plan(child, namespace)
     {
-        let roomy = Child::ResourceQuota(plan::roomy(quota, &now));
-        return Ok(context.applier.ensure(&roomy, namespace).await.map(|_| ())?);
+        if context.memory.is_roomy(namespace, &plans) {
+            return Ok(());
+        }
+        if let Some(now) = context.reader.quota(namespace, child.name()).await? {
+            let roomy = Child::ResourceQuota(plan::roomy(quota, &now));
+            context.applier.ensure(&roomy, namespace).await?;
+            if let Some(plans) = context.applier.another_plan(child, namespace) {
+                context.memory.made_roomy(namespace, &plans);
+            }
+            return Ok(());
+        }
     }
     match context.applier.ensure(child, namespace).await {
         Err(ClusterError::ClaimsDiffer { .. }) => volumes::grow(context, child, namespace).await,
@@ -192,14 +200,14 @@ pub async fn replace_pods(context: &Context, namespace: &str, workloads: &[Wante
         // One that is known not to work is mended by it. That of a node which is cut off works for all that is known.
         let broken = |pod: &Entry| workloads::has_problem(pod) || pace == Pace::Asked && !workloads::is_ready(pod);
         let may = || {
-            let another = pace != Pace::AtOnce && workloads::another_bot_stops(&entries, workload);
-            !another && context.may_replace(place, pace, grace)
+            let held = workloads::another_bot_stops(&entries, workload, context.clock.now());
+            context.may_replace(place, pace, held, grace)
         };
         match workloads::next_replacement(&entries, workload) {
             Some(pod) if broken(pod) || may() => {
                 let deleted = context.applier.delete_replaced(pod, workload.grace_seconds).await;
-                if deleted.is_err() {
-                    context.end_turn(namespace, Some(&workload.name));
+                if deleted.is_ok() {
+                    context.replaced(place, grace);
                 }
                 refused.keep(deleted.map_err(Outcome::from))?;
             }

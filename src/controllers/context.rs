@@ -131,8 +131,13 @@ impl Context {
     }
 
     /// Whether an outdated pod of this workload may be replaced now.
-    pub fn may_replace(&self, workload: (&str, &str), pace: Pace, grace: Duration) -> bool {
-        self.rollout.take(workload, pace, grace, self.clock.monotonic())
+    pub fn may_replace(&self, workload: (&str, &str), pace: Pace, held: bool, grace: Duration) -> bool {
+        self.rollout.take(workload, pace, held, grace, self.clock.monotonic())
+    }
+
+    /// An outdated pod of this workload was taken down.
+    pub fn replaced(&self, workload: (&str, &str), grace: Duration) {
+        self.rollout.renew(workload, grace, self.clock.monotonic());
     }
 
     /// Lets others replace pods, now that this workload is whole or is no more, or the whole tenant.
@@ -150,11 +155,14 @@ impl Context {
         }
     }
 
-    /// Whether this process has seen the tenant's services, and every fleet, as it plans them.
+    /// Whether this process has seen the tenant's services, and every fleet that has bots, as it plans them.
     pub fn is_as_planned(&self, namespace: &str) -> bool {
         let tenant = names::tenant_of_namespace(namespace).map(|name| Key::new(Own::Tenant, None, name));
         let fleets = self.index.names(Slot::Child(ChildKind::BotFleet), namespace);
-        let fleets = fleets.iter().map(|fleet| Key::new(Own::BotFleet, Some(namespace), fleet));
+        let set =
+            |fleet: &str| self.index.get(Slot::Child(ChildKind::StatefulSet), namespace, &names::fleet_workload(fleet));
+        let fleets = fleets.iter().filter(|fleet| set(fleet).is_some_and(|set| set.desired != Some(0)));
+        let fleets = fleets.map(|fleet| Key::new(Own::BotFleet, Some(namespace), fleet));
         let planned = lock(&self.memory.planned);
         tenant.into_iter().chain(fleets).all(|key| planned.contains(&key.number()))
     }
@@ -251,12 +259,16 @@ impl Key {
         Key { kind: kind.as_str(), namespace: namespace.unwrap_or_default().to_owned(), name: name.to_owned() }
     }
 
-    /// A number for it, within this process.
     fn number(&self) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        self.hash(&mut hasher);
-        hasher.finish()
+        number(self)
     }
+}
+
+/// A number for it, within this process.
+fn number(of: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    of.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// The answer to the last status write, until the watch shows it.
@@ -279,6 +291,8 @@ pub struct Memory {
     told: Mutex<HashMap<Key, (String, i64)>>,
     /// Whose pods were once as this process plans them, by [`Key::number`]: there are many.
     planned: Mutex<HashSet<u64>>,
+    /// Quotas that were left larger than they are to be, by namespace and plans.
+    roomy: Mutex<HashSet<u64>>,
     /// Tenants whose dashboard is refused.
     without_dashboard: Mutex<HashSet<Key>>,
 }
@@ -342,6 +356,16 @@ impl Memory {
     /// The pods of this Tenant's services, or of this fleet, are as planned.
     pub fn as_planned(&self, key: &Key) {
         lock(&self.planned).insert(key.number());
+    }
+
+    /// Whether the quota of a namespace was left larger on the way between these plans.
+    pub fn is_roomy(&self, namespace: &str, plans: &[String; 2]) -> bool {
+        lock(&self.roomy).contains(&number(&(namespace, plans)))
+    }
+
+    /// Notes that it was.
+    pub fn made_roomy(&self, namespace: &str, plans: &[String; 2]) {
+        lock(&self.roomy).insert(number(&(namespace, plans)));
     }
 
     /// Forgets an object that has gone.

@@ -77,9 +77,22 @@ impl Rollout {
         FEWEST.max(self.awake.load(Ordering::Relaxed) / ONE_IN)
     }
 
-    /// Whether a pod of this workload, one that works and has `grace` to stop, may be replaced now. Who may not is among those that
-    /// [`Rollout::end`] names when it may.
-    pub fn take(&self, (namespace, workload): (&str, &str), pace: Pace, grace: Duration, now: Instant) -> bool {
+    /// Whether a tenant would have a turn now.
+    pub fn has_room(&self, namespace: &str) -> bool {
+        let known = self.lock();
+        known.taken.contains_key(namespace) || known.taken.len() < self.at_once()
+    }
+
+    /// Whether a pod of this workload, one that works and has `grace` to stop, may be replaced now; not if it is `held` by another bot of
+    /// its tenant. Who may not is among those that [`Rollout::end`] names when it may.
+    pub fn take(
+        &self,
+        (namespace, workload): (&str, &str),
+        pace: Pace,
+        held: bool,
+        grace: Duration,
+        now: Instant,
+    ) -> bool {
         if pace == Pace::AtOnce {
             return true;
         }
@@ -92,7 +105,8 @@ impl Rollout {
         let turns = known.taken.get(namespace);
         let bots = names::is_fleet_workload(workload);
         let other_bots = |turn: &Turn| bots && names::is_fleet_workload(&turn.workload) && turn.workload != workload;
-        let may = !turns.is_some_and(|turns| turns.iter().any(other_bots))
+        let may = !held
+            && !turns.is_some_and(|turns| turns.iter().any(other_bots))
             && (pace == Pace::Asked || turns.is_some() || room);
         let place = (namespace.to_owned(), workload.to_owned());
         if !may {
@@ -101,9 +115,18 @@ impl Rollout {
         }
         known.waiting.remove(&place);
         let turns = known.taken.entry(place.0).or_default();
-        turns.retain(|turn| turn.workload != workload);
-        turns.push(Turn { workload: place.1, until: now + grace + LONGEST });
+        if turns.iter().all(|turn| turn.workload != workload) {
+            turns.push(Turn { workload: place.1, until: now + grace + LONGEST });
+        }
         true
+    }
+
+    /// A pod of this workload was taken down: its turn lasts from now on. One whose pods nobody may take down keeps it no longer than
+    /// others do.
+    pub fn renew(&self, (namespace, workload): (&str, &str), grace: Duration, now: Instant) {
+        let known = &mut *self.lock();
+        let turns = known.taken.get_mut(namespace).into_iter().flatten();
+        turns.filter(|turn| turn.workload == workload).for_each(|turn| turn.until = now + grace + LONGEST);
     }
 
     /// Whether this workload has a turn.
@@ -147,13 +170,14 @@ mod tests {
     #[test]
     fn few_tenants_at_a_time() {
         let (rollout, now) = (Rollout::default(), now());
-        let take = |tenant: usize| rollout.take((&format!("tenant-{tenant}"), "postgres"), Pace::InTurn, GRACE, now);
+        let take =
+            |tenant: usize| rollout.take((&format!("tenant-{tenant}"), "postgres"), Pace::InTurn, false, GRACE, now);
         rollout.awake(100);
         assert_eq!((0..8).filter(|tenant| take(*tenant)).count(), FEWEST);
         assert!(take(0), "it has its turn");
         rollout.awake(1_000);
         assert_eq!((5..30).filter(|tenant| take(*tenant)).count(), 15, "one in fifty of a thousand");
-        let with = |tenant, pace| rollout.take((tenant, "postgres"), pace, GRACE, now);
+        let with = |tenant, pace| rollout.take((tenant, "postgres"), pace, false, GRACE, now);
         assert!(with("tenant-99", Pace::Asked), "what is asked for waits for nobody");
         assert!(with("tenant-98", Pace::AtOnce) && !rollout.has(("tenant-98", "postgres")), "it takes nobody's turn");
     }
@@ -161,10 +185,11 @@ mod tests {
     #[test]
     fn bots_of_a_tenant_go_one_fleet_after_the_other() {
         let (rollout, now) = (Rollout::default(), now());
-        let take = |workload: &str| rollout.take(("tenant-a", workload), Pace::Asked, GRACE, now);
+        let take = |workload: &str| rollout.take(("tenant-a", workload), Pace::Asked, false, GRACE, now);
         assert!(take("bots-a") && take("postgres") && !take("bots-b"));
         assert_eq!(rollout.end("tenant-a", Some("postgres")), ["tenant-a"]);
         assert!(!take("bots-b"), "the first fleet is not whole yet");
+        assert!(!rollout.take(("tenant-a", "bots-a"), Pace::Asked, true, GRACE, now), "another bot is still stopping");
         assert_eq!(rollout.end("tenant-a", Some("bots-a")), ["tenant-a"]);
         assert!(take("bots-b"));
         assert_eq!(rollout.end("tenant-a", Some("bots-a")), Vec::<String>::new());
@@ -173,7 +198,7 @@ mod tests {
     #[test]
     fn whoever_waits_is_named_when_there_is_room() {
         let (rollout, now) = (Rollout::default(), now());
-        let take = |tenant: &str| rollout.take((tenant, "bots-a"), Pace::InTurn, GRACE, now);
+        let take = |tenant: &str| rollout.take((tenant, "bots-a"), Pace::InTurn, false, GRACE, now);
         let first: Vec<String> = (0..FEWEST).map(|number| format!("a-{number}")).collect();
         assert!(first.iter().all(|tenant| take(tenant)) && !take("b") && !take("c"));
         assert_eq!(rollout.end("c", Some("bots-a")), Vec::<String>::new(), "it waits no more");
@@ -186,10 +211,12 @@ mod tests {
     #[test]
     fn who_never_ends_holds_up_nobody_for_ever() {
         let (rollout, now) = (Rollout::default(), now());
-        let take = |tenant: &str, at| rollout.take((tenant, "bots-a"), Pace::InTurn, GRACE, at);
+        let take = |tenant: &str, at| rollout.take((tenant, "bots-a"), Pace::InTurn, false, GRACE, at);
         let end = now + GRACE + LONGEST;
         assert!((0..FEWEST).all(|number| take(&number.to_string(), now)));
-        assert!(take("0", now + LONGEST / 2), "it goes on");
+        let half = now + LONGEST / 2;
+        assert!(take("0", half) && take("1", half), "they go on");
+        rollout.renew(("0", "bots-a"), GRACE, half);
         assert!(!take("new", end.checked_sub(Duration::from_secs(1)).unwrap_or(now)), "a bot may still be stopping");
         assert!(take("new", end));
         assert!(rollout.has(("0", "bots-a")) && !rollout.has(("1", "bots-a")));

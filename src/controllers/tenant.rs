@@ -151,15 +151,21 @@ impl Step {
         let outdated = || self.parts != Parts::of(self.wanted) && self.brings_back(context, namespace);
         let mut refusals = children::apply(context, namespace, now, outdated).await?;
         context.bots_do_without_dashboard(&validated.name, refusals.of_dashboard());
-        if sight::replaces_for_least(&context.index.namespace(namespace), &self.workloads, self.least.as_ref()) {
-            recheck::still_sleeps(context, tenant, self.wanted, names::DATABASE).await?;
-        }
         let status = tenant.status.as_ref();
         let asleep = status.and_then(|status| sleep::reason(&status.conditions)) == Some(reasons::ASLEEP);
         let on_the_way = self.waking || self.wanted != Stage::Active && !asleep;
         let observed = status.and_then(|status| status.observed_generation) == tenant.metadata.generation;
         let pace = Pace::of(on_the_way, observed);
-        refusals.keep(children::replace_pods(context, namespace, &self.workloads, pace).await)?;
+        let entries = context.index.namespace(namespace);
+        let for_least = sight::replaces_for_least(&entries, &self.workloads, self.least.as_ref());
+        // Thousands may wait for their turn, and none of them has to be looked at before.
+        let waits = for_least && pace != Pace::AtOnce && !context.rollout.has_room(namespace);
+        if for_least && !waits {
+            recheck::still_sleeps(context, tenant, self.wanted, names::DATABASE).await?;
+        }
+        if !waits {
+            refusals.keep(children::replace_pods(context, namespace, &self.workloads, pace).await)?;
+        }
         children::help_to_start(context, namespace, &self.workloads, self.waking).await?;
         // Last: whoever wakes does not wait for what is to go.
         let owner = tenant.metadata.uid.as_deref();

@@ -1,5 +1,7 @@
 //! What the index tells of workloads: ready or not and why, which pod to replace next, which volumes are left.
 
+use jiff::{SignedDuration, Timestamp};
+
 use crate::cluster::index::{Entry, Facts, Slot};
 use crate::domain::names::{self, Component};
 use crate::domain::quantity::Cpu;
@@ -43,11 +45,15 @@ pub fn has_problem(pod: &Entry) -> bool {
     matches!(pod.facts, Facts::Pod { problem: Some(_), .. })
 }
 
+/// How long after its time to stop a bot holds up those of other fleets. Its node may be lost.
+const LOST: SignedDuration = SignedDuration::from_mins(10);
+
 /// Whether this is a fleet's workload, and a bot of another fleet of the tenant is on its way down.
-pub fn another_bot_stops(entries: &[Entry], wanted: &Wanted) -> bool {
+pub fn another_bot_stops(entries: &[Entry], wanted: &Wanted, now: Timestamp) -> bool {
     let own = |pod: &Entry| pods(entries, wanted).any(|own| own.name == pod.name);
     let bot = |pod: &Entry| pod.slot == Slot::Pod && pod.component.as_deref() == Some(Component::Bot.as_str());
-    names::is_fleet_workload(&wanted.name) && entries.iter().any(|pod| bot(pod) && pod.deleting && !own(pod))
+    let stops = |pod: &Entry| pod.deleting && pod.ends.is_none_or(|ends| now.duration_since(ends) < LOST);
+    names::is_fleet_workload(&wanted.name) && entries.iter().any(|pod| bot(pod) && stops(pod) && !own(pod))
 }
 
 /// Pods of a `StatefulSet` that are ready and stay.

@@ -102,15 +102,17 @@ pub fn refused_objects_stop_nobody(ctx: &Ctx) -> Result<(), String> {
 
     // Of a Tenant that is deleted all bots stop, whichever fleet cannot be.
     patch(ctx, &["tenant", NAME], &json!({"spec": {"fleets": both}}))?;
-    eventually(LIMIT, || ctx.kubectl(&end).map(drop))?;
-    await_reason_within(ctx, LIMIT, &["tenant", NAME], "Ready", "True", "Ready")?;
+    await_reason_within(ctx, LIMIT, &["botfleet", "b", "-n", NAMESPACE], "Ready", "True", "Ready")?;
     refuse(ctx, "frozen-fleets", ends, &end)?;
     ctx.kubectl(&["delete", "tenant", NAME, "--wait=false"])?;
     eventually(LIMIT, || {
         let asked = asked(ctx)?;
-        same("bots asked for", &[&asked["bots-a"], &asked["bots-b"]], &[&json!(0), &json!(0)])
+        let none = json!(0);
+        same("bots asked for", &[asked.get("bots-a"), asked.get("bots-b")], &[Some(&none), Some(&none)])
     })?;
     permit(ctx, "frozen-fleets", &end)?;
+    // It looks again after a minute, unless it has gone already.
+    let _ = ctx.kubectl(&["annotate", "--overwrite", "tenant", NAME, "look=at-the-end"]);
 
     let secrets = json!({"apiGroups": [""], "apiVersions": ["v1"], "resources": ["secrets"], "operations": ["CREATE"]});
     let make = ["create", "secret", "generic", "mine", "-n", NAMESPACE, "--dry-run=server"];
@@ -124,14 +126,14 @@ pub fn refused_objects_stop_nobody(ctx: &Ctx) -> Result<(), String> {
 }
 
 /// The rule that keeps fleets from ending, and an attempt at it.
-fn end_of_a_fleet() -> (Value, [&'static str; 6]) {
+fn end_of_a_fleet() -> (Value, [&'static str; 7]) {
     let fleets = json!({"apiGroups": ["torpor.dev"], "apiVersions": ["v1alpha1"], "resources": ["botfleets"], "operations": ["DELETE"]});
-    (fleets, ["delete", "botfleet", "b", "-n", NAMESPACE, "--dry-run=server"])
+    (fleets, ["delete", "botfleet", "b", "-n", NAMESPACE, "--ignore-not-found", "--dry-run=server"])
 }
 
 /// A new Tenant to which this is refused says so for as long as it is, and starts nothing before.
 fn nothing_starts_without(ctx: &Ctx, rule: Value, make: &[&str], what: &str) -> Result<(), String> {
-    ctx.kubectl(&["delete", "tenant", NAME, "--timeout=60s"])?;
+    ctx.kubectl(&["delete", "tenant", NAME, "--ignore-not-found", "--timeout=60s"])?;
     // They go with their Tenant, but the garbage collector of a new cluster learns of Tenants only after half a minute.
     ctx.kubectl(&["delete", "networkpolicies", "--all", "-n", NAMESPACE])?;
     refuse(ctx, "frozen-beginning", rule, make)?;
