@@ -1,6 +1,7 @@
 //! A catalogue that changes what runs of all tenants at once.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -44,6 +45,7 @@ pub fn catalogues_change_few_tenants_at_a_time() -> Result<(), String> {
         Ok(file)
     };
     let smaller = edited("smaller", "bot: {cpu: 200m, memory: 512Mi}", "bot: {cpu: 150m, memory: 384Mi}")?;
+    same("workloads that are to restart", &foretold(&rig, &smaller)?, &(MANY + FLEETS.len()))?;
     let misspelt = edited("misspelt", "priorityClass: torpor-low", "priorityClass: torpor-slow")?;
     rig.replace(TORPOR.as_ref(), &["--catalog", &smaller])?;
     rig.operator.await_ready(START)?;
@@ -73,6 +75,25 @@ pub fn catalogues_change_few_tenants_at_a_time() -> Result<(), String> {
         pods.into_iter().filter(|(pod, _)| pod.starts_with("tenant-free")).collect()
     };
     same("pods of tier free", &free(rig.pods("app.kubernetes.io/managed-by=torpor")?), &free(before))
+}
+
+/// Whose pods this catalogue would replace, as docs/install.md tells to look.
+fn foretold(rig: &Rig, catalog: &str) -> Result<usize, String> {
+    let file = rig.cluster.data_dir().join("all.yaml");
+    let all = rig.kubectl(&["get", "tenants,botfleets", "-A", "-o", "yaml"])?;
+    std::fs::write(&file, all).map_err(|error| error.to_string())?;
+    let file = file.display().to_string();
+    let hashes = |arguments: &[&str]| -> Result<Vec<String>, String> {
+        let output = Command::new(TORPOR).args(["render", "-f", &file]).args(arguments).output();
+        let output = output.map_err(|error| error.to_string())?;
+        ensure(output.status.success(), || String::from_utf8_lossy(&output.stderr).into_owned())?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        Ok(text.lines().filter(|line| line.contains("restart-hash")).map(str::to_owned).collect())
+    };
+    let (old, new) = (hashes(&[])?, hashes(&["--catalog", catalog])?);
+    same("hashes", &old.len(), &new.len())?;
+    // On the workload and in its template.
+    Ok(old.iter().zip(&new).filter(|(old, new)| old != new).count() / 2)
 }
 
 /// uids of all bots.

@@ -169,7 +169,9 @@ pub fn four_tiers_sleep_and_wake() -> Result<(), String> {
             "configmaps" => event.name == "torpor-breaker",
             _ => false,
         };
-        ensure(own && event.code < 400, || format!("the hibernator wrote {event:?}"))?;
+        // A decision is about the version that it was made of, and another writer may have been faster.
+        let was_late = event.resource == "tenants" && event.code == 409;
+        ensure(own && (event.code < 400 || was_late), || format!("the hibernator wrote {event:?}"))?;
     }
     Ok(())
 }
