@@ -17,8 +17,9 @@ use crate::workflow::{self, Bots, Workflow};
 
 /// Bots are where they are to be by then, and what is refused is told.
 const LIMIT: Duration = Duration::from_secs(60);
-/// More often in that time is a loop. It is tried at once, ever more seldom after a failure, and whenever a watch tells of the object.
-const OFTEN: usize = 60;
+/// More often is a loop. It is tried at once, ever more seldom after a failure, and whenever a watch tells of the object: some four times a
+/// second while the bots of a tenant are replaced one by one, which takes twenty.
+const OFTEN: usize = 150;
 /// Afterwards: a started process does all that is left.
 const HEALED: Duration = Duration::from_secs(60);
 /// One process in so many is not started again, and finds by itself that nothing is refused any more.
