@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use self::compact::{Compact, Mark, Shared, Uid};
 use super::ownership;
-use crate::domain::names::{OPERATOR, annotation, label};
+use crate::domain::names::{Component, OPERATOR, annotation, label};
 use crate::domain::quantity::Cpu;
 use crate::plan::ChildKind;
 
@@ -118,6 +118,11 @@ enum Fields {
 const OWNER: &str = "$owner";
 
 impl Entry {
+    /// Whether it serves this part of a tenant's stack, by its label.
+    pub fn is_of(&self, component: Component) -> bool {
+        self.component.as_deref() == Some(component.as_str())
+    }
+
     /// Reads an object's metadata. `None` for an object without a name, which the API server never sends.
     pub fn read(slot: Slot, metadata: &ObjectMeta, facts: Facts) -> Option<Self> {
         let name = metadata.name.clone()?;

@@ -22,6 +22,11 @@ pub enum Referenced {
     Missing(String),
 }
 
+/// A list of the object of this name: asked as the watch asks, which needs no right of its own.
+fn named(name: &str) -> ListParams {
+    ListParams::default().fields(&format!("metadata.name={name}"))
+}
+
 /// Reads objects by name.
 #[derive(Clone)]
 pub struct Reader {
@@ -57,9 +62,7 @@ impl Reader {
     /// [`ClusterError`] when that cannot be told.
     pub async fn quota(&self, namespace: &str, name: &str) -> Result<Option<ResourceQuotaSpec>, ClusterError> {
         let api: Api<ResourceQuota> = Api::namespaced(self.client.clone(), namespace);
-        // Asked as the watch asks, which needs no right of its own.
-        let named = ListParams::default().fields(&format!("metadata.name={name}"));
-        let found = api.list(&named).await;
+        let found = api.list(&named(name)).await;
         let found = found.map_err(|error| ClusterError::of(&format!("ResourceQuota {namespace}/{name}"), &error))?;
         Ok(found.items.into_iter().next().and_then(|quota| quota.spec))
     }
@@ -94,9 +97,7 @@ impl Reader {
     /// [`ClusterError`] when that cannot be told.
     pub async fn fleet(&self, namespace: &str, name: &str) -> Result<Option<ObjectMeta>, ClusterError> {
         let api: Api<BotFleet> = Api::namespaced(self.client.clone(), namespace);
-        // Asked as the watch asks, which needs no right of its own.
-        let named = ListParams::default().fields(&format!("metadata.name={name}"));
-        let found = api.list_metadata(&named).await;
+        let found = api.list_metadata(&named(name)).await;
         let found = found.map_err(|error| ClusterError::of(&format!("BotFleet {namespace}/{name}"), &error))?;
         Ok(found.items.into_iter().next().map(|fleet| fleet.metadata))
     }

@@ -32,13 +32,16 @@ const WORKING: [&str; 7] = [
 /// In place of a tier: that of a Tenant which cannot be read.
 const UNKNOWN: &str = "unknown";
 
+fn holds(conditions: &[Condition], type_: &str) -> bool {
+    find(conditions, type_).is_some_and(|condition| condition.status == ConditionStatus::True)
+}
+
 fn state(conditions: &[Condition]) -> &'static str {
-    let holds = |type_| find(conditions, type_).is_some_and(|condition| condition.status == ConditionStatus::True);
-    if holds(STALLED) {
+    if holds(conditions, STALLED) {
         "stalled"
-    } else if !holds(READY) {
+    } else if !holds(conditions, READY) {
         "working"
-    } else if holds(HIBERNATED) {
+    } else if holds(conditions, HIBERNATED) {
         "asleep"
     } else {
         "awake"
@@ -63,8 +66,7 @@ impl Census {
         };
         let conditions = tenant.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
         let state = state(conditions);
-        let asleep = find(conditions, HIBERNATED).is_some_and(|condition| condition.status == ConditionStatus::True);
-        self.awake += usize::from(!asleep);
+        self.awake += usize::from(!holds(conditions, HIBERNATED));
         *self.counts.entry((tenant.spec.tier, state)).or_default() += 1;
         if state != "working" {
             return;

@@ -99,7 +99,7 @@ pub fn in_use(entries: &[Entry], volume: &Entry) -> bool {
 pub fn retained(entries: &[Entry], fleets: &[BotFleet]) -> Vec<String> {
     let mut volumes: Vec<String> = entries
         .iter()
-        .filter(|entry| entry.slot == Slot::Volume && entry.component.as_deref() == Some(Component::Bot.as_str()))
+        .filter(|entry| entry.slot == Slot::Volume && entry.is_of(Component::Bot))
         .filter(|entry| !in_use(entries, entry))
         .filter(|entry| {
             let fleet = fleets.iter().find(|fleet| Some(fleet.name_any()) == entry.fleet);

@@ -50,7 +50,7 @@ async fn try_tenant(context: &Context, metadata: &ObjectMeta, policy: DeletionPo
         return Ok(Outcome::Deleting("bots are stopping gracefully".to_owned()));
     }
     if pods(&entries, Some(Component::Bot)) > 0 {
-        stop_orphans(context, &entries, |pod| pod.component.as_deref() == Some(Component::Bot.as_str())).await?;
+        stop_orphans(context, &entries, |pod| pod.is_of(Component::Bot)).await?;
         return Ok(Outcome::Deleting("bots are stopping gracefully".to_owned()));
     }
     let mut refused = FirstRefusal::default();
@@ -173,6 +173,6 @@ fn pods(entries: &[Entry], component: Option<Component>) -> usize {
     entries
         .iter()
         .filter(|entry| entry.slot == Slot::Pod)
-        .filter(|entry| component.is_none_or(|component| entry.component.as_deref() == Some(component.as_str())))
+        .filter(|entry| component.is_none_or(|component| entry.is_of(component)))
         .count()
 }

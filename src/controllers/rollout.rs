@@ -47,6 +47,11 @@ struct Turn {
     until: Instant,
 }
 
+/// When the turn of a workload ends whose pod is taken down now.
+fn expiry(grace: Duration, now: Instant) -> Instant {
+    now + grace + LONGEST
+}
+
 #[derive(Debug, Default)]
 struct Known {
     /// By namespace.
@@ -116,7 +121,7 @@ impl Rollout {
         known.waiting.remove(&place);
         let turns = known.taken.entry(place.0).or_default();
         if turns.iter().all(|turn| turn.workload != workload) {
-            turns.push(Turn { workload: place.1, until: now + grace + LONGEST });
+            turns.push(Turn { workload: place.1, until: expiry(grace, now) });
         }
         true
     }
@@ -126,7 +131,7 @@ impl Rollout {
     pub fn renew(&self, (namespace, workload): (&str, &str), grace: Duration, now: Instant) {
         let known = &mut *self.lock();
         let turns = known.taken.get_mut(namespace).into_iter().flatten();
-        turns.filter(|turn| turn.workload == workload).for_each(|turn| turn.until = now + grace + LONGEST);
+        turns.filter(|turn| turn.workload == workload).for_each(|turn| turn.until = expiry(grace, now));
     }
 
     /// Whether this workload has a turn.

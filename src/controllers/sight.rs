@@ -35,7 +35,7 @@ fn part(entries: &[Entry], wanted: &Wanted, component: Component) -> State {
 pub fn bots(entries: &[Entry], fleet: Option<&str>) -> State {
     let of_bots = |entry: &&Entry| {
         entry.slot == Slot::Child(ChildKind::StatefulSet)
-            && entry.component.as_deref() == Some(Component::Bot.as_str())
+            && entry.is_of(Component::Bot)
             && fleet.is_none_or(|fleet| entry.fleet.as_deref() == Some(fleet))
     };
     without_health(entries.iter().filter(of_bots), pods(entries, Component::Bot, fleet))
@@ -70,7 +70,7 @@ fn has_seen_no_pods(entry: &Entry) -> bool {
 fn pods(entries: &[Entry], component: Component, fleet: Option<&str>) -> usize {
     let counts = |entry: &&Entry| {
         entry.slot == Slot::Pod
-            && entry.component.as_deref() == Some(component.as_str())
+            && entry.is_of(component)
             && fleet.is_none_or(|fleet| entry.fleet.as_deref() == Some(fleet))
             && (entry.deleting || !matches!(entry.facts, Facts::Pod { ended: true, .. }))
     };

@@ -51,7 +51,7 @@ const LOST: SignedDuration = SignedDuration::from_mins(10);
 /// Whether this is a fleet's workload, and a bot of another fleet of the tenant is on its way down.
 pub fn another_bot_stops(entries: &[Entry], wanted: &Wanted, now: Timestamp) -> bool {
     let own = |pod: &Entry| pods(entries, wanted).any(|own| own.name == pod.name);
-    let bot = |pod: &Entry| pod.slot == Slot::Pod && pod.component.as_deref() == Some(Component::Bot.as_str());
+    let bot = |pod: &Entry| pod.slot == Slot::Pod && pod.is_of(Component::Bot);
     let stops = |pod: &Entry| pod.deleting && pod.ends.is_none_or(|ends| now.duration_since(ends) < LOST);
     names::is_fleet_workload(&wanted.name) && entries.iter().any(|pod| bot(pod) && stops(pod) && !own(pod))
 }

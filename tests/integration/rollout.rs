@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use torpor_cluster::Options;
 
-use crate::alone::{Rig, place, tenants};
+use crate::alone::{MANAGED, Rig, place, tenants};
 use crate::harness::{condition, eventually};
 use crate::hibernation::catalog;
 use crate::process::TORPOR;
@@ -62,7 +62,7 @@ pub fn catalogues_change_few_tenants_at_a_time() -> Result<(), String> {
         same("quota", &quota["spec"]["hard"]["limits.memory"], &json!("6Gi"))
     })?;
 
-    let before = rig.pods("app.kubernetes.io/managed-by=torpor")?;
+    let before = rig.pods(MANAGED)?;
     rig.replace(TORPOR.as_ref(), &["--catalog", &misspelt])?;
     rig.operator.await_ready(START)?;
     eventually(START, || {
@@ -74,7 +74,7 @@ pub fn catalogues_change_few_tenants_at_a_time() -> Result<(), String> {
     let free = |pods: BTreeMap<String, String>| -> BTreeMap<String, String> {
         pods.into_iter().filter(|(pod, _)| pod.starts_with("tenant-free")).collect()
     };
-    same("pods of tier free", &free(rig.pods("app.kubernetes.io/managed-by=torpor")?), &free(before))
+    same("pods of tier free", &free(rig.pods(MANAGED)?), &free(before))
 }
 
 /// Whose pods this catalogue would replace, as docs/install.md tells to look.
