@@ -91,7 +91,7 @@ const UNREADY: Description = described(
     "torpor_longest_unready_seconds",
     "gauge",
     &["reason"],
-    "For how long the tenant that is not Ready for longest has not been, by the reason it has now; 0 where no tenant has it",
+    "For how long the tenant, or for StopOverdue the fleet, that is not Ready for longest has not been, by the reason it has now; a wake counts from the login; 0 where none has the reason",
 );
 const BACKOFF: Description = described(
     "torpor_objects_in_backoff",

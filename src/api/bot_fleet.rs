@@ -143,6 +143,13 @@ pub struct ConfigMapRef {
     pub key: String,
 }
 
+impl BotFleet {
+    /// Whether all that is asked for was handled, by `status.observedGeneration`.
+    pub fn is_observed(&self) -> bool {
+        self.status.as_ref().and_then(|status| status.observed_generation) == self.metadata.generation
+    }
+}
+
 /// What was seen of the fleet.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]

@@ -260,6 +260,13 @@ impl Default for Dashboard {
     }
 }
 
+impl Tenant {
+    /// Whether all that is asked for was handled, by `status.observedGeneration`.
+    pub fn is_observed(&self) -> bool {
+        self.status.as_ref().and_then(|status| status.observed_generation) == self.metadata.generation
+    }
+}
+
 /// What was seen of the tenant's stack, and what was decided for it.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]

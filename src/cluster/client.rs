@@ -3,10 +3,14 @@
 use std::time::Duration;
 
 use http::header::{HeaderValue, USER_AGENT};
-use kube::client::ClientBuilder;
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use kube::client::ConfigExt;
 use kube::config::KubeConfigOptions;
 use kube::{Client, Config};
 use thiserror::Error;
+use tower::ServiceBuilder;
 use tower::timeout::TimeoutLayer;
 use tower::util::MapRequestLayer;
 
@@ -15,6 +19,9 @@ use super::history::History;
 /// How long an answer may take to begin; that of a watch begins at once. The API server itself gives up after 60 s at most, but
 /// one that is cut off says nothing, and a request that is never answered would be waited for by whoever sent it.
 const SILENCE: Duration = Duration::from_secs(70);
+/// What a connection reads at a time: what a TLS record holds. Left to itself it grows with the lists that pass through, and each of the
+/// twenty watches keeps a buffer of some 180 KiB for events of 5.
+const BUFFER: usize = 16 * 1024;
 /// How long the first request may take.
 const ANSWER: Duration = Duration::from_secs(5);
 
@@ -83,22 +90,41 @@ pub async fn connect(component: &str) -> Result<Connection, ConnectError> {
     }
     let agent = HeaderValue::from_str(&agent).map_err(|error| client_error(error.to_string()))?;
     config.headers.push((USER_AGENT, agent));
-    // The operator has its own backoff per object; hidden retries would hold a pass for minutes.
-    config.default_retry = false;
     let history = History::default();
-    let noting = history.clone();
-    let note = MapRequestLayer::new(move |request: http::Request<_>| {
-        noting.note(request.uri());
-        request
-    });
-    let builder = ClientBuilder::try_from(config).map_err(|error| client_error(one_line(&error)))?;
-    let client = builder.with_layer(&note).with_layer(&TimeoutLayer::new(SILENCE)).build();
+    let client = client(&config, history.clone()).map_err(|error| client_error(one_line(&error)))?;
     let unreachable = |reason: String| ConnectError::Unreachable { url: url.clone(), reason };
     tokio::time::timeout(ANSWER, client.apiserver_version())
         .await
         .map_err(|_| unreachable(format!("no answer within {ANSWER:?}")))?
         .map_err(|error| unreachable(one_line(&error)))?;
     Ok(Connection { client, history })
+}
+
+/// kube's own stack but for the size of buffers, and without what is not used here: proxies and hidden retries.
+fn client(config: &Config, history: History) -> kube::Result<Client> {
+    if let Some(proxy) = &config.proxy_url {
+        return Err(kube::Error::ProxyProtocolUnsupported { proxy_url: Box::new(proxy.clone()) });
+    }
+    let mut connector = HttpConnector::new();
+    connector.enforce_http(false);
+    connector.set_connect_timeout(config.connect_timeout);
+    let connector = config.rustls_https_connector_with_connector(connector)?;
+    let connections = legacy::Client::builder(TokioExecutor::new())
+        .http1_max_buf_size(BUFFER)
+        .build::<_, kube::client::Body>(connector);
+    let note = MapRequestLayer::new(move |request: http::Request<_>| {
+        history.note(request.uri());
+        request
+    });
+    let service = ServiceBuilder::new()
+        .layer(TimeoutLayer::new(SILENCE))
+        .layer(note)
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer()?)
+        .layer(config.extra_headers_layer()?)
+        .map_err(tower::BoxError::from)
+        .service(connections);
+    Ok(Client::new(service, config.default_namespace.clone()))
 }
 
 /// An error with its causes, as far as they say more, without the excerpts that some add below.

@@ -84,8 +84,8 @@ pub struct Entry {
     pub owner: Option<String>,
     /// Value of its tenant label.
     pub tenant: Option<String>,
-    /// Value of its component label.
-    pub component: Option<String>,
+    /// The part of the stack that its component label names.
+    pub component: Option<Component>,
     /// Value of its fleet label.
     pub fleet: Option<String>,
     /// Hash of what the operator last applied.
@@ -120,7 +120,7 @@ const OWNER: &str = "$owner";
 impl Entry {
     /// Whether it serves this part of a tenant's stack, by its label.
     pub fn is_of(&self, component: Component) -> bool {
-        self.component.as_deref() == Some(component.as_str())
+        self.component == Some(component)
     }
 
     /// Reads an object's metadata. `None` for an object without a name, which the API server never sends.
@@ -152,7 +152,7 @@ impl Entry {
             ends: metadata.deletion_timestamp.as_ref().map(|time| time.0),
             owner: owner.map(|owner| owner.uid.clone()),
             tenant: text(&metadata.labels, label::TENANT),
-            component: text(&metadata.labels, label::COMPONENT),
+            component: text(&metadata.labels, label::COMPONENT).and_then(|name| Component::named(&name)),
             fleet: text(&metadata.labels, label::FLEET),
             applied_hash: text(&metadata.annotations, annotation::APPLIED_HASH),
             restart_hash: text(&metadata.annotations, annotation::RESTART_HASH),
@@ -245,6 +245,10 @@ impl ChildIndex {
             });
         }
         inner.namespaces.retain(|_, children| !children.is_empty());
+        // The last of the lists that fill them; there may be few namespaces of many.
+        if inner.listing.is_empty() {
+            inner.namespaces.values_mut().for_each(Vec::shrink_to_fit);
+        }
         gone
     }
 

@@ -104,14 +104,12 @@ async fn pass(context: &Context, fleet: &BotFleet) -> Result<(Outcome, View), Ou
         recheck::still_sleeps(context, tenant, wanted, part).await?;
     }
     let mut refusals = children::apply(context, &namespace, &planned.children, || false).await?;
-    let observed = fleet.status.as_ref().and_then(|status| status.observed_generation) == fleet.metadata.generation
-        && tenant.status.as_ref().and_then(|status| status.observed_generation) == tenant.metadata.generation;
     // Bots that wake are made anew.
-    let pace = Pace::of(wanted != Stage::Active, observed);
-    refusals.keep(children::replace_pods(context, &namespace, &workloads, pace).await)?;
+    let pace = Pace::of(wanted != Stage::Active, fleet.is_observed() && tenant.is_observed());
+    refusals.first.keep(children::replace_pods(context, &namespace, &workloads, pace).await)?;
     children::help_to_start(context, &namespace, &workloads, waking).await?;
     let owner = fleet.metadata.uid.as_deref();
-    refusals.keep(children::prune(context, owner, &namespace, &planned.children).await)?;
+    refusals.first.keep(children::prune(context, owner, &namespace, &planned.children).await)?;
     let entries = context.index.namespace(&namespace);
     if tenant.spec.deletion_policy == DeletionPolicy::Delete {
         drop_surplus_volumes(context, fleet, tenant, &entries).await?;
@@ -120,7 +118,7 @@ async fn pass(context: &Context, fleet: &BotFleet) -> Result<(Outcome, View), Ou
     view.desired = workloads.first().map(|workload| workload.replicas);
     view.over_tier = if fleet.spec.paused { 0 } else { (fleet.spec.replicas - planned.share).max(0) };
     let judged = || judge(fleet, &entries, workloads.first(), (wanted, waking), planned.held);
-    let outcome = refusals.told().map_or_else(|refused| refused, |()| judged());
+    let outcome = refusals.first.told().map_or_else(|refused| refused, |()| judged());
     let still = waking && !matches!(outcome, Outcome::Done(_) | Outcome::Paused);
     view.sleep = Some((wanted, sight::bots(&entries, Some(&name)).gone(), still));
     Ok((outcome, view))

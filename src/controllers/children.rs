@@ -19,7 +19,8 @@ use crate::plan::{self, Child, ChildKind};
 /// still be able to sleep and to wake.
 #[derive(Debug, Default)]
 pub struct Refusals {
-    first: FirstRefusal,
+    /// The first of them, and what was refused of later steps; told once all else is done.
+    pub first: FirstRefusal,
     /// Components whose configuration is not as wanted, so that new pods would be made of what was.
     outdated: HashSet<String>,
     /// What the pods of all components need is not there.
@@ -50,22 +51,6 @@ impl Refusals {
     /// Whether the dashboard cannot be had, for which bots otherwise wait until it is asked for.
     pub fn of_dashboard(&self) -> bool {
         self.dashboard
-    }
-
-    /// Keeps what was refused of a later step, too.
-    ///
-    /// # Errors
-    /// Every other outcome of a step that failed.
-    pub fn keep(&mut self, done: Result<(), Outcome>) -> Result<(), Outcome> {
-        self.first.keep(done)
-    }
-
-    /// The first of them, once all else is done.
-    ///
-    /// # Errors
-    /// That refusal, if there is one.
-    pub fn told(self) -> Result<(), Outcome> {
-        self.first.told()
     }
 }
 

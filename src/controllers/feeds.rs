@@ -19,7 +19,7 @@ use crate::cluster::Cluster;
 use crate::cluster::index::{ChildIndex, Entry, Facts, Slot};
 use crate::cluster::status::Own;
 use crate::cluster::watch::{Change, Watches};
-use crate::domain::names::{self, label};
+use crate::domain::names::{self, annotation, label};
 use crate::plan::ChildKind;
 
 /// The ends through which watches fill the stores.
@@ -226,10 +226,8 @@ fn tier(tenant: Option<&Guarded<Tenant>>) -> Option<Tier> {
     tenant.and_then(|guarded| guarded.0.as_ref().ok()).map(|tenant| tenant.spec.tier)
 }
 
-/// Where `kubectl apply` keeps the whole manifest once more.
-const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
-
-/// A store that is fed by a watch, without what nothing reads there: `managedFields` and what kubectl has applied.
+/// A store that is fed by a watch, without what nothing reads there: who manages which field, labels, and annotations
+/// but those that tell of activity. A map takes half a kilobyte, however little it holds.
 struct Stored<K: Resource<DynamicType = ()> + Clone + 'static> {
     writer: Writer<K>,
     kind: Own,
@@ -245,7 +243,11 @@ where
         if let Event::Apply(object) | Event::InitApply(object) | Event::Delete(object) = &mut event {
             let metadata = object.meta_mut();
             metadata.managed_fields = None;
-            metadata.annotations.as_mut().map(|annotations| annotations.remove(LAST_APPLIED));
+            metadata.labels = None;
+            metadata.annotations.take_if(|annotations| {
+                annotations.retain(|key, _| annotation::ACTIVITY.contains(&key.as_str()));
+                annotations.is_empty()
+            });
         }
         self.writer.apply_watcher_event(&event);
         // Once it can be read, or a pass would be taken to have read it.

@@ -154,8 +154,7 @@ impl Step {
         let status = tenant.status.as_ref();
         let asleep = status.and_then(|status| sleep::reason(&status.conditions)) == Some(reasons::ASLEEP);
         let on_the_way = self.waking || self.wanted != Stage::Active && !asleep;
-        let observed = status.and_then(|status| status.observed_generation) == tenant.metadata.generation;
-        let pace = Pace::of(on_the_way, observed);
+        let pace = Pace::of(on_the_way, tenant.is_observed());
         let entries = context.index.namespace(namespace);
         let for_least = sight::replaces_for_least(&entries, &self.workloads, self.least.as_ref());
         // Thousands may wait for their turn, and none of them has to be looked at before.
@@ -164,13 +163,13 @@ impl Step {
             recheck::still_sleeps(context, tenant, self.wanted, names::DATABASE).await?;
         }
         if !waits {
-            refusals.keep(children::replace_pods(context, namespace, &self.workloads, pace).await)?;
+            refusals.first.keep(children::replace_pods(context, namespace, &self.workloads, pace).await)?;
         }
         children::help_to_start(context, namespace, &self.workloads, self.waking).await?;
         // Last: whoever wakes does not wait for what is to go.
         let owner = tenant.metadata.uid.as_deref();
-        refusals.keep(children::prune(context, owner, namespace, &self.children).await)?;
-        refusals.told()
+        refusals.first.keep(children::prune(context, owner, namespace, &self.children).await)?;
+        refusals.first.told()
     }
 
     /// Whether a part that is only kept up has gone down since it was seen. All of them are asked before anything is written,

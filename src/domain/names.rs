@@ -52,6 +52,8 @@ pub mod annotation {
     pub const WAKE_REQUESTED_AT: &str = "torpor.dev/wake-requested-at";
     /// A wish to sleep, RFC 3339.
     pub const SLEEP_REQUESTED_AT: &str = "torpor.dev/sleep-requested-at";
+    /// Those that tell of a user's activity or wish.
+    pub const ACTIVITY: [&str; 3] = [LAST_ACTIVITY, WAKE_REQUESTED_AT, SLEEP_REQUESTED_AT];
     /// A user's answer to the question whether the tenant may sleep; the one answer is `approved`.
     pub const HIBERNATE: &str = "torpor.dev/hibernate";
     /// On the breaker's ConfigMap: sleep is held by hand as long as it is there; its value says why.
@@ -104,6 +106,11 @@ impl Component {
             Component::Monitoring => "monitoring",
             Component::Bot => "bot",
         }
+    }
+
+    /// The part of this label value.
+    pub fn named(value: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|component| component.as_str() == value)
     }
 
     /// The program that the part runs; the value of `app.kubernetes.io/name`.

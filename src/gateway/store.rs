@@ -193,12 +193,11 @@ fn number(version: &str) -> u64 {
 
 /// What is told of a Tenant, without what is long: fleets with their configurations, and who manages which field.
 fn trimmed(mut tenant: Tenant) -> Tenant {
-    const READ: [&str; 3] = [annotation::LAST_ACTIVITY, annotation::WAKE_REQUESTED_AT, annotation::SLEEP_REQUESTED_AT];
     tenant.metadata.managed_fields = None;
     tenant.metadata.labels = None;
     let annotations = tenant.metadata.annotations.take().unwrap_or_default();
     let kept: BTreeMap<String, String> =
-        annotations.into_iter().filter(|(key, _)| READ.contains(&key.as_str())).collect();
+        annotations.into_iter().filter(|(key, _)| annotation::ACTIVITY.contains(&key.as_str())).collect();
     tenant.metadata.annotations = Some(kept);
     tenant.spec.fleets = Vec::new();
     if let Some(status) = &mut tenant.status {

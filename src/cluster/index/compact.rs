@@ -9,6 +9,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::{Entry, Facts, Fields, Slot};
+use crate::domain::names::Component;
 
 /// An object's identity: a UUID, as all API servers give it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -129,7 +130,6 @@ pub(super) struct Shared {
 pub(super) struct Kin {
     owner: Option<Uid>,
     tenant: Option<Arc<str>>,
-    component: Option<Arc<str>>,
     fleet: Option<Arc<str>>,
 }
 
@@ -160,6 +160,7 @@ impl Extra {
 pub(super) struct Compact {
     pub(super) slot: Slot,
     pub(super) deleting: bool,
+    component: Option<Component>,
     pub(super) name: Arc<str>,
     pub(super) uid: Uid,
     pub(super) version: u64,
@@ -176,7 +177,6 @@ impl Compact {
         let of = Kin {
             owner: entry.owner.map(|uid| Uid::read(&uid)),
             tenant: shared(entry.tenant),
-            component: shared(entry.component),
             fleet: shared(entry.fleet),
         };
         let fields = match entry.fields {
@@ -193,6 +193,7 @@ impl Compact {
         Self {
             slot: entry.slot,
             deleting: entry.deleting,
+            component: entry.component,
             name: texts.shared(&entry.name),
             uid: Uid::read(&entry.uid),
             version: entry.version,
@@ -218,7 +219,7 @@ impl Compact {
             ends: extra.ends,
             owner: self.owner(),
             tenant: text(&self.kin.tenant),
-            component: text(&self.kin.component),
+            component: self.component,
             fleet: text(&self.kin.fleet),
             applied_hash: self.applied_hash.text(),
             restart_hash: extra.restart_hash.text(),
