@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::Parser;
 use jiff::Timestamp;
 use torpor_bench::bench::{Bench, FULL, QUICK, Size};
 use torpor_bench::measure::{ALL, Measurement};
-use torpor_bench::report::{Machine, Report};
+use torpor_bench::report::{Machine, Report, Row};
 use torpor_bench::world::project;
 
 /// Measures Torpor on a local control plane.
@@ -56,11 +57,13 @@ fn run(arguments: &Arguments, size: Size, names: &[&str]) -> Result<ExitCode> {
     let mut failed = 0;
     for Measurement { name, about, run } in ALL.iter().filter(|one| names.is_empty() || names.contains(&one.name)) {
         bench.progress.say(format_args!("{name}: {about}"));
+        let began = Instant::now();
         // What was measured before is told all the same.
         if let Err(error) = run(&mut bench) {
             bench.progress.say(format_args!("{name} FAILED: {error:#}"));
             failed += 1;
         }
+        bench.rows.push(Row::one("took", *name, began.elapsed().as_secs_f64() / 60.0, "min"));
         report.rows.clone_from(&bench.rows);
         // So that a run that is stopped has not been for nothing.
         report.write(&out, &words.join("-"))?;

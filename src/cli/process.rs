@@ -50,9 +50,8 @@ pub struct ProcessArgs {
     pub pod_uid: Option<String>,
 }
 
-/// The client's own line for each failed request would say twice what its caller tells, and as an error where
-/// the caller tries again.
-const LOGGED: &str = "info,kube_client::client::builder=off";
+/// Where `RUST_LOG` does not say otherwise.
+const LOGGED: &str = "info";
 
 /// Set by the kubelet in every container.
 const IN_CLUSTER: &str = "KUBERNETES_SERVICE_HOST";

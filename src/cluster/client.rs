@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use http::header::{HeaderValue, USER_AGENT};
+use hyper_timeout::TimeoutConnector;
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -20,7 +21,7 @@ use super::history::History;
 /// one that is cut off says nothing, and a request that is never answered would be waited for by whoever sent it.
 const SILENCE: Duration = Duration::from_secs(70);
 /// What a connection reads at a time: what a TLS record holds. Left to itself it grows with the lists that pass through, and each of the
-/// twenty watches keeps a buffer of some 180 KiB for events of 5.
+/// twenty watches keeps a buffer of some 180 KiB for events of 5. Heads of answers are shorter.
 const BUFFER: usize = 16 * 1024;
 /// How long the first request may take.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -88,6 +89,9 @@ pub async fn connect(component: &str) -> Result<Connection, ConnectError> {
     if config.cluster_url.scheme().is_none() || config.cluster_url.host().is_none() {
         return Err(client_error("the address must start with https:// or http://".to_owned()));
     }
+    if config.proxy_url.is_some() {
+        return Err(client_error("proxies are not supported; unset proxy-url and HTTPS_PROXY".to_owned()));
+    }
     let agent = HeaderValue::from_str(&agent).map_err(|error| client_error(error.to_string()))?;
     config.headers.push((USER_AGENT, agent));
     let history = History::default();
@@ -102,13 +106,12 @@ pub async fn connect(component: &str) -> Result<Connection, ConnectError> {
 
 /// kube's own stack but for the size of buffers, and without what is not used here: proxies and hidden retries.
 fn client(config: &Config, history: History) -> kube::Result<Client> {
-    if let Some(proxy) = &config.proxy_url {
-        return Err(kube::Error::ProxyProtocolUnsupported { proxy_url: Box::new(proxy.clone()) });
-    }
     let mut connector = HttpConnector::new();
     connector.enforce_http(false);
+    // Around TLS, too: who is connected to and then says nothing is given up before a pass is.
+    let mut connector = TimeoutConnector::new(config.rustls_https_connector_with_connector(connector)?);
     connector.set_connect_timeout(config.connect_timeout);
-    let connector = config.rustls_https_connector_with_connector(connector)?;
+    connector.set_write_timeout(config.write_timeout);
     let connections = legacy::Client::builder(TokioExecutor::new())
         .http1_max_buf_size(BUFFER)
         .build::<_, kube::client::Body>(connector);

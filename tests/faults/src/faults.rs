@@ -30,6 +30,8 @@ pub struct Faults {
     pub throughout: Vec<(&'static str, View)>,
     /// Whether each write is refused throughout.
     pub refused: bool,
+    /// Whether they leave the process alive, so that many tenants can meet them at once, and each of them several.
+    pub together: bool,
 }
 
 impl From<Vec<Fault>> for Faults {
@@ -76,12 +78,12 @@ pub fn refusals() -> Faults {
 }
 
 /// What else can become of a request.
-pub fn errors() -> Vec<Fault> {
+pub fn errors() -> Faults {
     let fault = Fault::new;
     let answer = |name, code, reason: &str, retry_after| {
         fault(name, Action::Answer { code, reason: reason.to_owned(), retry_after })
     };
-    vec![
+    let at_writes = vec![
         answer("409", 409, "Conflict", None),
         answer("422", 422, "Invalid", None),
         answer("429, Retry-After 2", 429, "TooManyRequests", Some(2)),
@@ -91,7 +93,8 @@ pub fn errors() -> Vec<Fault> {
         fault("reset", Action::Cut),
         fault("reset after commit", Action::CommitThenCut),
         fault("30 s silence", Action::Silence { millis: 30_000 }),
-    ]
+    ];
+    Faults { at_writes, together: true, ..Faults::default() }
 }
 
 /// What Torpor and its tenants stand on, killed while the request is on its way.

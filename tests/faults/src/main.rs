@@ -1,6 +1,6 @@
 //! `torpor-chaos`: faults at every request of the operator, from the command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use torpor_faults::{broken_watch, disasters, faults, hostile, leaders, soak};
 #[derive(Parser)]
 #[command(name = "torpor-chaos", version)]
 struct Cli {
-    /// What to do. Default: crash
+    /// What to do. Default: everything that an hour, or --minutes, is enough for
     #[command(subcommand)]
     part: Option<Part>,
     /// Only workflows whose name contains this, or one of these, separated by commas
@@ -104,9 +104,26 @@ fn main() -> ExitCode {
     }
 }
 
+/// What a run of everything consists of: a part, how many minutes it may take of 60, and how many cases that is enough for.
+const EVERYTHING: [(Part, u64, Option<usize>); 10] = [
+    (Part::Crash, 15, Some(380)),
+    (Part::Errors, 8, Some(380)),
+    (Part::Refused, 5, Some(57)),
+    (Part::World, 4, Some(38)),
+    (Part::Stale, 6, Some(57)),
+    (Part::Leaders, 3, Some(4)),
+    (Part::Watches, 5, None),
+    (Part::Disasters, 6, None),
+    (Part::Hostile, 3, None),
+    (Part::Soak, 5, None),
+];
+/// Minutes of a run of everything where none are given.
+const HOUR: u64 = 60;
+
 fn run(cli: Cli) -> Result<usize> {
     let (beside, root) = rig::places()?;
     let seed = cli.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
+    let after = |minutes: u64| Instant::now() + Duration::from_secs(60 * minutes);
     let settings = Settings {
         torpor: cli.torpor.unwrap_or(beside),
         root,
@@ -115,42 +132,62 @@ fn run(cli: Cli) -> Result<usize> {
         sample: cli.sample,
         seed,
         pairs: cli.pairs,
-        end: cli.minutes.map(|minutes| Instant::now() + Duration::from_secs(60 * minutes)),
+        end: cli.minutes.map(after),
     };
     println!("seed {seed}");
-    let part = cli.part.unwrap_or(Part::Crash);
+    if let Some(part) = cli.part {
+        return one(part, &settings, &cli.out);
+    }
+    let (began, minutes) = (Instant::now(), cli.minutes.unwrap_or(HOUR));
+    let (mut violations, mut took) = (0, Vec::new());
+    for (part, share, sample) in EVERYTHING {
+        let sample = sample.map(|sample| (sample * usize::try_from(minutes).unwrap_or(1)).div_ceil(60));
+        // The API server that is away for ten minutes, with 300 tenants, is a run of its own.
+        let only = matches!(part, Part::Disasters).then(|| "restored,clocks,disk".to_owned());
+        let end = Some(Instant::now() + Duration::from_secs(share * minutes));
+        let part_began = Instant::now();
+        violations += one(part, &Settings { sample, only, end, ..settings.clone() }, &cli.out)?;
+        took.push(format!("{} {:.1}", part.title().0, part_began.elapsed().as_secs_f64() / 60.0));
+    }
+    println!("{:.1} min: {}", began.elapsed().as_secs_f64() / 60.0, took.join(", "));
+    Ok(violations)
+}
+
+/// Runs one part, prints what was found and writes it.
+fn one(part: Part, settings: &Settings, out: &Path) -> Result<usize> {
     let (name, title) = part.title();
     let mut measured = json!([]);
     let rows: Vec<Row> = match part {
-        Part::Crash => matrix::run(&settings, &faults::kills().into())?,
-        Part::Errors => matrix::run(&settings, &faults::errors().into())?,
-        Part::Refused => matrix::run(&settings, &faults::refusals())?,
-        Part::World => matrix::run(&settings, &faults::components().into())?,
-        Part::Stale => matrix::run(&settings, &faults::stale())?,
-        Part::Disasters => runtime()?.block_on(disasters::run(&settings))?,
+        Part::Crash => matrix::run(settings, &faults::kills().into())?,
+        Part::Errors => matrix::run(settings, &faults::errors())?,
+        Part::Refused => matrix::run(settings, &faults::refusals())?,
+        Part::World => matrix::run(settings, &faults::components().into())?,
+        Part::Stale => matrix::run(settings, &faults::stale())?,
+        Part::Disasters => runtime()?.block_on(disasters::run(settings))?,
         Part::Watches => runtime()?.block_on(async {
             let mut rig = Rig::start(&settings.torpor, &settings.root).await?;
-            let (rows, found) = broken_watch::run(&mut rig, settings.only.as_deref()).await?;
+            let (rows, found) = broken_watch::run(&mut rig, settings).await?;
             measured = json!(found);
             anyhow::Ok(rows)
         })?,
         Part::Hostile => {
-            let (rows, found) = runtime()?.block_on(hostile::run(&settings))?;
+            let (rows, found) = runtime()?.block_on(hostile::run(settings))?;
             measured = json!(found);
             rows
         }
         Part::Soak => {
-            let (rows, found) = runtime()?.block_on(soak::run(&settings))?;
+            let (rows, found) = runtime()?.block_on(soak::run(settings))?;
             measured = json!(found);
             rows
         }
-        Part::Leaders => vec![runtime()?.block_on(leaders::run(&settings))?],
+        Part::Leaders => runtime()?.block_on(leaders::run(settings))?,
     };
     print!("{}", report::table(title, &rows));
     let violations = rows.iter().map(|row| row.violations.len()).sum();
-    std::fs::create_dir_all(&cli.out)?;
-    let file = cli.out.join(format!("{name}.json"));
-    let result = json!({"part": name, "seed": seed, "sample": settings.sample, "rows": rows, "measured": measured});
+    std::fs::create_dir_all(out)?;
+    let file = out.join(format!("{name}.json"));
+    let result =
+        json!({"part": name, "seed": settings.seed, "sample": settings.sample, "rows": rows, "measured": measured});
     std::fs::write(&file, serde_json::to_vec_pretty(&result)?).with_context(|| file.display().to_string())?;
     Ok(violations)
 }

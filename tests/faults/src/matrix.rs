@@ -21,6 +21,10 @@ use crate::workflow::{self, Goal, Step, Workflow};
 
 /// So many subjects are made at once, and wait for their turn.
 const CHUNK: usize = 24;
+/// So many cases that leave the process alive are tried with one subject.
+const HAND: usize = 4;
+/// With so many subjects at once.
+const TABLE: usize = 32;
 /// How long they may take to be where the workflow begins.
 const PREPARED: Duration = Duration::from_secs(300);
 /// A boundary that was not met, because its write was not necessary that time, is tried so often.
@@ -53,7 +57,8 @@ impl Settings {
         self.only.as_deref().is_none_or(|only| only.split(',').any(|part| name.contains(part)))
     }
 
-    fn is_over(&self) -> bool {
+    /// Whether nothing is begun any more.
+    pub fn is_over(&self) -> bool {
         self.end.is_some_and(|end| Instant::now() > end)
     }
 }
@@ -97,7 +102,10 @@ pub fn run(settings: &Settings, faults: &Faults) -> Result<Vec<Row>> {
     if chosen.is_empty() {
         bail!("no such workflow; there are {}", workflow::ALL.map(|workflow| workflow.name).join(", "));
     }
-    let queue = Mutex::new(chosen.iter().copied().collect::<VecDeque<_>>());
+    // Where time runs out it is not always the same ones that are left out.
+    let mut order = chosen.clone();
+    fastrand::Rng::with_seed(settings.seed).shuffle(&mut order);
+    let queue = Mutex::new(VecDeque::from(order));
     let rows = Mutex::new(Vec::new());
     let share = settings.sample.map(|sample| sample.div_ceil(chosen.len()));
     std::thread::scope(|scope| {
@@ -154,21 +162,43 @@ impl Lane {
         let (expected, mut violations) = self.reference(workflow).await?;
         let cases = cases(workflow, &expected, faults, settings, share);
         let mut row = Row::new(workflow.name, expected.boundaries.len());
+        row.writes = expected.boundaries.iter().map(ToString::to_string).collect();
+        let found = (&mut row, &mut violations);
+        // A PriorityClass belongs to all pools.
+        let trying = if faults.together && !workflow.is_of_pool() {
+            self.together(workflow, cases, &expected, settings, found).await?
+        } else {
+            self.one_by_one(workflow, &cases, &expected, settings, found).await?
+        };
+        row.violations = violations;
+        row.seconds = began.elapsed().as_secs_f64();
+        row.seconds_each = row.each(trying.as_secs_f64());
+        Ok(row)
+    }
+
+    /// Runs cases one after the other, each with a subject and where need be a process of its own. Returns how long they took.
+    async fn one_by_one(
+        &mut self,
+        workflow: &Workflow,
+        cases: &[Case],
+        expected: &Course,
+        settings: &Settings,
+        (row, violations): (&mut Row, &mut Vec<Violation>),
+    ) -> Result<Duration> {
         let mut trying = Duration::ZERO;
-        let cases_in_all = cases.len();
-        for cases in cases.chunks(CHUNK) {
+        for some in cases.chunks(CHUNK) {
             if settings.is_over() {
-                row.left_out += cases.len();
+                row.left_out += some.len();
                 continue;
             }
-            let subjects = self.prepare(workflow, cases.len()).await?;
-            for (case, subject) in cases.iter().zip(&subjects) {
+            let subjects = self.prepare(workflow, some.len()).await?;
+            for (case, subject) in some.iter().zip(&subjects) {
                 if settings.is_over() {
                     row.left_out += 1;
                     continue;
                 }
                 let began = Instant::now();
-                let met = self.case(workflow, case, subject, &expected, &mut violations).await?;
+                let met = self.case(workflow, case, subject, expected, violations).await?;
                 trying += began.elapsed();
                 row.trials += 1;
                 row.met += usize::from(met);
@@ -177,13 +207,72 @@ impl Lane {
                 }
             }
             self.clean(workflow, &subjects).await;
-            let (name, tried, of) = (workflow.name, row.trials, cases_in_all);
+            let (name, tried, of) = (workflow.name, row.trials, cases.len());
             eprintln!("{name}: {tried} of {of} cases, {} violations", violations.len());
         }
-        row.violations = violations;
-        row.seconds = began.elapsed().as_secs_f64();
-        row.seconds_each = row.each(trying.as_secs_f64());
-        Ok(row)
+        Ok(trying)
+    }
+
+    /// Runs cases that leave the process alive, many subjects at once, and [`HAND`] cases with each. What was not met is dealt anew.
+    /// Returns how long they took.
+    async fn together(
+        &mut self,
+        workflow: &Workflow,
+        mut cases: Vec<Case>,
+        expected: &Course,
+        settings: &Settings,
+        (row, violations): (&mut Row, &mut Vec<Violation>),
+    ) -> Result<Duration> {
+        let mut random = fastrand::Rng::with_seed(settings.seed ^ hash(&[workflow.name, "together"]));
+        let (mut trying, in_all) = (Duration::ZERO, cases.len());
+        for attempt in 0..ATTEMPTS {
+            random.shuffle(&mut cases);
+            let mut unmet = Vec::new();
+            for hands in deal(cases).chunks(TABLE) {
+                let dealt = hands.iter().map(Vec::len).sum::<usize>();
+                if settings.is_over() {
+                    if attempt == 0 {
+                        row.left_out += dealt;
+                    } else {
+                        unmet.extend(hands.iter().flatten().cloned());
+                    }
+                    continue;
+                }
+                let subjects = self.prepare(workflow, hands.len()).await?;
+                let began = Instant::now();
+                let rules = |(subject, hand): (&String, &Vec<Case>)| {
+                    let met = hand.iter().flat_map(|case| &case.met);
+                    (
+                        subject.clone(),
+                        met.map(|(boundary, fault)| boundary.rule(subject, fault.action.clone())).collect(),
+                    )
+                };
+                let runs: Vec<_> = subjects.iter().zip(hands).map(rules).collect();
+                let (tried, ended) = trial::run_together(&mut self.rig, workflow, &runs, expected).await?;
+                trying += began.elapsed();
+                if let Some(code) = ended {
+                    let what = format!("the operator ended by itself with {code}");
+                    tell(workflow, "one of all cases", "all", vec![what], violations);
+                }
+                for ((outcome, met), (hand, subject)) in tried.into_iter().zip(hands.iter().zip(&subjects)) {
+                    let (met, missed): (Vec<_>, Vec<_>) = hand.iter().zip(met).partition(|(_, met)| *met);
+                    let names: Vec<String> = met.iter().map(|(case, _)| case.name()).collect();
+                    for line in outcome.writes.iter().filter(|_| !outcome.violations.is_empty()) {
+                        eprintln!("  {line}");
+                    }
+                    tell(workflow, &names.join(" and "), subject, outcome.violations, violations);
+                    unmet.extend(missed.into_iter().map(|(case, _)| case.clone()));
+                }
+                self.clean(workflow, &subjects).await;
+                let (name, left) = (workflow.name, unmet.len());
+                eprintln!("{name}: {dealt} of {in_all} cases, {left} not met so far, {} violations", violations.len());
+            }
+            cases = unmet;
+        }
+        row.trials = in_all - row.left_out;
+        row.met = row.trials - cases.len();
+        row.unmet = cases.iter().map(Case::name).collect();
+        Ok(trying)
     }
 
     /// A workflow that could not be run to its end is none without violations.
@@ -228,7 +317,7 @@ impl Lane {
         if let Some(refused) = &case.refused {
             let tried = refused::run(&mut self.rig, workflow, subject, refused, expected).await;
             let (wrong, met) = tried.with_context(|| format!("{}: {}", workflow.name, case.name()))?;
-            tell(workflow, case, subject, wrong, violations);
+            tell(workflow, &case.name(), subject, wrong, violations);
             return Ok(met);
         }
         let mut subject = subject.to_owned();
@@ -240,7 +329,7 @@ impl Lane {
             for line in outcome.writes.iter().filter(|_| !outcome.violations.is_empty()) {
                 eprintln!("  {line}");
             }
-            tell(workflow, case, &subject, outcome.violations, violations);
+            tell(workflow, &case.name(), &subject, outcome.violations, violations);
             if outcome.met >= case.met.len() {
                 return Ok(true);
             }
@@ -255,14 +344,7 @@ impl Lane {
     async fn prepare(&mut self, workflow: &Workflow, count: usize) -> Result<Vec<String>> {
         let subjects: Vec<String> = (0..count).map(|more| format!("c-{:05}", self.subjects + more)).collect();
         self.subjects += count;
-        for (step, goal) in workflow.before {
-            for subject in &subjects {
-                step.ask(&self.rig.api, subject).await?;
-            }
-            for subject in &subjects {
-                await_goal(&self.rig.api, *goal, subject).await?;
-            }
-        }
+        bring(&self.rig.api, workflow, &subjects).await?;
         if !workflow.before.is_empty() {
             // What is told late of the way here would be taken for a write of the workflow.
             self.settle(&subjects).await;
@@ -300,11 +382,37 @@ impl Lane {
     }
 }
 
-fn tell(workflow: &Workflow, case: &Case, subject: &str, found: Vec<String>, violations: &mut Vec<Violation>) {
-    for what in found {
-        eprintln!("VIOLATION {} ({subject}): {}: {what}", workflow.name, case.name());
-        violations.push(Violation { case: format!("{} ({subject})", case.name()), what });
+/// Hands of as many cases as one subject meets, each at a write that is like none of the others: an error makes for one write more.
+fn deal(mut cases: Vec<Case>) -> Vec<Vec<Case>> {
+    let write = |case: &Case| case.met.first().map(|(boundary, _)| boundary.request.to_string());
+    cases.sort_by_cached_key(write);
+    let alike = cases.chunk_by(|one, other| write(one) == write(other)).map(<[_]>::len).max().unwrap_or_default();
+    let count = cases.len().div_ceil(HAND).max(alike);
+    let mut hands = vec![Vec::new(); count];
+    for (number, case) in cases.into_iter().enumerate() {
+        hands[number % count].push(case);
     }
+    hands
+}
+
+fn tell(workflow: &Workflow, case: &str, subject: &str, found: Vec<String>, violations: &mut Vec<Violation>) {
+    for what in found {
+        eprintln!("VIOLATION {} ({subject}): {case}: {what}", workflow.name);
+        violations.push(Violation { case: format!("{case} ({subject})"), what });
+    }
+}
+
+/// Brings new subjects to where the workflow begins.
+pub(crate) async fn bring(api: &Api, workflow: &Workflow, subjects: &[String]) -> Result<()> {
+    for (step, goal) in workflow.before {
+        for subject in subjects {
+            step.ask(api, subject).await?;
+        }
+        for subject in subjects {
+            await_goal(api, *goal, subject).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Waits until the goal is reached.
@@ -345,8 +453,8 @@ fn cases(
         random.shuffle(&mut cases);
         cases.truncate(share);
     }
-    let faults = &faults.at_writes;
-    if matches!(workflow.name, "create" | "wake") && !boundaries.is_empty() && !faults.is_empty() {
+    let (together, faults) = (faults.together, &faults.at_writes);
+    if !together && matches!(workflow.name, "create" | "wake") && !boundaries.is_empty() && !faults.is_empty() {
         for _ in 0..settings.pairs {
             // The second is met only if the first process has not come so far.
             let first = random.usize(..boundaries.len());
@@ -357,4 +465,36 @@ fn cases(
         }
     }
     cases
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::faults;
+
+    #[test]
+    fn nobody_is_dealt_the_same_write_twice() {
+        let boundary = |name: &str| Boundary { request: Request { name: name.into(), ..Request::default() }, nth: 1 };
+        let course = Course { boundaries: ["a", "b", "c", "d", "e"].map(boundary).into(), ..Course::default() };
+        let settings = Settings {
+            torpor: PathBuf::new(),
+            root: PathBuf::new(),
+            lanes: 1,
+            only: None,
+            sample: None,
+            seed: 1,
+            pairs: 0,
+            end: None,
+        };
+        let cases = cases(&workflow::ALL[0], &course, &faults::errors(), &settings, None);
+        let hands = deal(cases);
+        assert_eq!((hands.len(), hands.iter().map(Vec::len).sum::<usize>()), (12, 45));
+        let of_one = hands.iter().flatten().filter(|case| case.met[0].0.request.name == "a").cloned().collect();
+        for hand in hands.into_iter().chain(deal(of_one)) {
+            let mut writes: Vec<String> = hand.iter().map(|case| case.met[0].0.to_string()).collect();
+            writes.sort();
+            writes.dedup();
+            assert_eq!(writes.len(), hand.len(), "{writes:?}");
+        }
+    }
 }

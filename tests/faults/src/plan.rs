@@ -99,6 +99,8 @@ pub enum Action {
     KillUnanswered,
     /// The process is killed when it has the answer, before it asks for anything else.
     KillAfter,
+    /// The process is stopped instead: the request waits at the closed gate, and arrives when that opens.
+    Hold,
     /// Frames of this watch are treated.
     Frames(FrameAction),
 }
@@ -215,6 +217,8 @@ pub struct Plan {
     /// How many requests each rule's match has taken.
     #[serde(skip)]
     counts: Vec<usize>,
+    #[serde(skip)]
+    met: Vec<bool>,
 }
 
 impl Plan {
@@ -234,16 +238,24 @@ impl Plan {
         serde_json::from_str(text)
     }
 
+    /// Which rules have decided about a request, in their order.
+    pub fn met(&self) -> Vec<bool> {
+        let met = self.met.iter().copied().chain(std::iter::repeat(false));
+        met.take(self.rules.len()).collect()
+    }
+
     /// Counts the request and says what is done to it.
     pub fn decide(&mut self, request: &Request) -> Option<Action> {
         self.counts.resize(self.rules.len(), 0);
+        self.met.resize(self.rules.len(), false);
         let mut decided = None;
-        for (rule, count) in self.rules.iter().zip(&mut self.counts) {
+        for ((rule, count), met) in self.rules.iter().zip(&mut self.counts).zip(&mut self.met) {
             if rule.of.takes(request) {
                 *count += 1;
                 let due =
                     rule.nth.is_none_or(|nth| nth == *count) && rule.every.is_none_or(|every| *count % every == 0);
                 if decided.is_none() && due {
+                    *met = true;
                     decided = Some(rule.action.clone());
                 }
             }
@@ -280,6 +292,7 @@ mod tests {
         let late = Action::Frames(FrameAction::Delay { millis: 20 });
         assert_eq!(plan.decide(&request("watch", "pods", "")), Some(late.clone()));
         assert_eq!(plan.decide(&request("watch", "pods", "")), Some(late));
+        assert_eq!(plan.met(), [true, true, true]);
     }
 
     #[test]
@@ -288,6 +301,16 @@ mod tests {
             Plan::parse(r#"{"rules": [{"of": {"writes": true}, "every": 3, "action": "cut"}]}"#).expect("a plan");
         let met = (0..9).filter(|_| plan.decide(&request("patch", "pods", "a")).is_some()).count();
         assert_eq!(met, 3);
+    }
+
+    #[test]
+    fn who_decides_has_been_met() {
+        let of = |nth| format!(r#"{{"of": {{"writes": true}}, "nth": {nth}, "action": "cut"}}"#);
+        let mut plan = Plan::parse(&format!(r#"{{"rules": [{}, {}, {}]}}"#, of(2), of(2), of(3))).expect("a plan");
+        assert_eq!(plan.met(), [false, false, false]);
+        plan.decide(&request("patch", "pods", "a"));
+        plan.decide(&request("patch", "pods", "a"));
+        assert_eq!(plan.met(), [true, false, false], "the first rule that takes a request decides");
     }
 
     #[test]

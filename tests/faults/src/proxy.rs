@@ -3,6 +3,7 @@
 //! It ends the process's TLS with a certificate of the cluster's own authority and opens connections of its own to the API
 //! server. Whoever the process is, the API server knows by its bearer token, which is passed through.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -81,7 +82,8 @@ struct State {
     met: usize,
     /// The version that old lists are of.
     past: String,
-    in_flight: usize,
+    /// Numbers of the requests that are not answered yet.
+    in_flight: BTreeSet<usize>,
 }
 
 impl State {
@@ -129,6 +131,11 @@ impl Proxy {
         self.shared.state().met
     }
 
+    /// Which of its rules have been met.
+    pub fn met_rules(&self) -> Vec<bool> {
+        self.shared.state().plan.met()
+    }
+
     /// From now on an old list is one of this version of the cluster.
     pub fn remember(&self, version: &str) {
         version.clone_into(&mut self.shared.state().past);
@@ -168,13 +175,18 @@ impl Proxy {
         self.shared.closed.send_replace(false);
     }
 
-    /// How long the process has written nothing about a subject, from that number on. `None`: it never has, or an answer is
-    /// still to come.
+    /// How long the process has written nothing about a subject, from that number on. `None`: it never has, or an answer about it
+    /// is still to come.
     pub fn quiet(&self, number: usize, about: impl Fn(&Request) -> bool) -> Option<Duration> {
         let state = self.shared.state();
         let own = |record: &&Record| record.request.is_write() && !record.request.is_lease() && about(&record.request);
         let last = state.since(number).iter().rev().find(own)?;
-        (state.in_flight == 0).then(|| last.ended.elapsed())
+        let asked = |number: usize| state.records.get(number.checked_sub(state.forgotten)?);
+        // What lists everything may be about anything.
+        let lists = |request: &Request| request.verb == "list" && request.namespace.is_empty();
+        let mut waits = state.in_flight.iter().filter_map(|number| asked(*number)).map(|record| &record.request);
+        let waits = waits.any(|request| about(request) || lists(request));
+        (!waits).then(|| last.ended.elapsed())
     }
 }
 
@@ -227,7 +239,7 @@ struct InFlight(Arc<Shared>, usize);
 impl Drop for InFlight {
     fn drop(&mut self) {
         let mut state = self.0.state();
-        state.in_flight -= 1;
+        state.in_flight.remove(&self.1);
         if let Some(record) = state.record(self.1) {
             record.ended = Instant::now();
         }
@@ -270,7 +282,7 @@ impl Shared {
             return self.watch(asked, forwarded, action).await;
         }
         let _in_flight = InFlight(self.clone(), number);
-        self.state().in_flight += 1;
+        self.state().in_flight.insert(number);
         match action {
             None | Some(Action::Frames(_)) => self.answer(number, &forwarded).await,
             Some(Action::Delay { millis }) => {
@@ -294,6 +306,12 @@ impl Shared {
             Some(Action::KillBefore) => {
                 self.close();
                 silence().await
+            }
+            Some(Action::Hold) => {
+                self.close();
+                let mut closed = self.closed.subscribe();
+                let _ = closed.wait_for(|closed| !*closed).await;
+                self.answer(number, &forwarded).await
             }
             Some(Action::KillUnanswered) => {
                 let answer = self.forward(number, &forwarded).await;

@@ -21,6 +21,8 @@ pub struct Row {
     pub workflow: String,
     /// Writes of undisturbed runs.
     pub boundaries: usize,
+    /// Which they are.
+    pub writes: Vec<String>,
     /// Cases that were run.
     pub trials: usize,
     /// Those in which every fault met its request.

@@ -1,9 +1,12 @@
 //! One run of a workflow under a plan, and its judgement.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use torpor_cluster::{AuditEvent, AuditMark};
 
 use crate::canonical::{self, Objects, SUBJECT};
 use crate::oracle::{self, Counts};
@@ -21,6 +24,8 @@ const QUIET_UNDISTURBED: Duration = Duration::from_secs(6);
 const SETTLED: Duration = Duration::from_secs(25);
 /// A run that has not arrived by then does not arrive.
 const LIMIT: Duration = Duration::from_secs(120);
+/// So much more for each further error that it meets: what is refused is tried again after a minute.
+const LIMIT_MORE: Duration = Duration::from_secs(80);
 
 /// One write of a workflow: the so-manieth of its kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,18 +98,12 @@ pub async fn run(
     plans: Vec<Plan>,
     expected: Option<&Course>,
 ) -> Result<Outcome> {
-    let audit = rig.cluster.audit().context("chaos needs an audit log of its own")?;
-    let audited = audit.mark()?;
-    let number = rig.proxy.count();
-    let namespace = workflow::namespace(subject);
-    let seen = rig.observer.mark(&namespace);
-    let before = oracle::data(&Box::pin(workflow::objects(&rig.api, workflow, subject)).await?);
-
+    let start = Start::of(rig, workflow, &[subject]).await?;
     let lateness = plans.iter().map(|plan| Duration::from_millis(plan.view.millis)).max().unwrap_or_default();
     rig.proxy.remember(&rig.api.version().await?);
 
+    let way = Way { workflow, subject, expected, number: start.number, lateness, limit: LIMIT };
     let unlogged = rig.doomed.is_some();
-    let way = Way { workflow, subject, expected, number, lateness };
     let mut plans = plans.into_iter();
     rig.proxy.set(plans.next().unwrap_or_default());
     let mut outcome = Outcome::default();
@@ -114,39 +113,121 @@ pub async fn run(
     outcome.took = began.elapsed();
     outcome.met += rig.proxy.met();
     rig.proxy.set(Plan::default());
-
-    // The log follows the answers within a moment.
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    let events = audit.since(audited)?;
-    let mut records = rig.proxy.since(number);
-    records.retain(|record| is_about(&record.request, workflow, subject));
-    outcome.writes =
-        records.iter().filter(|record| record.request.is_write()).map(|record| told(record, began)).collect();
-    let mut course = Course {
-        objects: canonical::objects(found.clone(), subject),
-        creations: oracle::creations(&events, subject),
-        pods: oracle::pods_made(&events, subject),
-        deletions: oracle::deletions(&records, subject),
-        boundaries: boundaries(&records, subject),
-    };
-    let violations = &mut outcome.violations;
-    violations.extend(oracle::requests(&records, workflow));
-    violations.extend(oracle::bots(&rig.observer.seen(&namespace), seen, workflow));
-    if !workflow.drops_data() {
-        violations.extend(oracle::data_lost(&before, &oracle::data(&found)));
-    }
-    if let Some(expected) = expected {
-        if unlogged {
-            oracle::complete(&mut course.creations, &expected.creations);
-            oracle::complete(&mut course.pods, &expected.pods);
-        }
-        violations.extend(canonical::differences(&expected.objects, &course.objects));
-        violations.extend(oracle::counts_differ("made", &expected.creations, &course.creations));
-        violations.extend(oracle::counts_differ("started", &expected.pods, &course.pods));
-        violations.extend(oracle::counts_differ("deleted", &expected.deletions, &course.deletions));
-    }
-    outcome.course = course;
+    let events = start.events(rig).await?;
+    start.judge(rig, &way, (&events, unlogged), began, found, &mut outcome);
     Ok(outcome)
+}
+
+/// How several subjects went, which of its rules each had met when it arrived, and the code with which the operator ended by itself.
+pub type Together = (Vec<(Outcome, Vec<bool>)>, Option<i32>);
+
+/// Runs a workflow for several subjects at once, each under rules of its own that leave the process alive.
+pub async fn run_together(
+    rig: &mut Rig,
+    workflow: &Workflow,
+    runs: &[(String, Vec<Rule>)],
+    expected: &Course,
+) -> Result<Together> {
+    let subjects: Vec<&str> = runs.iter().map(|(subject, _)| subject.as_str()).collect();
+    let start = Start::of(rig, workflow, &subjects).await?;
+    rig.proxy.set(Plan::new(runs.iter().flat_map(|(_, rules)| rules.clone()).collect()));
+    let began = Instant::now();
+    for subject in &subjects {
+        workflow.step.ask(&rig.api, subject).await?;
+    }
+    let way = |(subject, rules): &'_ (String, Vec<Rule>)| {
+        let more = u32::try_from(rules.len().saturating_sub(1)).unwrap_or(u32::MAX);
+        let limit = LIMIT + LIMIT_MORE.saturating_mul(more);
+        let (number, expected, subject) = (start.number, Some(expected), subject.clone());
+        (subject, move |subject| Way { workflow, subject, expected, number, lateness: Duration::ZERO, limit })
+    };
+    let ways: Vec<_> = runs.iter().map(way).collect();
+    let mut first = 0;
+    let arrivals = ways.iter().zip(runs).map(|((subject, way), (_, rules))| {
+        let own = first..first + rules.len();
+        first = own.end;
+        arrive_undisturbed(rig, way(subject), own)
+    });
+    let arrivals = futures::future::try_join_all(arrivals).await?;
+    rig.proxy.set(Plan::default());
+    let ended = rig.restart_if_ended().await?;
+    let events = start.events(rig).await?;
+    let judged = ways.iter().zip(arrivals).map(|((subject, way), (found, met, mut outcome))| {
+        start.judge(rig, &way(subject), (&events, false), began, found, &mut outcome);
+        (outcome, met)
+    });
+    Ok((judged.collect(), ended))
+}
+
+/// What there was before a step is asked for.
+struct Start {
+    audited: AuditMark,
+    /// Of the first request that belongs to it.
+    number: usize,
+    /// Of each subject, how much of its bots had been seen, and its data.
+    before: BTreeMap<String, (usize, BTreeMap<String, String>)>,
+}
+
+impl Start {
+    async fn of(rig: &Rig, workflow: &Workflow, subjects: &[&str]) -> Result<Self> {
+        let audited = rig.cluster.audit().context("chaos needs an audit log of its own")?.mark()?;
+        let number = rig.proxy.count();
+        let mut before = BTreeMap::new();
+        for subject in subjects {
+            let seen = rig.observer.mark(&workflow::namespace(subject));
+            let data = oracle::data(&Box::pin(workflow::objects(&rig.api, workflow, subject)).await?);
+            before.insert((*subject).to_owned(), (seen, data));
+        }
+        Ok(Self { audited, number, before })
+    }
+
+    async fn events(&self, rig: &Rig) -> Result<Vec<AuditEvent>> {
+        // The log follows the answers within a moment.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        rig.cluster.audit().context("chaos needs an audit log of its own")?.since(self.audited)
+    }
+
+    /// Holds what was found of a subject against what is expected. Of what is `unlogged` the audit log may have lost lines.
+    fn judge(
+        &self,
+        rig: &Rig,
+        way: &Way<'_>,
+        (events, unlogged): (&[AuditEvent], bool),
+        began: Instant,
+        found: Vec<Value>,
+        outcome: &mut Outcome,
+    ) {
+        let Way { workflow, subject, expected, .. } = *way;
+        let Some((seen, before)) = self.before.get(subject) else { return };
+        let mut records = rig.proxy.since(self.number);
+        records.retain(|record| is_about(&record.request, workflow, subject));
+        outcome.writes =
+            records.iter().filter(|record| record.request.is_write()).map(|record| told(record, began)).collect();
+        let mut course = Course {
+            objects: canonical::objects(found.clone(), subject),
+            creations: oracle::creations(events, subject),
+            pods: oracle::pods_made(events, subject),
+            deletions: oracle::deletions(&records, subject),
+            boundaries: boundaries(&records, subject),
+        };
+        let violations = &mut outcome.violations;
+        violations.extend(oracle::requests(&records, workflow));
+        violations.extend(oracle::bots(&rig.observer.seen(&workflow::namespace(subject)), *seen, workflow));
+        if !workflow.drops_data() {
+            violations.extend(oracle::data_lost(before, &oracle::data(&found)));
+        }
+        if let Some(expected) = expected {
+            if unlogged {
+                oracle::complete(&mut course.creations, &expected.creations);
+                oracle::complete(&mut course.pods, &expected.pods);
+            }
+            violations.extend(canonical::differences(&expected.objects, &course.objects));
+            violations.extend(oracle::counts_differ("made", &expected.creations, &course.creations));
+            violations.extend(oracle::counts_differ("started", &expected.pods, &course.pods));
+            violations.extend(oracle::counts_differ("deleted", &expected.deletions, &course.deletions));
+        }
+        outcome.course = course;
+    }
 }
 
 /// What is on its way.
@@ -158,12 +239,57 @@ struct Way<'a> {
     number: usize,
     /// What the process does not know yet is not decided on yet.
     lateness: Duration,
+    /// A run that has not arrived by then does not arrive.
+    limit: Duration,
 }
 
 impl Way<'_> {
     /// For so long nothing is written before it counts as done.
     fn quiet(&self) -> Duration {
         self.lateness + if self.expected.is_some() { QUIET } else { QUIET_UNDISTURBED }
+    }
+
+    /// What is found, once the goal is reached and nothing more happens, or nothing more is to be hoped for. `since`: from when on the
+    /// goal was reached and the process ready.
+    async fn look(
+        &self,
+        rig: &Rig,
+        began: Instant,
+        since: &mut Option<Instant>,
+        outcome: &mut Outcome,
+    ) -> Result<Option<Vec<Value>>> {
+        let Self { workflow, subject, expected, number, .. } = *self;
+        let late = began.elapsed() > self.limit;
+        let about = |request: &Request| is_about(request, workflow, subject);
+        let quiet = rig.proxy.quiet(number, about).unwrap_or_default();
+        if quiet < self.quiet() && !late {
+            return Ok(None);
+        }
+        let reached = workflow.goal.is_reached(&rig.api, subject).await.unwrap_or(false);
+        if !reached && !late {
+            return Ok(None);
+        }
+        if since.is_none() && rig.is_ready().await {
+            *since = Some(Instant::now());
+        }
+        let quiet = quiet.min(since.map_or(Duration::ZERO, |since| since.elapsed()));
+        if quiet < self.quiet() && !late {
+            return Ok(None);
+        }
+        let found = Box::pin(workflow::objects(&rig.api, workflow, subject)).await?;
+        let same = match expected {
+            Some(expected) => canonical::objects(found.clone(), subject) == expected.objects,
+            None => true,
+        };
+        if same && reached {
+            return Ok(Some(found));
+        }
+        if late {
+            let state = if reached { "is never quiet" } else { "has not arrived" };
+            outcome.violations.push(format!("{state} within {:?}", self.limit));
+            ensure!(expected.is_some(), "{}: an undisturbed run {state}", workflow.name);
+        }
+        Ok((late || quiet > SETTLED).then_some(found))
     }
 }
 
@@ -174,7 +300,6 @@ async fn arrive(
     plans: &mut impl Iterator<Item = Plan>,
     outcome: &mut Outcome,
 ) -> Result<Vec<Value>> {
-    let Way { workflow, subject, expected, number, .. } = *way;
     let began = Instant::now();
     let mut ready_since: Option<Instant> = None;
     loop {
@@ -194,36 +319,21 @@ async fn arrive(
             ready_since = None;
             continue;
         }
-        let late = began.elapsed() > LIMIT;
-        let reached = workflow.goal.is_reached(&rig.api, subject).await.unwrap_or(false);
-        if !reached && !late {
-            continue;
-        }
-        if ready_since.is_none() && rig.is_ready().await {
-            ready_since = Some(Instant::now());
-        }
-        let awake = ready_since.map_or(Duration::ZERO, |since| since.elapsed());
-        let quiet =
-            rig.proxy.quiet(number, |request| is_about(request, workflow, subject)).unwrap_or_default().min(awake);
-        if quiet < way.quiet() && !late {
-            continue;
-        }
-        let found = Box::pin(workflow::objects(&rig.api, workflow, subject)).await?;
-        let same = match expected {
-            Some(expected) => canonical::objects(found.clone(), subject) == expected.objects,
-            None => true,
-        };
-        if same && reached {
+        if let Some(found) = Box::pin(way.look(rig, began, &mut ready_since, outcome)).await? {
             return Ok(found);
         }
-        if late {
-            let state = if reached { "is never quiet" } else { "has not arrived" };
-            outcome.violations.push(format!("{state} within {LIMIT:?}"));
-            ensure!(expected.is_some(), "{}: an undisturbed run {state}", workflow.name);
-            return Ok(found);
-        }
-        if quiet > SETTLED {
-            return Ok(found);
+    }
+}
+
+/// The same of one among others, by whose rules no process is killed. Tells which of its own rules were met, too.
+async fn arrive_undisturbed(rig: &Rig, way: Way<'_>, own: Range<usize>) -> Result<(Vec<Value>, Vec<bool>, Outcome)> {
+    let (began, mut since, mut outcome) = (Instant::now(), None, Outcome::default());
+    loop {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        if let Some(found) = Box::pin(way.look(rig, began, &mut since, &mut outcome)).await? {
+            let met = rig.proxy.met_rules().get(own).unwrap_or_default().to_vec();
+            outcome.took = began.elapsed();
+            return Ok((found, met, outcome));
         }
     }
 }
