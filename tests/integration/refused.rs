@@ -56,7 +56,7 @@ fn told(ctx: &Ctx, what: &str) -> Result<(), String> {
 }
 
 /// Every change of a tenant's workloads is refused: suspended, it stops all the same and says what is refused. Then a Service, the
-/// dashboard and the end of a fleet are refused: the tenant wakes all the same, its database at full size again.
+/// dashboard and the end of a fleet are refused: the tenant wakes all the same, its database at full size again. Then a Service cannot end.
 pub fn refused_objects_stop_nobody(ctx: &Ctx) -> Result<(), String> {
     let both = [fleet("a", 2), fleet("b", 1)];
     apply(ctx, &tenant(NAME, json!({"tier": "basic", "fleets": both})))?;
@@ -98,6 +98,26 @@ pub fn refused_objects_stop_nobody(ctx: &Ctx) -> Result<(), String> {
     permit(ctx, "frozen-dashboard", &touch)?;
     permit(ctx, "frozen-fleets", &end)?;
     ctx.kubectl(&["annotate", "--overwrite", "tenant", NAME, "look=once-more"])?;
+    await_reason_within(ctx, LIMIT, &["tenant", NAME], "Ready", "True", "Ready")?;
+
+    // What cannot end because of somebody's finalizer holds up nothing after it.
+    let keep = |finalizers: Value| {
+        patch(ctx, &["service", "redis", "-n", NAMESPACE], &json!({"metadata": {"finalizers": finalizers}}))
+    };
+    keep(json!(["example.com/keep"]))?;
+    ctx.kubectl(&["delete", "service", "redis", "-n", NAMESPACE, "--wait=false"])?;
+    patch(ctx, &["tenant", NAME], &json!({"spec": {"dashboard": {"image": "hummingbot/dashboard:other"}}}))?;
+    eventually(LIMIT, || {
+        let dashboard = ctx.get(&["deployment", "dashboard", "-n", NAMESPACE])?;
+        let image = &dashboard["spec"]["template"]["spec"]["containers"][0]["image"];
+        same("image", &text(image), &"hummingbot/dashboard:other".to_owned())
+    })?;
+    eventually(LIMIT, || {
+        let ready = condition(&ctx.get(&["tenant", NAME])?, "Ready").clone();
+        let named = text(&ready["message"]).contains("Service tenant-forbidden/redis");
+        ensure(ready["reason"] == "Waiting" && named, || format!("no word of what is awaited: {ready}"))
+    })?;
+    keep(Value::Null)?;
     await_reason_within(ctx, LIMIT, &["tenant", NAME], "Ready", "True", "Ready")?;
 
     // Of a Tenant that is deleted all bots stop, whichever fleet cannot be.

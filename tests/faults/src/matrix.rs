@@ -23,8 +23,10 @@ use crate::workflow::{self, Goal, Step, Workflow};
 const CHUNK: usize = 24;
 /// So many cases that leave the process alive are tried with one subject.
 const HAND: usize = 4;
-/// With so many subjects at once.
-const TABLE: usize = 32;
+/// With so many subjects at once. Most of the time is spent on waiting for what is tried again after a minute.
+const TABLE: usize = 64;
+/// What was not met among others is tried once more by itself.
+const ROUNDS: usize = 2;
 /// How long they may take to be where the workflow begins.
 const PREPARED: Duration = Duration::from_secs(300);
 /// A boundary that was not met, because its write was not necessary that time, is tried so often.
@@ -213,7 +215,7 @@ impl Lane {
         Ok(trying)
     }
 
-    /// Runs cases that leave the process alive, many subjects at once, and [`HAND`] cases with each. What was not met is dealt anew.
+    /// Runs cases that leave the process alive, many subjects at once, and [`HAND`] cases with each. What was not met is dealt once more, one case to each.
     /// Returns how long they took.
     async fn together(
         &mut self,
@@ -225,13 +227,14 @@ impl Lane {
     ) -> Result<Duration> {
         let mut random = fastrand::Rng::with_seed(settings.seed ^ hash(&[workflow.name, "together"]));
         let (mut trying, in_all) = (Duration::ZERO, cases.len());
-        for attempt in 0..ATTEMPTS {
+        for round in 0..ROUNDS {
             random.shuffle(&mut cases);
             let mut unmet = Vec::new();
-            for hands in deal(cases).chunks(TABLE) {
+            let hand = if round == 0 { HAND } else { 1 };
+            for hands in deal(cases, hand).chunks(TABLE) {
                 let dealt = hands.iter().map(Vec::len).sum::<usize>();
                 if settings.is_over() {
-                    if attempt == 0 {
+                    if round == 0 {
                         row.left_out += dealt;
                     } else {
                         unmet.extend(hands.iter().flatten().cloned());
@@ -272,6 +275,9 @@ impl Lane {
         row.trials = in_all - row.left_out;
         row.met = row.trials - cases.len();
         row.unmet = cases.iter().map(Case::name).collect();
+        for name in &row.unmet {
+            eprintln!("{}: not met: {name}", workflow.name);
+        }
         Ok(trying)
     }
 
@@ -382,12 +388,12 @@ impl Lane {
     }
 }
 
-/// Hands of as many cases as one subject meets, each at a write that is like none of the others: an error makes for one write more.
-fn deal(mut cases: Vec<Case>) -> Vec<Vec<Case>> {
+/// Hands of so many cases, which one subject meets, each at a write that is like none of the others: an error makes for one write more.
+fn deal(mut cases: Vec<Case>, hand: usize) -> Vec<Vec<Case>> {
     let write = |case: &Case| case.met.first().map(|(boundary, _)| boundary.request.to_string());
     cases.sort_by_cached_key(write);
     let alike = cases.chunk_by(|one, other| write(one) == write(other)).map(<[_]>::len).max().unwrap_or_default();
-    let count = cases.len().div_ceil(HAND).max(alike);
+    let count = cases.len().div_ceil(hand).max(alike);
     let mut hands = vec![Vec::new(); count];
     for (number, case) in cases.into_iter().enumerate() {
         hands[number % count].push(case);
@@ -487,10 +493,10 @@ mod tests {
             end: None,
         };
         let cases = cases(&workflow::ALL[0], &course, &faults::errors(), &settings, None);
-        let hands = deal(cases);
+        let hands = deal(cases, HAND);
         assert_eq!((hands.len(), hands.iter().map(Vec::len).sum::<usize>()), (12, 45));
         let of_one = hands.iter().flatten().filter(|case| case.met[0].0.request.name == "a").cloned().collect();
-        for hand in hands.into_iter().chain(deal(of_one)) {
+        for hand in hands.into_iter().chain(deal(of_one, HAND)) {
             let mut writes: Vec<String> = hand.iter().map(|case| case.met[0].0.to_string()).collect();
             writes.sort();
             writes.dedup();
