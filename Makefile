@@ -52,7 +52,7 @@ e2e-build: image ## Build what `make e2e` runs, and start nothing
 
 # Optimised, or the processor time of the operator's starts would be half of a run. CHAOS_PROFILE=dev takes what the tests have built.
 CHAOS_PROFILE := release
-chaos: need-cargo need-go ## Kill Torpor at each of its writes and compare what becomes of the cluster; CHAOS="--sample 38" for minutes
+chaos: need-cargo need-go ## Kill Torpor at its writes, lie to it, break what it stands on, for an hour; CHAOS="--minutes 20", CHAOS=crash
 	@cargo build --quiet --locked --profile $(CHAOS_PROFILE) $(if $(filter dev,$(CHAOS_PROFILE)),--workspace,--package torpor --package torpor-faults) --bins
 	@$(TARGET)/$(patsubst dev,debug,$(CHAOS_PROFILE))/torpor-chaos $(CHAOS)
 

@@ -196,7 +196,7 @@ impl Applier {
                 self.remember(Slot::Child(ChildKind::Namespace), created.meta(), None);
                 Ok(Applied::Created)
             }
-            Err(error) if ClusterError::is_conflict(&error) => {
+            Err(error) if ClusterError::is_there(&error) => {
                 let existing = api.get_metadata(name).await.map_err(|error| ClusterError::of(&what, &error))?;
                 if tenant_of(&object).is_some_and(|tenant| names::is_home(existing.metadata.labels.as_ref(), &tenant)) {
                     let reason = "it exists already and the watch has not shown it yet".to_owned();
@@ -228,7 +228,7 @@ impl Applier {
         self.metrics.api_write("create", "Secret");
         match answer {
             Ok(_) => Ok(Applied::Created),
-            Err(error) if ClusterError::is_conflict(&error) => Ok(Applied::Unchanged),
+            Err(error) if ClusterError::is_there(&error) => Ok(Applied::Unchanged),
             Err(error) => Err(ClusterError::of(&what, &error)),
         }
     }
@@ -245,7 +245,7 @@ impl Applier {
         let params = PostParams { dry_run: true, field_manager: Some(OPERATOR.to_owned()) };
         match api.create(&params, &probe).await {
             Ok(_) => Ok(false),
-            Err(error) if ClusterError::is_conflict(&error) => Ok(true),
+            Err(error) if ClusterError::is_there(&error) => Ok(true),
             Err(error) => Err(ClusterError::of(&format!("Secret {namespace}/{name}"), &error)),
         }
     }
@@ -291,8 +291,7 @@ impl Applier {
         match answer {
             // The watch tells, with all else that happened to the pod: taken from here, that would be news to nobody.
             Ok(_) => Ok(()),
-            // Gone, or another pod of that name, which is looked at when the watch tells of it.
-            Err(error) if ClusterError::is_not_found(&error) || ClusterError::is_conflict(&error) => Ok(()),
+            Err(error) if ClusterError::is_not_found(&error) => Ok(()),
             Err(error) => Err(ClusterError::of(&format!("Pod {}/{}", pod.namespace, pod.name), &error)),
         }
     }
@@ -408,8 +407,8 @@ impl Applier {
         self.metrics.api_write("delete", name);
         match answer {
             Ok(_) => Ok(()),
-            // Gone, or another object of that name: either way the one that was seen is no more.
-            Err(error) if ClusterError::is_not_found(&error) || ClusterError::is_conflict(&error) => Ok(()),
+            // Another object of that name is a conflict, and looked at when the watch has told of it.
+            Err(error) if ClusterError::is_not_found(&error) => Ok(()),
             Err(error) => Err(ClusterError::of(&format!("{name} {}/{}", entry.namespace, entry.name), &error)),
         }
     }

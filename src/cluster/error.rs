@@ -75,8 +75,29 @@ impl ClusterError {
         matches!(error, kube::Error::Api(status) if status.code == 404)
     }
 
-    /// Whether the object was there already, or was not the expected one.
+    /// Whether what was to be made is there already. A quota that others change at the same moment answers 409, too, and nothing is there.
+    pub fn is_there(error: &kube::Error) -> bool {
+        matches!(error, kube::Error::Api(status) if status.code == 409 && status.is_already_exists())
+    }
+
+    /// Whether the object was not the expected one, or others have written it at the same moment.
     pub fn is_conflict(error: &kube::Error) -> bool {
         matches!(error, kube::Error::Api(status) if status.code == 409)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    #[test]
+    fn a_quota_that_others_change_is_no_object_that_exists() {
+        let answer = |reason: &str| kube::Error::Api(Status::failure("no", reason).with_code(409).boxed());
+        assert!(ClusterError::is_there(&answer("AlreadyExists")));
+        let quota = answer("Conflict");
+        assert!(!ClusterError::is_there(&quota));
+        assert!(matches!(ClusterError::of("it", &quota), ClusterError::Transient { .. }));
     }
 }

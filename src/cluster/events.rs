@@ -137,7 +137,7 @@ impl Events {
                 self.metrics.event_published(once.reason);
                 Ok(())
             }
-            Err(error) if ClusterError::is_conflict(&error) => Ok(()),
+            Err(error) if ClusterError::is_there(&error) => Ok(()),
             Err(error) => Err(ClusterError::of(&format!("Event {} of {name}", once.reason), &error)),
         }
     }

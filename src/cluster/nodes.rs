@@ -183,7 +183,7 @@ impl Nodes {
         self.metrics.api_write("create", "PriorityClass");
         match answer {
             Ok(_) => Ok(()),
-            Err(error) if ClusterError::is_conflict(&error) => {
+            Err(error) if ClusterError::is_there(&error) => {
                 let found = api.get(name).await.map_err(|error| ClusterError::of(&what, &error))?;
                 let policy = found.preemption_policy.as_deref().unwrap_or("PreemptLowerPriority");
                 if found.value == value && policy == preemption { Ok(()) } else { Err(ClusterError::NotOwned { what }) }
@@ -205,7 +205,7 @@ impl Nodes {
         self.metrics.api_write("delete", "PriorityClass");
         match answer {
             Ok(_) => Ok(()),
-            Err(error) if ClusterError::is_not_found(&error) || ClusterError::is_conflict(&error) => Ok(()),
+            Err(error) if ClusterError::is_not_found(&error) => Ok(()),
             Err(error) => Err(ClusterError::of(&format!("PriorityClass {name}"), &error)),
         }
     }

@@ -96,7 +96,7 @@ impl StatusWriter {
     /// Returns the object's new resource version; `None` when the object has gone meanwhile.
     ///
     /// # Errors
-    /// [`ClusterError`], classified.
+    /// [`ClusterError`], classified; a conflict is transient, be it with other writers or with another object of the name.
     pub async fn write(
         &self,
         kind: Own,
@@ -171,8 +171,10 @@ impl StatusWriter {
         self.metrics.api_write("status", kind.as_str());
         match answer {
             Ok(object) => Ok(object.metadata.resource_version),
-            Err(error) if ClusterError::is_not_found(&error) || ClusterError::is_conflict(&error) => Ok(None),
-            Err(error) => Err(ClusterError::of(&format!("status of {} {name}", kind.as_str()), &error)),
+            Err(error) => {
+                let what = format!("status of {} {name}", kind.as_str());
+                not_applied(&what, metadata.resource_version.is_some(), &error).map_or(Ok(None), Err)
+            }
         }
     }
 
@@ -219,7 +221,30 @@ impl StatusWriter {
     }
 }
 
+/// What it means that a status was not applied; `None` where the object has gone, or has changed since the version that was named. Where
+/// none was named, a conflict is one that the API server itself has met too often, and no watch need tell of anything.
+fn not_applied(what: &str, versioned: bool, error: &kube::Error) -> Option<ClusterError> {
+    let settled = ClusterError::is_not_found(error) || versioned && ClusterError::is_conflict(error);
+    (!settled).then(|| ClusterError::of(what, error))
+}
+
 /// Whether the finalizer is on the object.
 pub fn has_finalizer(metadata: &ObjectMeta) -> bool {
     metadata.finalizers.iter().flatten().any(|finalizer| finalizer == FINALIZER)
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    #[test]
+    fn a_conflict_over_no_version_is_tried_again() {
+        let answer = |code, reason: &str| kube::Error::Api(Status::failure("no", reason).with_code(code).boxed());
+        let conflict = answer(409, "Conflict");
+        assert!(matches!(not_applied("it", false, &conflict), Some(ClusterError::Transient { .. })));
+        assert_eq!(not_applied("it", true, &conflict), None, "it has changed, and the watch tells");
+        assert_eq!(not_applied("it", false, &answer(404, "NotFound")), None);
+    }
 }
