@@ -23,6 +23,8 @@ const SILENCE: Duration = Duration::from_secs(70);
 /// What a connection reads at a time: what a TLS record holds. Left to itself it grows with the lists that pass through, and each of the
 /// twenty watches keeps a buffer of some 180 KiB for events of 5. Heads of answers are shorter.
 const BUFFER: usize = 16 * 1024;
+/// A connection that is idle for this long is asked whether its other end lives; three times, each a third of it apart.
+const IDLE: Duration = Duration::from_secs(30);
 /// How long the first request may take.
 const ANSWER: Duration = Duration::from_secs(5);
 
@@ -108,6 +110,10 @@ pub async fn connect(component: &str) -> Result<Connection, ConnectError> {
 fn client(config: &Config, history: History) -> kube::Result<Client> {
     let mut connector = HttpConnector::new();
     connector.enforce_http(false);
+    // A watch that is silent may be one whose API server is no more: that is noticed after a minute.
+    connector.set_keepalive(Some(IDLE));
+    connector.set_keepalive_interval(Some(IDLE / 3));
+    connector.set_keepalive_retries(Some(3));
     // Around TLS, too: who is connected to and then says nothing is given up before a pass is.
     let mut connector = TimeoutConnector::new(config.rustls_https_connector_with_connector(connector)?);
     connector.set_connect_timeout(config.connect_timeout);

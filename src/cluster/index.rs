@@ -262,6 +262,12 @@ impl ChildIndex {
         }
         let children = inner.namespaces.entry(namespace).or_default();
         let place = find(children, entry.slot, &entry.name);
+        // An answer that comes late may be about an object that has had its successor since.
+        if place
+            .is_ok_and(|at| children[at].uid != entry.uid && children[at].version > entry.version && entry.version != 0)
+        {
+            return false;
+        }
         if let Some(known) = place.ok().map(|at| &children[at]).filter(|known| known.uid == entry.uid) {
             // The answer to a write may come before the watch shows the same version, and has no status.
             let brings_status =
@@ -488,9 +494,12 @@ mod tests {
     }
 
     #[test]
-    fn a_late_deletion_spares_the_successor() {
+    fn a_late_deletion_or_answer_spares_the_successor() {
         let index = ChildIndex::default();
         index.upsert(entry("5", "h", json!({})));
+        let late = Entry { uid: "u0".to_owned(), ..entry("4", "h", json!({})) };
+        assert!(!index.upsert(late), "of an object that had gone before");
+        assert_eq!(index.namespace("tenant-a")[0].uid, "u1");
         index.remove(Slot::Child(ChildKind::ConfigMap), "tenant-a", "redis", "another");
         assert_eq!(index.namespace("tenant-a").len(), 1);
     }

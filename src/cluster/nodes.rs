@@ -205,7 +205,8 @@ impl Nodes {
         self.metrics.api_write("delete", "PriorityClass");
         match answer {
             Ok(_) => Ok(()),
-            Err(error) if ClusterError::is_not_found(&error) => Ok(()),
+            // Another one of that name: whether it will do is asked next.
+            Err(error) if ClusterError::is_not_found(&error) || ClusterError::is_conflict(&error) => Ok(()),
             Err(error) => Err(ClusterError::of(&format!("PriorityClass {name}"), &error)),
         }
     }

@@ -107,7 +107,7 @@ async fn pass(context: &Context, fleet: &BotFleet) -> Result<(Outcome, View), Ou
     // Bots that wake are made anew.
     let pace = Pace::of(wanted != Stage::Active, fleet.is_observed() && tenant.is_observed());
     refusals.first.keep(children::replace_pods(context, &namespace, &workloads, pace).await)?;
-    children::help_to_start(context, &namespace, &workloads, waking).await?;
+    refusals.first.keep(children::help_to_start(context, &namespace, &workloads, waking).await)?;
     let owner = fleet.metadata.uid.as_deref();
     refusals.first.keep(children::prune(context, owner, &namespace, &planned.children).await)?;
     let entries = context.index.namespace(&namespace);

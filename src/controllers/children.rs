@@ -157,7 +157,7 @@ async fn ensure(context: &Context, child: &Child, namespace: &str) -> Result<(),
 /// Namespaces, Secrets and volumes carry no owner and are never among it.
 ///
 /// # Errors
-/// The outcome of a deletion that failed. One that is refused holds up no other.
+/// The outcome of a deletion that failed. One that is refused or fails holds up no other.
 pub async fn prune(context: &Context, owner: Option<&str>, namespace: &str, children: &[Child]) -> Result<(), Outcome> {
     let wanted: HashSet<(ChildKind, &str)> = children.iter().map(|child| (child.kind(), child.name())).collect();
     let mut refused = FirstRefusal::default();
@@ -175,7 +175,7 @@ pub async fn prune(context: &Context, owner: Option<&str>, namespace: &str, chil
 /// workload to which that change was refused, for that does not have the hash that is wanted.
 ///
 /// # Errors
-/// The outcome of a deletion that failed. One that is refused holds up no other.
+/// The outcome of a deletion that failed. One that is refused or fails holds up no other.
 pub async fn replace_pods(context: &Context, namespace: &str, workloads: &[Wanted], pace: Pace) -> Result<(), Outcome> {
     let entries = context.index.namespace(namespace);
     let mut refused = FirstRefusal::default();
@@ -208,8 +208,8 @@ pub async fn replace_pods(context: &Context, namespace: &str, workloads: &[Wante
 /// Gives pods of a waking tenant more CPU until they are ready, and takes it back from those that are.
 ///
 /// # Errors
-/// The outcome of a request that failed. Being refused is none: the pod starts more slowly, or has more than its tier
-/// gives until it is replaced. Neither is a reason to call the tenant broken.
+/// The outcome of a request that failed, once all were tried. Being refused is none: the pod starts more slowly, or has more than its
+/// tier gives until it is replaced. Neither is a reason to call the tenant broken.
 pub async fn help_to_start(
     context: &Context,
     namespace: &str,
@@ -217,15 +217,16 @@ pub async fn help_to_start(
     waking: bool,
 ) -> Result<(), Outcome> {
     let entries = context.index.namespace(namespace);
+    let mut failed = FirstRefusal::default();
     for Resize { pod, container, limit } in starting::resizes(&entries, workloads, context.catalog.start_cpu, waking) {
         match context.applier.resize_pod(pod, container, limit).await {
             Err(ClusterError::Refused { what, reason }) => {
                 tracing::info!(%what, %limit, %reason, "the CPU limit of a pod was not changed");
             }
-            other => other?,
+            other => failed.keep(other.map_err(Outcome::from))?,
         }
     }
-    Ok(())
+    failed.told()
 }
 
 /// The workloads among planned children.

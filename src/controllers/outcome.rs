@@ -46,34 +46,37 @@ pub enum Outcome {
     Behind,
 }
 
-/// The first refusal of several requests that do not wait for each other.
+/// The first of several requests that was refused or failed, where none waits for another.
 #[derive(Debug, Default)]
 pub struct FirstRefusal(Option<Outcome>);
 
 impl FirstRefusal {
-    /// Keeps a refusal.
+    /// Keeps a refusal, or a failure that is one object's own: a conflict, an admission webhook that does not answer.
     ///
     /// # Errors
     /// Every other outcome of a request that failed.
     pub fn keep(&mut self, done: Result<(), Outcome>) -> Result<(), Outcome> {
         match done {
-            Err(refused @ Outcome::Refused(_)) => {
-                self.note(refused);
+            Err(failed @ (Outcome::Refused(_) | Outcome::Transient(_))) => {
+                self.note(failed);
                 Ok(())
             }
             other => other,
         }
     }
 
-    /// Keeps an outcome that is as good as a refusal.
-    pub fn note(&mut self, refused: Outcome) {
-        self.0.get_or_insert(refused);
+    /// Keeps an outcome that is as good as a refusal. What is tried again soonest goes before.
+    pub fn note(&mut self, failed: Outcome) {
+        let sooner = matches!(failed, Outcome::Transient(_)) && !matches!(self.0, Some(Outcome::Transient(_)));
+        if sooner || self.0.is_none() {
+            self.0 = Some(failed);
+        }
     }
 
     /// Tells of it, once all is done.
     ///
     /// # Errors
-    /// That refusal, if there is one.
+    /// That refusal or failure, if there is one.
     pub fn told(self) -> Result<(), Outcome> {
         self.0.map_or(Ok(()), Err)
     }
@@ -298,6 +301,18 @@ fn pause(failures: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_object_that_fails_holds_up_no_other_and_is_tried_again_first() {
+        let mut first = FirstRefusal::default();
+        let refused = || Outcome::Refused("policy".to_owned());
+        let failed = |what: &str| Outcome::Transient(what.to_owned());
+        for done in [Ok(()), Err(refused()), Err(failed("a")), Err(failed("b")), Err(refused())] {
+            assert_eq!(first.keep(done), Ok(()));
+        }
+        assert_eq!(first.told(), Err(failed("a")));
+        assert_eq!(FirstRefusal::default().keep(Err(Outcome::Again)), Err(Outcome::Again));
+    }
 
     fn all() -> Vec<Outcome> {
         let text = || "x".to_owned();

@@ -155,7 +155,7 @@ async fn drops_volumes(context: &Context, namespace: &str) -> Result<bool, Outco
 /// them without an owner until there is a new one, and where none comes nobody else would stop them.
 ///
 /// # Errors
-/// The outcome of a deletion that failed. One that is refused holds up no other.
+/// The outcome of a deletion that failed. One that is refused or fails holds up no other.
 pub async fn stop_orphans(context: &Context, entries: &[Entry], of: impl Fn(&Entry) -> bool) -> Result<(), Outcome> {
     let mut refused = FirstRefusal::default();
     for pod in orphans(entries).filter(|pod| of(pod)) {

@@ -165,7 +165,7 @@ impl Step {
         if !waits {
             refusals.first.keep(children::replace_pods(context, namespace, &self.workloads, pace).await)?;
         }
-        children::help_to_start(context, namespace, &self.workloads, self.waking).await?;
+        refusals.first.keep(children::help_to_start(context, namespace, &self.workloads, self.waking).await)?;
         // Last: whoever wakes does not wait for what is to go.
         let owner = tenant.metadata.uid.as_deref();
         refusals.first.keep(children::prune(context, owner, namespace, &self.children).await)?;

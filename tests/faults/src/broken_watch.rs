@@ -218,22 +218,23 @@ fn kind((_, resource, selector): &WatchKey) -> String {
     if selector.contains("!=") { format!("referenced {kind}") } else { kind.to_owned() }
 }
 
-/// Changes an object that the watch tells of, in a way that means nothing.
-async fn touch(api: &Api, (group, resource, selector): &WatchKey, number: usize) -> Result<()> {
+/// Changes an object that the watch tells of, in a way that means nothing. `false` where there is none.
+async fn touch(api: &Api, (group, resource, selector): &WatchKey, number: usize) -> Result<bool> {
     let base = match group.as_str() {
         "" => "/api/v1".to_owned(),
         "torpor.dev" => "/apis/torpor.dev/v1alpha1".to_owned(),
         group => format!("/apis/{group}/v1"),
     };
     let found = api.list(&format!("{base}/{resource}?limit=1&labelSelector={}", selector.replace('!', "%21"))).await?;
-    let metadata = &found.first().with_context(|| format!("there are no {resource}"))?["metadata"];
+    let Some(first) = found.first() else { return Ok(false) };
+    let metadata = &first["metadata"];
     let place = match metadata["namespace"].as_str() {
         Some(namespace) => format!("{base}/namespaces/{namespace}/{resource}"),
         None => format!("{base}/{resource}"),
     };
     let touched = json!({"metadata": {"annotations": {"chaos.torpor.dev/touched": number.to_string()}}});
     api.patch(&format!("{place}/{}", text(&metadata["name"])), &touched).await?;
-    Ok(())
+    Ok(true)
 }
 
 /// Breaks the watches and returns a row for each, with what was measured.
@@ -304,9 +305,10 @@ async fn one(
     rig.proxy.set(Plan::new(rules));
     rig.proxy.cut_watches(of("watch"));
     tokio::time::sleep(BROKEN).await;
+    let mut noticeable = broken.noticeable;
     if broken.told {
         *number += 1;
-        touch(&rig.api, key, *number).await?;
+        noticeable = touch(&rig.api, key, *number).await?;
         tokio::time::sleep(TOLD).await;
     }
     let mut slowest = Some(Duration::ZERO);
@@ -322,19 +324,20 @@ async fn one(
     let (_, says) = rig.probes.readiness(&rig.operator).await.unwrap_or_default();
     let kind = kind(key);
     let named = says.lines().any(|line| line.ends_with(&format!(" {kind}")));
-    if broken.noticeable && !named {
+    if noticeable && !named {
         let what = format!("readiness does not name it: {:?}", says.trim());
         row.violations.push(Violation { case: broken.name.to_owned(), what });
     }
     let down = rig.probes.broken_watches(&rig.operator).await?;
     let others = down.iter().filter(|down| **down != kind).count();
-    if broken.noticeable && down.len() == others || others > 0 {
+    if noticeable && down.len() == others || others > 0 {
         let what = format!("metrics name {down:?}");
         row.violations.push(Violation { case: broken.name.to_owned(), what });
     }
     rig.proxy.set(Plan::default());
-    if !broken.noticeable {
-        // What is not noticed does not end by itself within the time that this takes.
+    if !noticeable || broken.told {
+        // What is not noticed does not end by itself within the time that this takes, and a watch that was opened meanwhile goes on as
+        // it was opened.
         rig.proxy.cut_watches(of("watch"));
     }
     let began = Instant::now();

@@ -130,8 +130,10 @@ pub fn requests(records: &[Record], workflow: &Workflow) -> Vec<String> {
             claim(request.verb == "create" || deletes, "changes a Secret");
         }
         let users = matches!(request.resource.as_str(), "tenants" | "workerpools");
-        // A fleet that stands inside a Tenant is applied; one of a user's own is not.
-        let fleets = request.resource == "botfleets" && request.verb != "apply";
+        // A fleet that stands inside a Tenant is applied, and where that is refused is only asked for fewer bots; one of a user's own is
+        // never written.
+        let fewer = record.body["spec"].as_object().is_some_and(|spec| spec.keys().all(|field| field == "replicas"));
+        let fleets = request.resource == "botfleets" && request.verb != "apply" && !fewer;
         if request.is_write() && !deletes && request.subresource.is_empty() && (users || fleets) {
             claim(!writes_spec(&record.body), "writes a spec");
         }
