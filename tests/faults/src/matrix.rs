@@ -215,8 +215,8 @@ impl Lane {
         Ok(trying)
     }
 
-    /// Runs cases that leave the process alive, many subjects at once, and [`HAND`] cases with each. What was not met is dealt once more, one case to each.
-    /// Returns how long they took.
+    /// Runs cases that leave the process alive, many subjects at once, and [`HAND`] cases with each. What was not met is dealt once
+    /// more, one case to each. Returns how long they took.
     async fn together(
         &mut self,
         workflow: &Workflow,

@@ -135,25 +135,19 @@ pub async fn run_together(
     for subject in &subjects {
         workflow.step.ask(&rig.api, subject).await?;
     }
-    let way = |(subject, rules): &'_ (String, Vec<Rule>)| {
-        let more = u32::try_from(rules.len().saturating_sub(1)).unwrap_or(u32::MAX);
-        let limit = LIMIT + LIMIT_MORE.saturating_mul(more);
-        let (number, expected, subject) = (start.number, Some(expected), subject.clone());
-        (subject, move |subject| Way { workflow, subject, expected, number, lateness: Duration::ZERO, limit })
-    };
-    let ways: Vec<_> = runs.iter().map(way).collect();
+    let way = |run| Way::among(workflow, run, expected, start.number);
     let mut first = 0;
-    let arrivals = ways.iter().zip(runs).map(|((subject, way), (_, rules))| {
-        let own = first..first + rules.len();
+    let arrivals = runs.iter().map(|run| {
+        let own = first..first + run.1.len();
         first = own.end;
-        arrive_undisturbed(rig, way(subject), own)
+        arrive_undisturbed(rig, way(run), own)
     });
     let arrivals = futures::future::try_join_all(arrivals).await?;
     rig.proxy.set(Plan::default());
     let ended = rig.restart_if_ended().await?;
     let events = start.events(rig).await?;
-    let judged = ways.iter().zip(arrivals).map(|((subject, way), (found, met, mut outcome))| {
-        start.judge(rig, &way(subject), (&events, false), began, found, &mut outcome);
+    let judged = runs.iter().zip(arrivals).map(|(run, (found, met, mut outcome))| {
+        start.judge(rig, &way(run), (&events, false), began, found, &mut outcome);
         (outcome, met)
     });
     Ok((judged.collect(), ended))
@@ -243,7 +237,19 @@ struct Way<'a> {
     limit: Duration,
 }
 
-impl Way<'_> {
+impl<'a> Way<'a> {
+    /// That of one among others, under its own rules.
+    fn among(
+        workflow: &'a Workflow,
+        (subject, rules): &'a (String, Vec<Rule>),
+        expected: &'a Course,
+        number: usize,
+    ) -> Self {
+        let more = u32::try_from(rules.len().saturating_sub(1)).unwrap_or(u32::MAX);
+        let limit = LIMIT + LIMIT_MORE.saturating_mul(more);
+        Self { workflow, subject, expected: Some(expected), number, lateness: Duration::ZERO, limit }
+    }
+
     /// For so long nothing is written before it counts as done.
     fn quiet(&self) -> Duration {
         self.lateness + if self.expected.is_some() { QUIET } else { QUIET_UNDISTURBED }
