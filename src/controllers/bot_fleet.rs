@@ -43,7 +43,7 @@ pub async fn reconcile(guarded: Arc<Guarded<BotFleet>>, context: &Context) -> Tu
     let outcome = outcome.unless_overdue(stops.overdue.as_deref());
     if matches!(outcome, Outcome::Done(_) | Outcome::Paused) {
         let key = Key::new(Own::BotFleet, fleet.namespace().as_deref(), &fleet.name_any());
-        context.memory.as_planned(&key);
+        context.seen_as_planned(&key.namespace, &key);
     }
     report::finish(context, Own::BotFleet, &fleet.metadata, &old, (outcome, stops.next), |outcome| {
         fleet_status(fleet, &old, outcome, view, seen)
@@ -103,22 +103,23 @@ async fn pass(context: &Context, fleet: &BotFleet) -> Result<(Outcome, View), Ou
         }
         recheck::still_sleeps(context, tenant, wanted, part).await?;
     }
-    let mut refusals = children::apply(context, &namespace, &planned.children, || false).await?;
+    let mut failures = children::apply(context, &namespace, &planned.children, || false).await?;
     // Bots that wake are made anew.
     let pace = Pace::of(wanted != Stage::Active, fleet.is_observed() && tenant.is_observed());
-    refusals.first.keep(children::replace_pods(context, &namespace, &workloads, pace).await)?;
-    refusals.first.keep(children::help_to_start(context, &namespace, &workloads, waking).await)?;
+    failures.first.keep(children::replace_pods(context, &namespace, &workloads, pace).await)?;
+    failures.first.keep(children::help_to_start(context, &namespace, &workloads, waking).await)?;
     let owner = fleet.metadata.uid.as_deref();
-    refusals.first.keep(children::prune(context, owner, &namespace, &planned.children).await)?;
+    failures.first.keep(children::prune(context, owner, &namespace, &planned.children).await)?;
     let entries = context.index.namespace(&namespace);
-    if tenant.spec.deletion_policy == DeletionPolicy::Delete {
+    // A workload that could not be written may still make the pod that uses one.
+    if tenant.spec.deletion_policy == DeletionPolicy::Delete && failures.first.is_none() {
         drop_surplus_volumes(context, fleet, tenant, &entries).await?;
     }
     let mut view = observe(&entries, &name);
     view.desired = workloads.first().map(|workload| workload.replicas);
     view.over_tier = if fleet.spec.paused { 0 } else { (fleet.spec.replicas - planned.share).max(0) };
     let judged = || judge(fleet, &entries, workloads.first(), (wanted, waking), planned.held);
-    let outcome = refusals.first.told().map_or_else(|refused| refused, |()| judged());
+    let outcome = failures.first.told().map_or_else(|failed| failed, |()| judged());
     let still = waking && !matches!(outcome, Outcome::Done(_) | Outcome::Paused);
     view.sleep = Some((wanted, sight::bots(&entries, Some(&name)).gone(), still));
     Ok((outcome, view))

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::context::Context;
-use super::outcome::{FirstRefusal, Outcome};
+use super::outcome::{FirstFailure, Outcome};
 use super::removal;
 use super::rollout::Pace;
 use super::starting::{self, Resize};
@@ -15,12 +15,12 @@ use crate::cluster::index::{Entry, Slot};
 use crate::domain::names::{DASHBOARD, ISOLATION, annotation, label};
 use crate::plan::{self, Child, ChildKind};
 
-/// What the API server refused of a plan. Nothing else of the pass waits for it, for a tenant that is refused an Ingress must
+/// What could not be made of a plan. Nothing else of the pass waits for it, for a tenant that is refused an Ingress must
 /// still be able to sleep and to wake.
 #[derive(Debug, Default)]
-pub struct Refusals {
-    /// The first of them, and what was refused of later steps; told once all else is done.
-    pub first: FirstRefusal,
+pub struct Failures {
+    /// The first of them, and of later steps; told once all else is done.
+    pub first: FirstFailure,
     /// Components whose configuration is not as wanted, so that new pods would be made of what was.
     outdated: HashSet<String>,
     /// What the pods of all components need is not there.
@@ -29,9 +29,18 @@ pub struct Refusals {
     dashboard: bool,
 }
 
-impl Refusals {
-    fn note(&mut self, child: &Child, missing: bool, outcome: Outcome) {
+impl Failures {
+    fn keep(
+        &mut self,
+        child: &Child,
+        missing: impl Fn(&Child) -> bool,
+        done: Result<(), Outcome>,
+    ) -> Result<(), Outcome> {
+        let Err(failed) = done else { return Ok(()) };
+        let missing = missing(child);
         match child.kind() {
+            // Where there is no namespace there is nothing else to do, nor where there soon will be none.
+            ChildKind::Namespace if missing || matches!(failed, Outcome::Waiting(_)) => return Err(failed),
             ChildKind::ConfigMap => self.outdated.extend(component(child)),
             // Where the database's workload is there, the Secret is taken to be, too.
             ChildKind::Secret => self.of_all = true,
@@ -40,7 +49,7 @@ impl Refusals {
             ChildKind::NetworkPolicy => self.of_all |= missing && child.name() == ISOLATION,
             _ => {}
         }
-        self.first.note(outcome);
+        self.first.keep(Err(failed))
     }
 
     /// Whether the pods of this child would be made of what is not as wanted.
@@ -59,17 +68,17 @@ fn component(child: &Child) -> Option<String> {
 }
 
 /// Makes the children as wanted, in order. `outdated` tells, just before each is written, whether the plan would now be another.
-/// A workload that is refused has no more pods than it is wanted to have all the same.
+/// A workload that cannot be written has no more pods than it is wanted to have all the same.
 ///
 /// # Errors
-/// The first outcome that stops the pass, [`Outcome::Again`] for a plan that is outdated. An object that is refused does not.
+/// The first outcome that stops the pass, [`Outcome::Again`] for a plan that is outdated. An object that is refused or fails does not.
 pub async fn apply(
     context: &Context,
     namespace: &str,
     children: impl IntoIterator<Item = &Child>,
     outdated: impl Fn() -> bool,
-) -> Result<Refusals, Outcome> {
-    let mut refusals = Refusals::default();
+) -> Result<Failures, Outcome> {
+    let mut failures = Failures::default();
     // One on its way out may be gone at any moment.
     let missing = |child: &Child| {
         let found = context.index.get(Slot::Child(child.kind()), namespace, child.name());
@@ -81,38 +90,16 @@ pub async fn apply(
         }
         let workload = workload(child);
         let starts = || workload.is_some() || child.kind() == ChildKind::BotFleet && missing(child);
-        let spared = refusals.spares(child) && starts();
+        let spared = failures.spares(child) && starts();
         let done = if spared { Ok(()) } else { ensure(context, child, namespace).await };
-        let refused = spared || done.is_err();
-        refusals.dashboard |= refused && child.kind() == ChildKind::Deployment && child.name() == DASHBOARD;
-        refused_only(&mut refusals, child, missing, done)?;
-        if let Some(workload) = workload.filter(|_| refused) {
-            let stopped = stop_surplus(context, namespace, &workload).await;
-            refused_only(&mut refusals, child, missing, stopped)?;
+        let failed = spared || done.is_err();
+        failures.dashboard |= failed && child.kind() == ChildKind::Deployment && child.name() == DASHBOARD;
+        failures.keep(child, missing, done)?;
+        if let Some(workload) = workload.filter(|_| failed) {
+            failures.first.keep(stop_surplus(context, namespace, &workload).await)?;
         }
     }
-    Ok(refusals)
-}
-
-fn refused_only(
-    refusals: &mut Refusals,
-    child: &Child,
-    missing: impl Fn(&Child) -> bool,
-    done: Result<(), Outcome>,
-) -> Result<(), Outcome> {
-    match done {
-        // Where there is no namespace there is nothing else to do.
-        Err(refused @ Outcome::Refused(_)) if child.kind() == ChildKind::Namespace && missing(child) => {
-            return Err(refused);
-        }
-        Err(refused @ Outcome::Refused(_)) => refusals.note(child, missing(child), refused),
-        // Nor does anything else wait for one that is on its way out, which may take as long as somebody's finalizer.
-        Err(leaving @ Outcome::Waiting(_)) if child.kind() != ChildKind::Namespace => {
-            refusals.note(child, missing(child), leaving);
-        }
-        other => other?,
-    }
-    Ok(())
+    Ok(failures)
 }
 
 /// Stops the pods of a workload that are more than it is wanted to have, those without an owner, too, where it is not there.
@@ -142,7 +129,7 @@ async fn ensure(context: &Context, child: &Child, namespace: &str) -> Result<(),
             let roomy = Child::ResourceQuota(plan::roomy(quota, &now));
             context.applier.ensure(&roomy, namespace).await?;
             if let Some(plans) = context.applier.another_plan(child, namespace) {
-                context.memory.made_roomy(namespace, &plans);
+                context.made_roomy(namespace, &plans);
             }
             return Ok(());
         }
@@ -160,15 +147,15 @@ async fn ensure(context: &Context, child: &Child, namespace: &str) -> Result<(),
 /// The outcome of a deletion that failed. One that is refused or fails holds up no other.
 pub async fn prune(context: &Context, owner: Option<&str>, namespace: &str, children: &[Child]) -> Result<(), Outcome> {
     let wanted: HashSet<(ChildKind, &str)> = children.iter().map(|child| (child.kind(), child.name())).collect();
-    let mut refused = FirstRefusal::default();
+    let mut failed = FirstFailure::default();
     for entry in context.index.namespace(namespace) {
         let Slot::Child(kind) = entry.slot else { continue };
         let owned = owner.is_some() && entry.owner.as_deref() == owner;
         if owned && !wanted.contains(&(kind, entry.name.as_str())) {
-            refused.keep(context.applier.delete(&entry).await.map_err(Outcome::from))?;
+            failed.keep(context.applier.delete(&entry).await.map_err(Outcome::from))?;
         }
     }
-    refused.told()
+    failed.told()
 }
 
 /// Deletes, for each workload, the next pod that a change of configuration, image or size has outdated, if it has its turn: none of a
@@ -178,7 +165,7 @@ pub async fn prune(context: &Context, owner: Option<&str>, namespace: &str, chil
 /// The outcome of a deletion that failed. One that is refused or fails holds up no other.
 pub async fn replace_pods(context: &Context, namespace: &str, workloads: &[Wanted], pace: Pace) -> Result<(), Outcome> {
     let entries = context.index.namespace(namespace);
-    let mut refused = FirstRefusal::default();
+    let mut failed = FirstFailure::default();
     for workload in workloads {
         let place = (namespace, workload.name.as_str());
         let grace = Duration::from_secs(workload.grace_seconds.unwrap_or_default().into());
@@ -194,7 +181,7 @@ pub async fn replace_pods(context: &Context, namespace: &str, workloads: &[Wante
                 if deleted.is_ok() {
                     context.replaced(place, grace);
                 }
-                refused.keep(deleted.map_err(Outcome::from))?;
+                failed.keep(deleted.map_err(Outcome::from))?;
             }
             None if context.rollout.has(place) && workloads::unready(&entries, workload).is_none() => {
                 context.end_turn(namespace, Some(&workload.name));
@@ -202,7 +189,7 @@ pub async fn replace_pods(context: &Context, namespace: &str, workloads: &[Wante
             Some(_) | None => {}
         }
     }
-    refused.told()
+    failed.told()
 }
 
 /// Gives pods of a waking tenant more CPU until they are ready, and takes it back from those that are.
@@ -217,7 +204,7 @@ pub async fn help_to_start(
     waking: bool,
 ) -> Result<(), Outcome> {
     let entries = context.index.namespace(namespace);
-    let mut failed = FirstRefusal::default();
+    let mut failed = FirstFailure::default();
     for Resize { pod, container, limit } in starting::resizes(&entries, workloads, context.catalog.start_cpu, waking) {
         match context.applier.resize_pod(pod, container, limit).await {
             Err(ClusterError::Refused { what, reason }) => {

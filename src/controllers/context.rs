@@ -155,6 +155,28 @@ impl Context {
         }
     }
 
+    /// Notes that the pods of a Tenant's services, or of one of its fleets, are as planned. When all are, a quota that was left
+    /// larger for their sake is looked at once more.
+    pub fn seen_as_planned(&self, namespace: &str, key: &Key) {
+        if self.memory.as_planned(key) {
+            self.end_room(namespace);
+        }
+    }
+
+    /// Notes that the quota of a namespace was left larger on the way between these plans.
+    pub fn made_roomy(&self, namespace: &str, plans: &[String; 2]) {
+        self.memory.made_roomy(namespace, plans);
+        // The last of them may have become so while the quota was written.
+        self.end_room(namespace);
+    }
+
+    fn end_room(&self, namespace: &str) {
+        if self.memory.has_room(namespace) && self.is_as_planned(namespace) {
+            self.memory.end_room(namespace);
+            self.triggers.tenant_of(namespace);
+        }
+    }
+
     /// Whether this process has seen the tenant's services, and every fleet that has bots, as it plans them.
     pub fn is_as_planned(&self, namespace: &str) -> bool {
         let tenant = names::tenant_of_namespace(namespace).map(|name| Key::new(Own::Tenant, None, name));
@@ -291,8 +313,9 @@ pub struct Memory {
     told: Mutex<HashMap<Key, (String, i64)>>,
     /// Whose pods were once as this process plans them, by [`Key::number`]: there are many.
     planned: Mutex<HashSet<u64>>,
-    /// Quotas that were left larger than they are to be, by namespace and plans.
-    roomy: Mutex<HashSet<u64>>,
+    /// Quotas that were left larger than they are to be: between which plans, by namespace. Numbers of both, for with a new
+    /// catalogue there are many.
+    roomy: Mutex<HashMap<u64, u64>>,
     /// Tenants whose dashboard is refused.
     without_dashboard: Mutex<HashSet<Key>>,
 }
@@ -353,19 +376,26 @@ impl Memory {
         lock(&self.told).insert(key.clone(), version);
     }
 
-    /// The pods of this Tenant's services, or of this fleet, are as planned.
-    pub fn as_planned(&self, key: &Key) {
-        lock(&self.planned).insert(key.number());
+    /// The pods of this Tenant's services, or of this fleet, are as planned. Whether that is news.
+    fn as_planned(&self, key: &Key) -> bool {
+        lock(&self.planned).insert(key.number())
     }
 
     /// Whether the quota of a namespace was left larger on the way between these plans.
     pub fn is_roomy(&self, namespace: &str, plans: &[String; 2]) -> bool {
-        lock(&self.roomy).contains(&number(&(namespace, plans)))
+        lock(&self.roomy).get(&number(&namespace)) == Some(&number(plans))
     }
 
-    /// Notes that it was.
-    pub fn made_roomy(&self, namespace: &str, plans: &[String; 2]) {
-        lock(&self.roomy).insert(number(&(namespace, plans)));
+    fn made_roomy(&self, namespace: &str, plans: &[String; 2]) {
+        lock(&self.roomy).insert(number(&namespace), number(plans));
+    }
+
+    fn has_room(&self, namespace: &str) -> bool {
+        lock(&self.roomy).contains_key(&number(&namespace))
+    }
+
+    fn end_room(&self, namespace: &str) {
+        lock(&self.roomy).remove(&number(&namespace));
     }
 
     /// Forgets an object that has gone.
@@ -407,6 +437,13 @@ impl Memory {
         }
     }
 
+    /// Drops all texts: what has become of their `ConfigMaps` while nobody watched is not known.
+    pub fn drop_configs(&self) {
+        let mut configs = lock(&self.configs);
+        self.config_changes.fetch_add(1, Ordering::SeqCst);
+        configs.clear();
+    }
+
     /// Drops the texts of a `ConfigMap` that changed.
     pub fn drop_config(&self, namespace: &str, name: &str) {
         let mut configs = lock(&self.configs);
@@ -438,5 +475,7 @@ mod tests {
         assert_eq!(memory.config("tenant-a", &reference), None);
         memory.keep_config("tenant-a", &reference, "new", memory.config_changes());
         assert_eq!(memory.config("tenant-a", &reference).as_deref(), Some("new"));
+        memory.drop_configs();
+        assert_eq!(memory.config("tenant-a", &reference), None);
     }
 }

@@ -96,10 +96,8 @@ impl Feeds {
                 if !as_asked {
                     self.context.every_fleet(&namespace);
                     // Who changes it and the text that it refers to at once means the new text.
-                    let reference =
-                        object.0.as_ref().ok().and_then(|fleet| fleet.spec.strategy.config_map_ref.as_ref());
-                    if let Some(reference) = reference {
-                        self.context.memory.drop_config(&namespace, &reference.name);
+                    if let Some(name) = object.0.as_ref().ok().and_then(reference_of) {
+                        self.context.memory.drop_config(&namespace, name);
                     }
                 }
             });
@@ -170,13 +168,26 @@ impl Feeds {
         let name = "referenced ConfigMap";
         let others = format!("{}!={}", label::MANAGED_BY, label::TORPOR);
         let sink = |event: Event<PartialObjectMeta<ConfigMap>>| {
-            let (Event::Apply(object) | Event::InitApply(object) | Event::Delete(object)) = event else { return };
-            let namespace = object.namespace().unwrap_or_default();
-            self.context.memory.drop_config(&namespace, &object.name_any());
-            for fleet in self.context.fleets_of(&namespace) {
-                let reference = fleet.spec.strategy.config_map_ref.as_ref();
-                if reference.is_some_and(|reference| reference.name == object.name_any()) {
-                    self.context.triggers.fleet(&namespace, &fleet.name_any());
+            let memory = &self.context.memory;
+            match event {
+                Event::Init | Event::InitApply(_) => {}
+                // One that went while nobody watched is in no list.
+                Event::InitDone => {
+                    memory.drop_configs();
+                    for fleet in self.context.fleets.state() {
+                        let refers = fleet.0.as_ref().is_ok_and(|fleet| reference_of(fleet).is_some());
+                        if refers {
+                            self.context.triggers.fleet(&fleet.namespace().unwrap_or_default(), &fleet.name_any());
+                        }
+                    }
+                }
+                Event::Apply(object) | Event::Delete(object) => {
+                    let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+                    memory.drop_config(&namespace, &name);
+                    let fleets = self.context.fleets_of(&namespace);
+                    for fleet in fleets.iter().filter(|fleet| reference_of(fleet) == Some(&name)) {
+                        self.context.triggers.fleet(&namespace, &fleet.name_any());
+                    }
                 }
             }
         };
@@ -203,6 +214,11 @@ impl Feeds {
             self.context.every_fleet(&names::namespace(&tenant.name_any()));
         }
     }
+}
+
+/// The `ConfigMap` that a fleet refers to.
+fn reference_of(fleet: &BotFleet) -> Option<&str> {
+    fleet.spec.strategy.config_map_ref.as_ref().map(|reference| reference.name.as_str())
 }
 
 /// Where an object of this key stands in its store.

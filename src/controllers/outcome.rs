@@ -46,37 +46,39 @@ pub enum Outcome {
     Behind,
 }
 
-/// The first of several requests that was refused or failed, where none waits for another.
+/// The first failure of several requests none of which waits for another.
 #[derive(Debug, Default)]
-pub struct FirstRefusal(Option<Outcome>);
+pub struct FirstFailure(Option<Outcome>);
 
-impl FirstRefusal {
-    /// Keeps a refusal, or a failure that is one object's own: a conflict, an admission webhook that does not answer.
+impl FirstFailure {
+    /// Keeps a failure that is one object's own: a refusal, a conflict, an admission webhook that does not answer, an end that is not
+    /// over yet.
     ///
     /// # Errors
     /// Every other outcome of a request that failed.
     pub fn keep(&mut self, done: Result<(), Outcome>) -> Result<(), Outcome> {
         match done {
-            Err(failed @ (Outcome::Refused(_) | Outcome::Transient(_))) => {
-                self.note(failed);
+            Err(failed @ (Outcome::Refused(_) | Outcome::Transient(_) | Outcome::Waiting(_))) => {
+                // What is tried again soonest is told.
+                let sooner = matches!(failed, Outcome::Transient(_)) && !matches!(self.0, Some(Outcome::Transient(_)));
+                if sooner || self.0.is_none() {
+                    self.0 = Some(failed);
+                }
                 Ok(())
             }
             other => other,
         }
     }
 
-    /// Keeps an outcome that is as good as a refusal. What is tried again soonest goes before.
-    pub fn note(&mut self, failed: Outcome) {
-        let sooner = matches!(failed, Outcome::Transient(_)) && !matches!(self.0, Some(Outcome::Transient(_)));
-        if sooner || self.0.is_none() {
-            self.0 = Some(failed);
-        }
+    /// Whether nothing failed.
+    pub fn is_none(&self) -> bool {
+        self.0.is_none()
     }
 
     /// Tells of it, once all is done.
     ///
     /// # Errors
-    /// That refusal or failure, if there is one.
+    /// That failure, if there is one.
     pub fn told(self) -> Result<(), Outcome> {
         self.0.map_or(Ok(()), Err)
     }
@@ -304,14 +306,14 @@ mod tests {
 
     #[test]
     fn one_object_that_fails_holds_up_no_other_and_is_tried_again_first() {
-        let mut first = FirstRefusal::default();
+        let mut first = FirstFailure::default();
         let refused = || Outcome::Refused("policy".to_owned());
         let failed = |what: &str| Outcome::Transient(what.to_owned());
         for done in [Ok(()), Err(refused()), Err(failed("a")), Err(failed("b")), Err(refused())] {
             assert_eq!(first.keep(done), Ok(()));
         }
         assert_eq!(first.told(), Err(failed("a")));
-        assert_eq!(FirstRefusal::default().keep(Err(Outcome::Again)), Err(Outcome::Again));
+        assert_eq!(FirstFailure::default().keep(Err(Outcome::Again)), Err(Outcome::Again));
     }
 
     fn all() -> Vec<Outcome> {

@@ -3,7 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::context::Context;
-use super::outcome::{FirstRefusal, Outcome};
+use super::outcome::{FirstFailure, Outcome};
 use super::recheck;
 use super::workloads::ordinal;
 use crate::api::DeletionPolicy;
@@ -42,24 +42,24 @@ async fn try_tenant(context: &Context, metadata: &ObjectMeta, policy: DeletionPo
     };
     let fleets: Vec<&Entry> = entries.iter().filter(|e| e.slot == Slot::Child(ChildKind::BotFleet)).collect();
     if !fleets.is_empty() {
-        let mut refused = FirstRefusal::default();
+        let mut failed = FirstFailure::default();
         for fleet in fleets {
-            refused.keep(end(context, fleet, &names::fleet_workload(&fleet.name)).await)?;
+            failed.keep(end(context, fleet, &names::fleet_workload(&fleet.name)).await)?;
         }
-        refused.told()?;
+        failed.told()?;
         return Ok(Outcome::Deleting("bots are stopping gracefully".to_owned()));
     }
     if pods(&entries, Some(Component::Bot)) > 0 {
         stop_orphans(context, &entries, |pod| pod.is_of(Component::Bot)).await?;
         return Ok(Outcome::Deleting("bots are stopping gracefully".to_owned()));
     }
-    let mut refused = FirstRefusal::default();
+    let mut failed = FirstFailure::default();
     for entry in &entries {
         if matches!(entry.slot, Slot::Child(ChildKind::StatefulSet | ChildKind::Deployment)) {
-            refused.keep(context.applier.delete(entry).await.map_err(Outcome::from))?;
+            failed.keep(context.applier.delete(entry).await.map_err(Outcome::from))?;
         }
     }
-    refused.told()?;
+    failed.told()?;
     let pods = pods(&entries, None);
     if pods > 0 && !home.deleting {
         stop_orphans(context, &entries, |_| true).await?;
@@ -83,12 +83,12 @@ async fn try_tenant(context: &Context, metadata: &ObjectMeta, policy: DeletionPo
     release(context, metadata).await
 }
 
-/// Deletes a fleet, or its workload. Where that is refused its bots stop all the same.
+/// Deletes a fleet, or its workload. Where that is refused or fails its bots stop all the same.
 async fn end(context: &Context, entry: &Entry, workload: &str) -> Result<(), Outcome> {
     match context.applier.delete(entry).await {
-        Err(refused @ ClusterError::Refused { .. }) => {
+        Err(failed @ (ClusterError::Refused { .. } | ClusterError::Transient { .. })) => {
             context.applier.scale_down(ChildKind::StatefulSet, &entry.namespace, workload, 0).await?;
-            Err(refused.into())
+            Err(failed.into())
         }
         done => Ok(done?),
     }
@@ -157,11 +157,11 @@ async fn drops_volumes(context: &Context, namespace: &str) -> Result<bool, Outco
 /// # Errors
 /// The outcome of a deletion that failed. One that is refused or fails holds up no other.
 pub async fn stop_orphans(context: &Context, entries: &[Entry], of: impl Fn(&Entry) -> bool) -> Result<(), Outcome> {
-    let mut refused = FirstRefusal::default();
+    let mut failed = FirstFailure::default();
     for pod in orphans(entries).filter(|pod| of(pod)) {
-        refused.keep(context.applier.delete(pod).await.map_err(Outcome::from))?;
+        failed.keep(context.applier.delete(pod).await.map_err(Outcome::from))?;
     }
-    refused.told()
+    failed.told()
 }
 
 /// Pods that nobody owns.

@@ -85,16 +85,16 @@ async fn pass(context: &Context, tenant: &Tenant, old: &TenantStatus) -> (Outcom
     let enacted = step.enact(context, tenant, &validated).await;
     let observed = step.observe(context, &validated, old);
     view.way = Some((observed.way, sleep::hibernated(sleep::reason(&old.conditions), observed.way)));
-    let refused = match enacted {
+    let failed = match enacted {
         Ok(()) => None,
-        Err(refused @ (Outcome::Refused(_) | Outcome::Waiting(_))) => Some(refused),
+        Err(failed @ (Outcome::Refused(_) | Outcome::Transient(_) | Outcome::Waiting(_))) => Some(failed),
         Err(outcome) => return (outcome, view),
     };
     view.parts.clone_from(&observed.parts);
     view.bots = Some(fleet_views::count(&observed.fleets));
     view.retained_volumes = Some(fleet_views::retained(&observed.entries, &observed.fleets));
     let reason = view.way.as_ref().map_or(reasons::AWAKE, |(_, verdict)| verdict.reason);
-    (refused.unwrap_or_else(|| observed.outcome(context, &validated, reason)), view)
+    (failed.unwrap_or_else(|| observed.outcome(context, &validated, reason)), view)
 }
 
 /// What one pass does on the way to the wanted stage.
@@ -149,8 +149,8 @@ impl Step {
         let now = self.children.iter().filter(|child| !validated.pools.is_empty() || !runs_pods(child));
         let now: Vec<&Child> = now.collect();
         let outdated = || self.parts != Parts::of(self.wanted) && self.brings_back(context, namespace);
-        let mut refusals = children::apply(context, namespace, now, outdated).await?;
-        context.bots_do_without_dashboard(&validated.name, refusals.of_dashboard());
+        let mut failures = children::apply(context, namespace, now, outdated).await?;
+        context.bots_do_without_dashboard(&validated.name, failures.of_dashboard());
         let status = tenant.status.as_ref();
         let asleep = status.and_then(|status| sleep::reason(&status.conditions)) == Some(reasons::ASLEEP);
         let on_the_way = self.waking || self.wanted != Stage::Active && !asleep;
@@ -163,13 +163,13 @@ impl Step {
             recheck::still_sleeps(context, tenant, self.wanted, names::DATABASE).await?;
         }
         if !waits {
-            refusals.first.keep(children::replace_pods(context, namespace, &self.workloads, pace).await)?;
+            failures.first.keep(children::replace_pods(context, namespace, &self.workloads, pace).await)?;
         }
-        refusals.first.keep(children::help_to_start(context, namespace, &self.workloads, self.waking).await)?;
+        failures.first.keep(children::help_to_start(context, namespace, &self.workloads, self.waking).await)?;
         // Last: whoever wakes does not wait for what is to go.
         let owner = tenant.metadata.uid.as_deref();
-        refusals.first.keep(children::prune(context, owner, namespace, &self.children).await)?;
-        refusals.first.told()
+        failures.first.keep(children::prune(context, owner, namespace, &self.children).await)?;
+        failures.first.told()
     }
 
     /// Whether a part that is only kept up has gone down since it was seen. All of them are asked before anything is written,
@@ -191,7 +191,7 @@ impl Step {
         let mut unready: Vec<String> =
             self.workloads.iter().filter_map(|wanted| workloads::unready(&entries, wanted)).collect();
         if unready.is_empty() {
-            context.memory.as_planned(&Key::new(Own::Tenant, None, &validated.name));
+            context.seen_as_planned(&validated.namespace, &Key::new(Own::Tenant, None, &validated.name));
         }
         // Fleets that are held back only repeat what holds them.
         let bots_are_held = held.is_some() && !self.parts.bots;

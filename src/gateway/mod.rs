@@ -59,6 +59,8 @@ const BELIEVED: Duration = Duration::from_secs(60);
 /// Another replica's write is seen so soon, or where the watch is behind so much later; after each of these pauses a login that was
 /// no news is looked at once more.
 const SECOND_LOOKS: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(10)];
+/// Longest pause between two tries to write a login that such a look has found missing.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Somebody waits for what is read.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Page loads of one tenant per second; a person with several tabs that refresh needs a few.
@@ -242,7 +244,11 @@ impl Gateway {
                 let login = newest();
                 for pause in SECOND_LOOKS {
                     tokio::time::sleep(pause).await;
-                    gateway.second_look(&name, newest()).await;
+                    let mut again = pause;
+                    while !gateway.second_look(&name, newest()).await {
+                        again = (again * 2).min(LONGEST_PAUSE);
+                        tokio::time::sleep(again).await;
+                    }
                 }
                 let mut looks = looks();
                 if looks.get(&name) == Some(&login) {
@@ -253,15 +259,18 @@ impl Gateway {
         });
     }
 
-    async fn second_look(self: &Arc<Self>, name: &str, login: Timestamp) {
+    /// Whether this login wakes whom it should, as far as can be seen here.
+    async fn second_look(self: &Arc<Self>, name: &str, login: Timestamp) -> bool {
         let now = self.clock.now();
         let missed = self.tenants.get(name).is_some_and(|tenant| {
             let asleep = effective_stage(&activity::facts(&tenant, now)) > Stage::Active;
             asleep && matches!(change(Ask::Follow(login), &tenant, now), Ok(Some(_)))
         });
-        if missed && self.ask(name, Ask::Follow(login)).await.is_err() {
-            tracing::warn!(tenant = name, "a login that came right after a sleep request could not be written");
+        let done = !missed || self.ask(name, Ask::Follow(login)).await.is_ok();
+        if !done {
+            tracing::warn!(tenant = name, "a login that came right after a sleep request could not be written; trying again");
         }
+        done
     }
 }
 

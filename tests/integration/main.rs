@@ -72,6 +72,7 @@ const SHARED: &[(&str, Test)] = &[
     ("privilege::fields::no_field_leads_out", privilege::fields::no_field_leads_out),
     ("privilege::fields::a_fleet_cannot_name_another_tenant", privilege::fields::a_fleet_cannot_name_another_tenant),
     ("refused::refused_objects_stop_nobody", refused::refused_objects_stop_nobody),
+    ("refused::a_failing_webhook_holds_up_nobody", refused::a_failing_webhook_holds_up_nobody),
     ("rare::surplus_of_every_kind_goes", rare::surplus_of_every_kind_goes),
     ("rare::hosts_have_an_ingress", rare::hosts_have_an_ingress),
     ("rare::fleets_without_a_plan_sleep", rare::fleets_without_a_plan_sleep),

@@ -41,8 +41,8 @@ fn permit(ctx: &Ctx, name: &str, attempt: &[&str]) -> Result<(), String> {
 }
 
 /// Pods that each workload asks for.
-fn asked(ctx: &Ctx) -> Result<BTreeMap<String, Value>, String> {
-    let workloads = [list(ctx, "statefulsets", NAMESPACE)?, list(ctx, "deployments", NAMESPACE)?].concat();
+fn asked(ctx: &Ctx, namespace: &str) -> Result<BTreeMap<String, Value>, String> {
+    let workloads = [list(ctx, "statefulsets", namespace)?, list(ctx, "deployments", namespace)?].concat();
     Ok(workloads.iter().map(|one| (text(&one["metadata"]["name"]), one["spec"]["replicas"].clone())).collect())
 }
 
@@ -67,7 +67,7 @@ pub fn refused_objects_stop_nobody(ctx: &Ctx) -> Result<(), String> {
     patch(ctx, &["tenant", NAME], &json!({"spec": {"suspended": true}}))?;
     let names = [("bots-a", 0), ("bots-b", 0), ("dashboard", 0), ("monitoring", 0), ("postgres", 1), ("redis", 0)];
     let stopped: BTreeMap<String, Value> = names.map(|(name, count)| (name.to_owned(), json!(count))).into();
-    eventually(LIMIT, || same("pods asked for", &asked(ctx)?, &stopped))?;
+    eventually(LIMIT, || same("pods asked for", &asked(ctx, NAMESPACE)?, &stopped))?;
     told(ctx, "StatefulSet tenant-forbidden/")?;
     permit(ctx, "frozen-workloads", &touch)?;
     ctx.kubectl(&["annotate", "tenant", NAME, "look=again"])?;
@@ -126,7 +126,7 @@ pub fn refused_objects_stop_nobody(ctx: &Ctx) -> Result<(), String> {
     refuse(ctx, "frozen-fleets", ends, &end)?;
     ctx.kubectl(&["delete", "tenant", NAME, "--wait=false"])?;
     eventually(LIMIT, || {
-        let asked = asked(ctx)?;
+        let asked = asked(ctx, NAMESPACE)?;
         let none = json!(0);
         same("bots asked for", &[asked.get("bots-a"), asked.get("bots-b")], &[Some(&none), Some(&none)])
     })?;
@@ -143,6 +143,49 @@ pub fn refused_objects_stop_nobody(ctx: &Ctx) -> Result<(), String> {
         json!({"apiGroups": ["networking.k8s.io"], "apiVersions": ["v1"], "resources": both, "operations": ["CREATE"]});
     let make = ["create", "ingress", "mine", "-n", NAMESPACE, "--rule=a.example.com/*=mine:80", "--dry-run=server"];
     nothing_starts_without(ctx, policies, &make, "NetworkPolicy tenant-forbidden/")
+}
+
+/// While a webhook of somebody else's does not answer, a Service of a tenant cannot be made. The tenant stops and wakes all the
+/// same, and says what is tried again.
+pub fn a_failing_webhook_holds_up_nobody(ctx: &Ctx) -> Result<(), String> {
+    let (name, namespace) = ("unanswered", "tenant-unanswered");
+    apply(ctx, &tenant(name, json!({"tier": "basic", "fleets": [fleet("a", 1)]})))?;
+    ctx.await_ready(name)?;
+    let webhook = json!({
+        // Nobody listens there.
+        "name": "away.torpor.test", "clientConfig": {"url": "https://127.0.0.1:1/"}, "failurePolicy": "Fail",
+        "timeoutSeconds": 1, "sideEffects": "None", "admissionReviewVersions": ["v1"],
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
+        "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "resources": ["services"], "operations": ["CREATE"]}],
+    });
+    let kind = "ValidatingWebhookConfiguration";
+    let hook = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": {"name": "away"}, "webhooks": [webhook],
+    });
+    apply(ctx, &hook)?;
+    let make = ["create", "service", "clusterip", "mine", "-n", namespace, "--tcp=80", "--dry-run=server"];
+    eventually(LIMIT, || match ctx.kubectl(&make) {
+        Err(failure) if failure.contains("failed calling webhook") => Ok(()),
+        other => Err(format!("the webhook is not asked: {other:?}")),
+    })?;
+    ctx.kubectl(&["delete", "service", "redis", "-n", namespace])?;
+    for (suspended, running) in [(true, 0), (false, 1)] {
+        patch(ctx, &["tenant", name], &json!({"spec": {"suspended": suspended}}))?;
+        eventually(LIMIT, || {
+            let names = ["bots-a", "dashboard", "monitoring", "postgres", "redis"];
+            let wanted = names.map(|name| (name.to_owned(), json!(if name == "postgres" { 1 } else { running })));
+            same("pods asked for", &asked(ctx, namespace)?, &wanted.into())
+        })?;
+        eventually(LIMIT, || {
+            let ready = condition(&ctx.get(&["tenant", name])?, "Ready").clone();
+            let named = text(&ready["message"]).contains("Service tenant-unanswered/redis");
+            ensure(ready["reason"] == "Retrying" && named, || format!("no word of what is tried again: {ready}"))
+        })?;
+    }
+    ctx.kubectl(&["delete", kind, "away"])?;
+    eventually(LIMIT, || ctx.kubectl(&make).map(drop))?;
+    ctx.kubectl(&["annotate", "tenant", name, "look=again"])?;
+    await_reason_within(ctx, LIMIT, &["tenant", name], "Ready", "True", "Ready").map(drop)
 }
 
 /// The rule that keeps fleets from ending, and an attempt at it.
@@ -175,7 +218,7 @@ fn nothing_starts_without(ctx: &Ctx, rule: Value, make: &[&str], what: &str) -> 
         let waits = await_reason_within(ctx, LIMIT, &own, "Ready", "False", "Waiting")?;
         ensure(waits.contains("NetworkPolicy"), || waits)?;
     }
-    same("workloads", &asked(ctx)?, &BTreeMap::new())?;
+    same("workloads", &asked(ctx, NAMESPACE)?, &BTreeMap::new())?;
     permit(ctx, "frozen-beginning", make)?;
     ctx.kubectl(&["annotate", "--overwrite", "tenant", NAME, "look=at-last"])?;
     await_reason_within(ctx, LIMIT, &["tenant", NAME], "Ready", "True", "Ready").map(drop)
