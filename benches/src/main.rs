@@ -55,7 +55,11 @@ fn run(arguments: &Arguments, size: Size, names: &[&str]) -> Result<ExitCode> {
     let mut report =
         Report { size: size.name.to_owned(), began: began.to_string(), machine: Machine::here(), rows: Vec::new() };
     let mut failed = 0;
-    for Measurement { name, about, run } in ALL.iter().filter(|one| names.is_empty() || names.contains(&one.name)) {
+    let wanted = |one: &&Measurement| match names {
+        [] => one.quick || size.name != QUICK.name,
+        names => names.contains(&one.name),
+    };
+    for Measurement { name, about, run, .. } in ALL.iter().filter(wanted) {
         bench.progress.say(format_args!("{name}: {about}"));
         let began = Instant::now();
         // What was measured before is told all the same.

@@ -268,7 +268,10 @@ impl Gateway {
         });
         let done = !missed || self.ask(name, Ask::Follow(login)).await.is_ok();
         if !done {
-            tracing::warn!(tenant = name, "a login that came right after a sleep request could not be written; trying again");
+            tracing::warn!(
+                tenant = name,
+                "a login that came right after a sleep request could not be written; trying again"
+            );
         }
         done
     }

@@ -12,14 +12,16 @@ use crate::audit::{Tail, agent};
 use crate::bench::Bench;
 use crate::memory::{cpu_ms, rss};
 use crate::report::{Goal, Row};
-use crate::stats::slope;
+use crate::stats::{median, slope};
 use crate::tenants::{Tenant, alike};
 use crate::world::{LONG, QUIET, World};
 
 const NAME: &str = "cost";
 const KIB_PER_MIB: f64 = 1024.0;
-/// Tenants whose processor time is measured at each size; quickly enough that nobody's ten minutes are over.
-const SAMPLE: usize = 250;
+/// Tenants whose processor time is one sample; made quickly enough that nobody's ten minutes are over.
+const SAMPLE: usize = 125;
+/// So many samples are taken at each size.
+const SAMPLES: usize = 2;
 /// The longest that one tenant may take; the API server of two processors takes half of it.
 const EACH: Duration = Duration::from_secs(1);
 
@@ -28,27 +30,34 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     bench.forget_fleet();
     let mut world = World::start(&bench.binary, &bench.progress)?;
     let sizes = bench.size.curve;
-    let [least, .., most] = sizes;
+    let (least, most) = (sizes[0], sizes[sizes.len() - 1]);
     let all = alike("c", "free", most);
     let (mut made, mut costs, mut fresh) = (0, Vec::new(), Vec::new());
-    for size in sizes {
-        // Those before the sample are not counted: while they are made, settled tenants are looked at once in ten minutes,
-        // which is a cost of time and not of a tenant. The operator that makes the sample has just been started.
-        let sampled = size.saturating_sub(SAMPLE).max(made);
-        make(&mut world, &all[made..sampled])?;
-        let (cost, grown) = make(&mut world, &all[sampled..size])?;
+    for &size in sizes {
+        // Those before the samples are not counted: while they are made, settled tenants are looked at once in ten minutes,
+        // which is a cost of time and not of a tenant. The operator that makes a sample has just been started.
+        let part = SAMPLE.min((size - made) / SAMPLES);
+        let before = size - SAMPLES * part;
+        make(&mut world, &all[made..before])?;
+        let (mut samples, mut grown) = (Vec::new(), 0.0);
+        for sample in all[before..size].chunks(part) {
+            let (cost, peak) = make(&mut world, sample)?;
+            samples.push(cost);
+            grown = peak;
+        }
         world.start_operator(&[])?;
         world.await_settled()?;
         let settled = rss(world.operator()?)?;
         world.stop_operator()?;
         fresh.push(settled);
-        let (before, part) = (sampled, size - sampled);
-        bench.progress.say(format_args!("cost: {cost:.1} ms of CPU for each of {part} tenants beside {before}"));
-        costs.push(cost);
+        bench
+            .progress
+            .say(format_args!("cost: {samples:.1?} ms of CPU for each of {part} tenants beside {before} and more"));
+        costs.push(median(&samples));
         made = size;
         // At once: the last size takes longer than all else, and may fail.
         bench.rows.extend([
-            Row::one(NAME, format!("processor time of each of {part} tenants beside {before}"), cost, "ms"),
+            Row::of(NAME, format!("processor time of each of {part} tenants beside {before} and more"), &samples, "ms"),
             Row::one(NAME, format!("operator that made the last of {size}, peak"), grown, "MiB"),
             Row::one(NAME, format!("operator started beside {size}, settled"), settled.now, "MiB"),
             Row::one(NAME, format!("operator started beside {size}, peak"), settled.peak, "MiB"),

@@ -191,9 +191,9 @@ async fn round(
     records.retain(|record| trial::is_about(&record.request, workflow, subject));
     found.extend(oracle::requests(&records, workflow));
     // Whoever is suspended afterwards has bots that stop.
-    let bots = if leaders.then.is_some() { Workflow { bots: workflow::Bots::Any, ..*workflow } } else { *workflow };
-    found.extend(oracle::bots(&rig.observer.seen(&namespace), seen, &bots));
-    found.extend(oracle::data_lost(&before, &oracle::data(&objects)));
+    let bots = if leaders.then.is_some() { Workflow { pods: workflow::Pods::Any, ..*workflow } } else { *workflow };
+    found.extend(oracle::pods(&rig.observer.seen(&namespace), seen, &bots));
+    found.extend(oracle::data_lost(&before, &oracle::data(&objects), workflow));
     Ok(Some(found))
 }
 

@@ -25,6 +25,8 @@ const CHUNK: usize = 24;
 const HAND: usize = 4;
 /// With so many subjects at once. Most of the time is spent on waiting for what is tried again after a minute.
 const TABLE: usize = 64;
+/// With so many where the writes are Events.
+const TABLE_OF_EVENTS: usize = 12;
 /// What was not met among others is tried once more by itself.
 const ROUNDS: usize = 2;
 /// How long they may take to be where the workflow begins.
@@ -80,6 +82,11 @@ impl Case {
         let parts = met.chain(self.throughout.map(|(name, _)| name.to_owned()));
         let parts = parts.chain(self.refused.as_ref().map(|request| format!("{request}: refused for good")));
         parts.collect::<Vec<_>>().join(", then ")
+    }
+
+    /// Whether it is about an Event.
+    fn is_of_an_event(&self) -> bool {
+        self.met.iter().any(|(boundary, _)| boundary.request.resource == "events")
     }
 
     /// The plan of each process.
@@ -215,70 +222,82 @@ impl Lane {
         Ok(trying)
     }
 
-    /// Runs cases that leave the process alive, many subjects at once, and [`HAND`] cases with each. What was not met is dealt once
-    /// more, one case to each. Returns how long they took.
+    /// Runs cases that leave the process alive, many subjects at once. What was not met is dealt once more, one case to each. Returns
+    /// how long they took.
     async fn together(
         &mut self,
         workflow: &Workflow,
-        mut cases: Vec<Case>,
+        cases: Vec<Case>,
         expected: &Course,
         settings: &Settings,
         (row, violations): (&mut Row, &mut Vec<Violation>),
     ) -> Result<Duration> {
         let mut random = fastrand::Rng::with_seed(settings.seed ^ hash(&[workflow.name, "together"]));
-        let (mut trying, in_all) = (Duration::ZERO, cases.len());
-        for round in 0..ROUNDS {
-            random.shuffle(&mut cases);
-            let mut unmet = Vec::new();
-            let hand = if round == 0 { HAND } else { 1 };
-            for hands in deal(cases, hand).chunks(TABLE) {
-                let dealt = hands.iter().map(Vec::len).sum::<usize>();
-                if settings.is_over() {
-                    if round == 0 {
-                        row.left_out += dealt;
-                    } else {
-                        unmet.extend(hands.iter().flatten().cloned());
+        let (began, in_all) = (Instant::now(), cases.len());
+        let (told, others): (Vec<Case>, Vec<Case>) = cases.into_iter().partition(Case::is_of_an_event);
+        // Events are sent one after the other.
+        for (mut cases, table) in [(others, TABLE), (told, TABLE_OF_EVENTS)] {
+            for round in 0..ROUNDS {
+                random.shuffle(&mut cases);
+                let hand = if round == 0 { HAND } else { 1 };
+                let mut unmet = Vec::new();
+                for hands in deal(std::mem::take(&mut cases), hand).chunks(table) {
+                    if settings.is_over() {
+                        let left = hands.iter().flatten().cloned();
+                        if round == 0 {
+                            row.left_out += left.count();
+                        } else {
+                            unmet.extend(left);
+                        }
+                        continue;
                     }
-                    continue;
+                    unmet.extend(self.sitting(workflow, hands, expected, violations).await?);
+                    let (name, left) = (workflow.name, unmet.len());
+                    eprintln!("{name}: {left} of {in_all} cases not met so far, {} violations", violations.len());
                 }
-                let subjects = self.prepare(workflow, hands.len()).await?;
-                let began = Instant::now();
-                let rules = |(subject, hand): (&String, &Vec<Case>)| {
-                    let met = hand.iter().flat_map(|case| &case.met);
-                    (
-                        subject.clone(),
-                        met.map(|(boundary, fault)| boundary.rule(subject, fault.action.clone())).collect(),
-                    )
-                };
-                let runs: Vec<_> = subjects.iter().zip(hands).map(rules).collect();
-                let (tried, ended) = trial::run_together(&mut self.rig, workflow, &runs, expected).await?;
-                trying += began.elapsed();
-                if let Some(code) = ended {
-                    let what = format!("the operator ended by itself with {code}");
-                    tell(workflow, "one of all cases", "all", vec![what], violations);
-                }
-                for ((outcome, met), (hand, subject)) in tried.into_iter().zip(hands.iter().zip(&subjects)) {
-                    let (met, missed): (Vec<_>, Vec<_>) = hand.iter().zip(met).partition(|(_, met)| *met);
-                    let names: Vec<String> = met.iter().map(|(case, _)| case.name()).collect();
-                    for line in outcome.writes.iter().filter(|_| !outcome.violations.is_empty()) {
-                        eprintln!("  {line}");
-                    }
-                    tell(workflow, &names.join(" and "), subject, outcome.violations, violations);
-                    unmet.extend(missed.into_iter().map(|(case, _)| case.clone()));
-                }
-                self.clean(workflow, &subjects).await;
-                let (name, left) = (workflow.name, unmet.len());
-                eprintln!("{name}: {dealt} of {in_all} cases, {left} not met so far, {} violations", violations.len());
+                cases = unmet;
             }
-            cases = unmet;
+            row.unmet.extend(cases.iter().map(Case::name));
         }
         row.trials = in_all - row.left_out;
-        row.met = row.trials - cases.len();
-        row.unmet = cases.iter().map(Case::name).collect();
+        row.met = row.trials - row.unmet.len();
         for name in &row.unmet {
             eprintln!("{}: not met: {name}", workflow.name);
         }
-        Ok(trying)
+        Ok(began.elapsed())
+    }
+
+    /// Lets each of as many subjects as there are hands meet the cases of one. Returns those that were not met.
+    async fn sitting(
+        &mut self,
+        workflow: &Workflow,
+        hands: &[Vec<Case>],
+        expected: &Course,
+        violations: &mut Vec<Violation>,
+    ) -> Result<Vec<Case>> {
+        let subjects = self.prepare(workflow, hands.len()).await?;
+        let rules = |(subject, hand): (&String, &Vec<Case>)| {
+            let met = hand.iter().flat_map(|case| &case.met);
+            (subject.clone(), met.map(|(boundary, fault)| boundary.rule(subject, fault.action.clone())).collect())
+        };
+        let runs: Vec<_> = subjects.iter().zip(hands).map(rules).collect();
+        let (tried, ended) = trial::run_together(&mut self.rig, workflow, &runs, expected).await?;
+        if let Some(code) = ended {
+            let what = format!("the operator ended by itself with {code}");
+            tell(workflow, "one of all cases", "all", vec![what], violations);
+        }
+        let mut unmet = Vec::new();
+        for ((outcome, met), (hand, subject)) in tried.into_iter().zip(hands.iter().zip(&subjects)) {
+            let (met, missed): (Vec<_>, Vec<_>) = hand.iter().zip(met).partition(|(_, met)| *met);
+            let names: Vec<String> = met.iter().map(|(case, _)| case.name()).collect();
+            for line in outcome.writes.iter().filter(|_| !outcome.violations.is_empty()) {
+                eprintln!("  {line}");
+            }
+            tell(workflow, &names.join(" and "), subject, outcome.violations, violations);
+            unmet.extend(missed.into_iter().map(|(case, _)| case.clone()));
+        }
+        self.clean(workflow, &subjects).await;
+        Ok(unmet)
     }
 
     /// A workflow that could not be run to its end is none without violations.
@@ -462,10 +481,10 @@ fn cases(
     let (together, faults) = (faults.together, &faults.at_writes);
     if !together && matches!(workflow.name, "create" | "wake") && !boundaries.is_empty() && !faults.is_empty() {
         for _ in 0..settings.pairs {
-            // The second is met only if the first process has not come so far.
-            let first = random.usize(..boundaries.len());
-            let second = random.usize(..boundaries.len());
-            let at = |index: usize, fault: usize| (boundaries[index].clone(), faults[fault].clone());
+            // In the order of the run: the second is met only if the first process has not come so far.
+            let first = random.usize(..course.boundaries.len());
+            let second = random.usize(first..course.boundaries.len());
+            let at = |index: usize, fault: usize| (course.boundaries[index].clone(), faults[fault].clone());
             let met = vec![at(first, random.usize(..faults.len())), at(second, random.usize(..faults.len()))];
             cases.push(Case { met, ..Case::default() });
         }

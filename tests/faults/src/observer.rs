@@ -1,4 +1,4 @@
-//! Pods and StatefulSets at every moment, as a watch past the proxy tells them.
+//! Pods and workloads at every moment, as a watch past the proxy tells them.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,7 +16,7 @@ use crate::watches::Lines;
 pub struct Seen {
     /// `ADDED`, `MODIFIED` or `DELETED`.
     pub change: String,
-    /// `Pod` or `StatefulSet`.
+    /// `Pod`, `StatefulSet` or `Deployment`.
     pub kind: String,
     /// Name.
     pub name: String,
@@ -26,7 +26,7 @@ pub struct Seen {
     pub component: String,
     /// Fleet and ordinal of a bot.
     pub bot: Option<(String, String)>,
-    /// Wanted replicas of a StatefulSet.
+    /// Wanted replicas of a workload.
     pub replicas: i64,
     /// Whether the pod has ended.
     pub ended: bool,
@@ -47,7 +47,7 @@ impl Observer {
     /// Starts watching.
     pub fn start(api: &Api) -> Self {
         let history = History::default();
-        let paths = ["/api/v1/pods", "/apis/apps/v1/statefulsets"];
+        let paths = ["/api/v1/pods", "/apis/apps/v1/statefulsets", "/apis/apps/v1/deployments"];
         let watching = paths.map(|path| tokio::spawn(watch(api.clone(), path, history.clone())));
         Self { history, watching: watching.into() }
     }
@@ -141,15 +141,12 @@ pub fn doubled(history: &[Seen]) -> Vec<String> {
     found
 }
 
-/// Changes of how many bots a StatefulSet is to have: its name, before and after.
+/// Changes of how many pods a workload is to have: its name, before and after.
 pub fn scalings(history: &[Seen], from: usize) -> Vec<(String, i64, i64)> {
     let mut now: BTreeMap<&str, (i64, &str)> = BTreeMap::new();
     let mut found = Vec::new();
     for (at, seen) in history.iter().enumerate() {
-        if seen.kind != "StatefulSet" || seen.component != "bot" {
-            continue;
-        }
-        if seen.change == "DELETED" {
+        if seen.kind == "Pod" || seen.change == "DELETED" {
             continue;
         }
         // One that is made anew around its pods goes on where the old one was.

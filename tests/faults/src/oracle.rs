@@ -9,7 +9,7 @@ use crate::canonical::SUBJECT;
 use crate::observer::{self, Seen};
 use crate::record::Record;
 use crate::request::text;
-use crate::workflow::{Bots, Workflow};
+use crate::workflow::{Pods, Workflow};
 
 /// How often each object was made or ended, by what it is, the subject's name apart.
 pub type Counts = BTreeMap<String, usize>;
@@ -123,7 +123,10 @@ pub fn requests(records: &[Record], workflow: &Workflow) -> Vec<String> {
             let enough = request.resource == "pods" && grace.as_i64().is_some_and(|grace| grace >= least);
             claim(grace.is_null() || enough, "deletes with a grace of its own");
             claim(request.resource != "secrets", "deletes a Secret");
-            claim(request.resource != "persistentvolumeclaims" || workflow.drops_data(), "deletes a volume");
+            claim(
+                request.resource != "persistentvolumeclaims" || workflow.drops_volume(&request.name),
+                "deletes a volume",
+            );
             claim(request.resource != "namespaces" || workflow.drops_data(), "deletes a namespace");
         }
         if request.resource == "secrets" && request.is_write() {
@@ -148,21 +151,25 @@ fn writes_spec(body: &Value) -> bool {
     }
 }
 
-/// What nobody may have seen of bots from that moment on.
-pub fn bots(history: &[Seen], from: usize, workflow: &Workflow) -> Vec<String> {
+/// What nobody may have seen of pods from that moment on: two of one bot; on the way down a workload that goes up; on the way up, when
+/// somebody has logged in since, one that goes down.
+pub fn pods(history: &[Seen], from: usize, workflow: &Workflow) -> Vec<String> {
     let mut found = observer::doubled(history);
     for (name, before, after) in observer::scalings(history, from) {
-        let wrong = match workflow.bots {
-            Bots::Stop => after > before,
-            Bots::Start => after < before,
-            Bots::Any => false,
+        let wrong = match workflow.pods {
+            Pods::Stop => after > before,
+            Pods::Start => after < before,
+            Pods::Any => false,
         };
         if wrong {
-            found.push(format!("{name} went from {before} to {after} bots"));
+            found.push(format!("{name} went from {before} to {after} pods"));
         }
     }
     found
 }
+
+/// What the name of a volume follows in [`data`].
+const VOLUME: &str = "PersistentVolumeClaim ";
 
 /// uid of each volume and Secret, and the version of each Secret.
 pub fn data(objects: &[Value]) -> BTreeMap<String, String> {
@@ -178,9 +185,15 @@ pub fn data(objects: &[Value]) -> BTreeMap<String, String> {
     .collect()
 }
 
-/// Data that is not what it was.
-pub fn data_lost(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>) -> Vec<String> {
-    let lost = before.iter().filter(|(name, version)| after.get(*name) != Some(version));
+/// Data that is not what it was, unless it may go.
+pub fn data_lost(
+    before: &BTreeMap<String, String>,
+    after: &BTreeMap<String, String>,
+    workflow: &Workflow,
+) -> Vec<String> {
+    let may_go =
+        |name: &str| workflow.drops_data() || name.strip_prefix(VOLUME).is_some_and(|name| workflow.drops_volume(name));
+    let lost = before.iter().filter(|(name, version)| after.get(*name) != Some(version) && !may_go(name));
     lost.map(|(name, version)| format!("{name} was {version}, is {:?}", after.get(name))).collect()
 }
 
@@ -271,7 +284,16 @@ mod tests {
         let secret = |version: &str| {
             vec![json!({"kind": "Secret", "metadata": {"name": "s", "uid": "u", "resourceVersion": version}})]
         };
-        assert_eq!(data_lost(&data(&secret("1")), &data(&secret("2"))).len(), 1);
-        assert!(data_lost(&data(&secret("1")), &data(&secret("1"))).is_empty());
+        let lost = |before: &[Value], after: &[Value], of: &str| {
+            let workflow = workflow::ALL.iter().find(|workflow| workflow.name == of).expect("a workflow");
+            data_lost(&data(before), &data(after), workflow).len()
+        };
+        assert_eq!(lost(&secret("1"), &secret("2"), "sleep"), 1);
+        assert_eq!(lost(&secret("1"), &secret("1"), "sleep"), 0);
+        let volume =
+            |name: &str| vec![json!({"kind": "PersistentVolumeClaim", "metadata": {"name": name, "uid": "u"}})];
+        let (own, other) = (volume("data-bots-own-0"), volume("data-bots-makers-0"));
+        assert_eq!((lost(&own, &[], "end-fleet"), lost(&own, &[], "end-fleet-data")), (1, 0));
+        assert_eq!((lost(&other, &[], "end-fleet-data"), lost(&other, &[], "delete-data")), (1, 0));
     }
 }

@@ -13,7 +13,7 @@ use crate::plan::{Action, Match, Plan, Rule};
 use crate::request::{Request, text};
 use crate::rig::Rig;
 use crate::trial::{self, Course};
-use crate::workflow::{self, Bots, Workflow};
+use crate::workflow::{self, Pods, Workflow};
 
 /// Bots are where they are to be by then, and what is refused is told.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -81,10 +81,10 @@ fn right(workflow: &Workflow, refused: &Request, before: &Objects, wanted: &Obje
     let count = |of: &BTreeMap<String, usize>, fleet: &String| of.get(fleet).copied().unwrap_or_default();
     before.keys().chain(wanted.keys()).chain(found.keys()).all(|fleet| {
         let (old, new, now) = (count(&before, fleet), count(&wanted, fleet), count(&found, fleet));
-        match workflow.bots {
-            Bots::Stop => now == new || status && now == old,
-            Bots::Start if starting && need == Need::Never => now == old,
-            Bots::Start | Bots::Any => now == new || need != Need::Nothing && now == old,
+        match workflow.pods {
+            Pods::Stop => now == new || status && now == old,
+            Pods::Start if starting && need == Need::Never => now == old,
+            Pods::Start | Pods::Any => now == new || need != Need::Nothing && now == old,
         }
     })
 }
@@ -175,10 +175,8 @@ pub async fn run(
     let mut records = rig.proxy.since(number);
     records.retain(|record| trial::is_about(&record.request, workflow, subject));
     wrong.extend(oracle::requests(&records, workflow));
-    wrong.extend(oracle::bots(&rig.observer.seen(&namespace), seen, workflow));
-    if !workflow.drops_data() {
-        wrong.extend(oracle::data_lost(&oracle::data(&before), &oracle::data(&found)));
-    }
+    wrong.extend(oracle::pods(&rig.observer.seen(&namespace), seen, workflow));
+    wrong.extend(oracle::data_lost(&oracle::data(&before), &oracle::data(&found), workflow));
     Ok((wrong, tries > 0))
 }
 

@@ -34,6 +34,8 @@ pub struct Rig {
     pub program: Program,
     /// The component that is killed when a rule of the plan is met.
     pub doomed: Option<&'static str>,
+    /// When the component that was killed last was started again.
+    pub healed: Option<Instant>,
     /// Reminds kwok of what it failed to do, since something that it stands on was killed.
     pub kwok: Option<Reminder>,
     /// What programs tell of themselves.
@@ -73,7 +75,8 @@ impl Rig {
         let operator = program.clone().start().map_err(Error::msg)?;
         let observer = Observer::start(&api);
         let probes = Probes::new(proxy::client(&authority)?);
-        let rig = Self { operator, proxy, api, observer, program, doomed: None, kwok: None, probes, cluster };
+        let rig =
+            Self { operator, proxy, api, observer, program, doomed: None, healed: None, kwok: None, probes, cluster };
         rig.await_ready().await?;
         rig.cluster.kubectl(["apply", "-f", &root.join("examples/pools.yaml").display().to_string()])?;
         Ok(rig)
@@ -133,6 +136,7 @@ impl Rig {
         self.cluster.kill_component(component)?;
         tokio::time::sleep(AWAY).await;
         self.cluster.restart_component(component)?;
+        self.healed = Some(Instant::now());
         self.kwok = Some(Reminder::default());
         Ok(())
     }

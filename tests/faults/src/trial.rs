@@ -24,6 +24,8 @@ const QUIET_UNDISTURBED: Duration = Duration::from_secs(6);
 const SETTLED: Duration = Duration::from_secs(25);
 /// A run that has not arrived by then does not arrive.
 const LIMIT: Duration = Duration::from_secs(120);
+/// Nor may one be on its way for so long after what it stands on was started again.
+const HEALED: Duration = Duration::from_secs(60);
 /// So much more for each further error that it meets: what is refused is tried again after a minute.
 const LIMIT_MORE: Duration = Duration::from_secs(80);
 
@@ -102,7 +104,7 @@ pub async fn run(
     let lateness = plans.iter().map(|plan| Duration::from_millis(plan.view.millis)).max().unwrap_or_default();
     rig.proxy.remember(&rig.api.version().await?);
 
-    let way = Way { workflow, subject, expected, number: start.number, lateness, limit: LIMIT };
+    let way = Way { workflow, subject, expected, number: start.number, lateness, limit: LIMIT, among: false };
     let unlogged = rig.doomed.is_some();
     let mut plans = plans.into_iter();
     rig.proxy.set(plans.next().unwrap_or_default());
@@ -111,6 +113,10 @@ pub async fn run(
     workflow.step.ask(&rig.api, subject).await?;
     let found = Box::pin(arrive(rig, &way, &mut plans, &mut outcome)).await?;
     outcome.took = began.elapsed();
+    let healed = rig.healed.take().map(|healed| healed.elapsed().saturating_sub(way.quiet()));
+    if let Some(took) = healed.filter(|took| *took > HEALED) {
+        outcome.violations.push(format!("has arrived {took:?} after what was killed was started again"));
+    }
     outcome.met += rig.proxy.met();
     rig.proxy.set(Plan::default());
     let events = start.events(rig).await?;
@@ -206,10 +212,8 @@ impl Start {
         };
         let violations = &mut outcome.violations;
         violations.extend(oracle::requests(&records, workflow));
-        violations.extend(oracle::bots(&rig.observer.seen(&workflow::namespace(subject)), *seen, workflow));
-        if !workflow.drops_data() {
-            violations.extend(oracle::data_lost(before, &oracle::data(&found)));
-        }
+        violations.extend(oracle::pods(&rig.observer.seen(&workflow::namespace(subject)), *seen, workflow));
+        violations.extend(oracle::data_lost(before, &oracle::data(&found), workflow));
         if let Some(expected) = expected {
             if unlogged {
                 oracle::complete(&mut course.creations, &expected.creations);
@@ -235,6 +239,8 @@ struct Way<'a> {
     lateness: Duration,
     /// A run that has not arrived by then does not arrive.
     limit: Duration,
+    /// Whether there are others beside it. Events are sent one after the other, so its own may wait for theirs.
+    among: bool,
 }
 
 impl<'a> Way<'a> {
@@ -247,7 +253,7 @@ impl<'a> Way<'a> {
     ) -> Self {
         let more = u32::try_from(rules.len().saturating_sub(1)).unwrap_or(u32::MAX);
         let limit = LIMIT + LIMIT_MORE.saturating_mul(more);
-        Self { workflow, subject, expected: Some(expected), number, lateness: Duration::ZERO, limit }
+        Self { workflow, subject, expected: Some(expected), number, lateness: Duration::ZERO, limit, among: true }
     }
 
     /// For so long nothing is written before it counts as done.
@@ -266,7 +272,8 @@ impl<'a> Way<'a> {
     ) -> Result<Option<Vec<Value>>> {
         let Self { workflow, subject, expected, number, .. } = *self;
         let late = began.elapsed() > self.limit;
-        let about = |request: &Request| is_about(request, workflow, subject);
+        let about =
+            |request: &Request| is_about(request, workflow, subject) || self.among && request.resource == "events";
         let quiet = rig.proxy.quiet(number, about).unwrap_or_default();
         if quiet < self.quiet() && !late {
             return Ok(None);

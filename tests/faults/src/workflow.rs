@@ -8,6 +8,7 @@ use crate::api::Api;
 use crate::request::text;
 
 const TENANTS: &str = "/apis/torpor.dev/v1alpha1/tenants";
+const FLEETS: &str = "/apis/torpor.dev/v1alpha1";
 const POOLS: &str = "/apis/torpor.dev/v1alpha1/workerpools";
 /// Finds the nodes of a pool that is made for a run.
 const NODE_LABEL: &str = "chaos.torpor.dev/nodes";
@@ -36,6 +37,14 @@ pub enum Step {
     Wake,
     /// Suspended, or no more.
     Suspend(bool),
+    /// The dashboard gets a host, or loses it.
+    Host(bool),
+    /// The user makes a fleet of their own, with credentials, whose configuration stands in a ConfigMap.
+    CreateFleet,
+    /// That ConfigMap changes: the fleet's bot restarts.
+    ChangeReference,
+    /// The user deletes that fleet.
+    DeleteFleet,
     /// The Tenant is deleted.
     Delete,
     /// A WorkerPool and two nodes for it come.
@@ -57,15 +66,19 @@ pub enum Goal {
     Gone,
     /// The Tenant and its namespace have gone.
     NamespaceGone,
+    /// The Tenant is, and so is the user's own fleet.
+    FleetReady,
+    /// The user's own fleet has gone, and the Tenant is Ready.
+    FleetGone,
     /// The WorkerPool is Ready.
     PoolReady,
     /// The WorkerPool has gone.
     PoolGone,
 }
 
-/// Which way the number of bots may go meanwhile.
+/// Which way the number of pods of each workload may go meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bots {
+pub enum Pods {
     /// Never up.
     Stop,
     /// Never down.
@@ -85,8 +98,8 @@ pub struct Workflow {
     pub step: Step,
     /// Its goal.
     pub goal: Goal,
-    /// What may become of the bots.
-    pub bots: Bots,
+    /// What may become of the pods of its workloads.
+    pub pods: Pods,
 }
 
 /// A tenant is made.
@@ -99,43 +112,52 @@ pub const WOKEN: (Step, Goal) = (Step::Wake, Goal::Ready);
 const BOTS_STOPPED: (Step, Goal) = (Step::Decide("BotsStopped"), Goal::Asleep("BotsStopped"));
 const SERVICES_STOPPED: (Step, Goal) = (Step::Decide("ServicesStopped"), Goal::Asleep("ServicesStopped"));
 const SUSPENDED: (Step, Goal) = (Step::Suspend(true), Goal::Asleep("DatabaseOnly"));
+const HOSTED: (Step, Goal) = (Step::Host(true), Goal::Ready);
+const OWN_FLEET: (Step, Goal) = (Step::CreateFleet, Goal::FleetReady);
+const FLEET_DELETED: (Step, Goal) = (Step::DeleteFleet, Goal::FleetGone);
 const POOL: (Step, Goal) = (Step::CreatePool, Goal::PoolReady);
 
 const fn workflow(
     name: &'static str,
     before: &'static [(Step, Goal)],
     (step, goal): (Step, Goal),
-    bots: Bots,
+    pods: Pods,
 ) -> Workflow {
-    Workflow { name, before, step, goal, bots }
+    Workflow { name, before, step, goal, pods }
 }
 
 /// Every workflow of the operator.
-pub const ALL: [Workflow; 19] = [
-    workflow("create", &[], MADE, Bots::Start),
-    workflow("change-spec", &[MADE], (Step::ChangeSpec, Goal::Ready), Bots::Any),
-    workflow("change-fleets", &[MADE], (Step::ChangeFleets, Goal::Ready), Bots::Any),
-    workflow("change-tier", &[MADE], (Step::ChangeTier, Goal::Ready), Bots::Any),
-    workflow("grow-volumes", &[MADE], (Step::GrowVolumes, Goal::Ready), Bots::Start),
-    workflow("sleep", &[MADE], ASLEEP, Bots::Stop),
-    workflow("stop-bots", &[MADE], BOTS_STOPPED, Bots::Stop),
-    workflow("stop-services", &[MADE, BOTS_STOPPED], SERVICES_STOPPED, Bots::Stop),
+pub const ALL: [Workflow; 25] = [
+    workflow("create", &[], MADE, Pods::Start),
+    workflow("change-spec", &[MADE], (Step::ChangeSpec, Goal::Ready), Pods::Any),
+    workflow("change-fleets", &[MADE], (Step::ChangeFleets, Goal::Ready), Pods::Any),
+    workflow("change-tier", &[MADE], (Step::ChangeTier, Goal::Ready), Pods::Any),
+    workflow("grow-volumes", &[MADE], (Step::GrowVolumes, Goal::Ready), Pods::Start),
+    workflow("sleep", &[MADE], ASLEEP, Pods::Stop),
+    workflow("stop-bots", &[MADE], BOTS_STOPPED, Pods::Stop),
+    workflow("stop-services", &[MADE, BOTS_STOPPED], SERVICES_STOPPED, Pods::Stop),
     workflow(
         "database-only",
         &[MADE, SERVICES_STOPPED],
         (Step::Decide("DatabaseOnly"), Goal::Asleep("DatabaseOnly")),
-        Bots::Stop,
+        Pods::Stop,
     ),
-    workflow("wake", &[MADE, ASLEEP], WOKEN, Bots::Start),
-    workflow("suspend", &[MADE], SUSPENDED, Bots::Stop),
-    workflow("resume", &[MADE, SUSPENDED], (Step::Suspend(false), Goal::Ready), Bots::Start),
-    workflow("delete-retain", &[MADE], (Step::Delete, Goal::Gone), Bots::Stop),
-    workflow("delete-asleep", &[MADE, ASLEEP], (Step::Delete, Goal::Gone), Bots::Stop),
-    workflow("delete-data", &[MADE_TO_DELETE], (Step::Delete, Goal::NamespaceGone), Bots::Stop),
-    workflow("adopt", &[MADE, (Step::Delete, Goal::Gone)], MADE, Bots::Start),
-    workflow("create-pool", &[], POOL, Bots::Any),
-    workflow("change-pool", &[POOL], (Step::ChangePool, Goal::PoolReady), Bots::Any),
-    workflow("delete-pool", &[POOL], (Step::DeletePool, Goal::PoolGone), Bots::Any),
+    workflow("wake", &[MADE, ASLEEP], WOKEN, Pods::Start),
+    workflow("suspend", &[MADE], SUSPENDED, Pods::Stop),
+    workflow("resume", &[MADE, SUSPENDED], (Step::Suspend(false), Goal::Ready), Pods::Start),
+    workflow("delete-retain", &[MADE], (Step::Delete, Goal::Gone), Pods::Stop),
+    workflow("delete-asleep", &[MADE, ASLEEP], (Step::Delete, Goal::Gone), Pods::Stop),
+    workflow("delete-data", &[MADE_TO_DELETE], (Step::Delete, Goal::NamespaceGone), Pods::Stop),
+    workflow("adopt", &[MADE, (Step::Delete, Goal::Gone)], MADE, Pods::Start),
+    workflow("add-host", &[MADE], HOSTED, Pods::Start),
+    workflow("drop-host", &[MADE, HOSTED], (Step::Host(false), Goal::Ready), Pods::Start),
+    workflow("own-fleet", &[MADE], OWN_FLEET, Pods::Start),
+    workflow("change-reference", &[MADE, OWN_FLEET], (Step::ChangeReference, Goal::FleetReady), Pods::Start),
+    workflow("end-fleet", &[MADE, OWN_FLEET], FLEET_DELETED, Pods::Stop),
+    workflow("end-fleet-data", &[MADE_TO_DELETE, OWN_FLEET], FLEET_DELETED, Pods::Stop),
+    workflow("create-pool", &[], POOL, Pods::Any),
+    workflow("change-pool", &[POOL], (Step::ChangePool, Goal::PoolReady), Pods::Any),
+    workflow("delete-pool", &[POOL], (Step::DeletePool, Goal::PoolGone), Pods::Any),
 ];
 
 impl Workflow {
@@ -147,6 +169,12 @@ impl Workflow {
     /// Whether volumes and Secret may go.
     pub fn drops_data(&self) -> bool {
         self.goal == Goal::NamespaceGone
+    }
+
+    /// Whether this volume may go.
+    pub fn drops_volume(&self, name: &str) -> bool {
+        let of_own_fleet = self.goal == Goal::FleetGone && self.before.contains(&MADE_TO_DELETE);
+        self.drops_data() || of_own_fleet && name.starts_with("data-bots-own-")
     }
 }
 
@@ -173,6 +201,38 @@ fn tenant(subject: &str, delete_data: bool) -> Value {
     let policy = if delete_data { "Delete" } else { "Retain" };
     let spec = json!({"tier": "basic", "deletionPolicy": policy, "fleets": [fleet("makers", 2, "a.py", "500Mi")]});
     json!({"apiVersion": "torpor.dev/v1alpha1", "kind": "Tenant", "metadata": {"name": subject}, "spec": spec})
+}
+
+/// Where the user's own fleet lies, and the collection of its kind.
+fn own(subject: &str, collection: &str) -> String {
+    format!(
+        "{}/namespaces/{}/{collection}",
+        if collection == "botfleets" { FLEETS } else { "/api/v1" },
+        namespace(subject)
+    )
+}
+
+/// What the user's own fleet is made of: its credentials, its configuration, and itself.
+fn own_fleet() -> [(&'static str, Value); 3] {
+    let metadata = |name: &str| json!({"name": name});
+    let keys = json!({"HBOT_PASSWORD": "change-me"});
+    let reference = json!({"kind": "script", "configMapRef": {"name": "own", "key": "own.yml"}});
+    let spec = json!({"replicas": 1, "credentialsSecret": "keys", "strategy": reference, "storage": "500Mi"});
+    [
+        ("secrets", json!({"apiVersion": "v1", "kind": "Secret", "metadata": metadata("keys"), "stringData": keys})),
+        (
+            "configmaps",
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata("own"), "data": own_text("a.py")}),
+        ),
+        (
+            "botfleets",
+            json!({"apiVersion": "torpor.dev/v1alpha1", "kind": "BotFleet", "metadata": metadata("own"), "spec": spec}),
+        ),
+    ]
+}
+
+fn own_text(file: &str) -> Value {
+    json!({"own.yml": format!("script_file_name: {file}\n")})
 }
 
 fn node(subject: &str, set: &str) -> Value {
@@ -218,6 +278,21 @@ impl Step {
                 api.patch(&format!("{path}/status"), &json!({"status": {"hibernation": {"decision": decision}}})).await
             }
             Self::Suspend(suspended) => api.patch(&path, &change(json!({"suspended": suspended}))).await,
+            Self::Host(has) => {
+                let host = has.then(|| format!("{subject}.example.com"));
+                api.patch(&path, &change(json!({"dashboard": {"host": host}}))).await
+            }
+            Self::CreateFleet => {
+                for (collection, object) in own_fleet() {
+                    api.create(&own(subject, collection), &object).await?;
+                }
+                Ok(())
+            }
+            Self::ChangeReference => {
+                let path = format!("{}/own", own(subject, "configmaps"));
+                api.patch(&path, &json!({"data": own_text("b.py")})).await
+            }
+            Self::DeleteFleet => api.delete(&format!("{}/own", own(subject, "botfleets"))).await,
             Self::Delete => api.delete(&path).await,
             Self::CreatePool => {
                 for set in ["a", "b"] {
@@ -250,6 +325,12 @@ impl Goal {
             });
         }
         let tenant = api.get(&tenant_path(subject)).await?;
+        if matches!(self, Self::FleetReady | Self::FleetGone) {
+            let fleet = api.get(&format!("{}/own", own(subject, "botfleets"))).await?;
+            let there = fleet.as_ref().is_some_and(|fleet| handled(fleet) && condition(fleet, "Ready") == "True");
+            let arrived = if self == Self::FleetReady { there } else { fleet.is_none() };
+            return Ok(arrived && tenant.is_some_and(|tenant| condition(&tenant, "Ready") == "True"));
+        }
         Ok(match (self, &tenant) {
             (Self::Gone, None) => true,
             (Self::NamespaceGone, None) => {

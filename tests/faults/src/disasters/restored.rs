@@ -86,7 +86,7 @@ pub(super) async fn run(settings: &Settings, told: &mut Told) -> Result<()> {
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     for (subject, _, data) in &before {
-        for lost in oracle::data_lost(data, &oracle::data(&objects_of(&rig, subject).await?)) {
+        for lost in oracle::data_lost(data, &oracle::data(&objects_of(&rig, subject).await?), create()) {
             told.found("set back", format!("{subject}: {lost}"));
         }
     }
