@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use self::cases::Case;
+use self::cases::{Case, Field};
 use crate::api::Api;
 use crate::broken_watch::Probe;
 use crate::matrix::Settings;
@@ -23,6 +23,8 @@ use crate::workflow::{self, Step};
 const HANDLED: Duration = Duration::from_secs(5);
 /// What other tenants wait for the operator meanwhile.
 const REACTION: Duration = Duration::from_secs(2);
+/// So many times that is looked at before.
+const BEFORE: usize = 10;
 /// How long the objects may take to be well again when their fields are.
 const MENDED: Duration = Duration::from_secs(120);
 /// So many objects of a kind are changed beside each other.
@@ -36,20 +38,61 @@ const HOST: &str = "host";
 
 const BASE: &str = "/apis/torpor.dev/v1alpha1";
 
-/// A kind, and how large its share of the cases is.
+/// What of a kind is changed, and how large its share of the cases is.
 struct Kind {
     name: &'static str,
     definition: &'static str,
+    /// A JSON pointer.
+    part: &'static str,
     percent: usize,
 }
 
-const KINDS: [Kind; 3] = [
-    Kind { name: "Tenant", definition: "tenants", percent: 60 },
-    Kind { name: "BotFleet", definition: "botfleets", percent: 25 },
-    Kind { name: "WorkerPool", definition: "workerpools", percent: 15 },
+const SPEC: &str = "/spec";
+const ANNOTATIONS: &str = "/metadata/annotations";
+
+const KINDS: [Kind; 4] = [
+    Kind { name: "Tenant", definition: "tenants", part: SPEC, percent: 55 },
+    Kind { name: "Tenant", definition: "tenants", part: ANNOTATIONS, percent: 5 },
+    Kind { name: "BotFleet", definition: "botfleets", part: SPEC, percent: 25 },
+    Kind { name: "WorkerPool", definition: "workerpools", part: SPEC, percent: 15 },
+];
+
+/// What users and portals tell by annotations of a Tenant.
+const TOLD: [&str; 4] = [
+    "torpor.dev/last-activity",
+    "torpor.dev/sleep-requested-at",
+    "torpor.dev/wake-requested-at",
+    "torpor.dev/hibernate",
 ];
 
 impl Kind {
+    /// What it is called.
+    fn title(&self) -> String {
+        if self.part == SPEC { self.name.to_owned() } else { format!("{} annotations", self.name) }
+    }
+
+    /// Its fields.
+    fn fields(&self, rig: &Rig, settings: &Settings) -> Result<Vec<Field>> {
+        if self.part == ANNOTATIONS {
+            let properties: Value = TOLD.iter().map(|name| ((*name).to_owned(), json!({"type": "string"}))).collect();
+            return Ok(cases::fields(&json!({"properties": properties})));
+        }
+        let file = settings.root.join(format!("crds/{}.torpor.dev.yaml", self.definition));
+        let definition =
+            rig.cluster.kubectl(["create", "--dry-run=client", "-o", "json", "-f", &file.display().to_string()])?;
+        let definition: Value = serde_json::from_str(&definition)?;
+        let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+        let fields = cases::fields(schema);
+        ensure!(!fields.is_empty(), "{} has no fields", self.name);
+        Ok(fields)
+    }
+
+    /// A sound object of a name.
+    fn object(&self, name: &str, lane: usize) -> Value {
+        json!({"apiVersion": "torpor.dev/v1alpha1", "kind": self.name,
+            "metadata": {"name": name, "annotations": untold()}, "spec": self.sound(lane)})
+    }
+
     fn collection(&self) -> String {
         match self.name {
             "BotFleet" => format!("{BASE}/namespaces/{}/botfleets", workflow::namespace(HOST)),
@@ -69,6 +112,11 @@ impl Kind {
     }
 }
 
+/// Annotations that say nothing to Torpor.
+fn untold() -> Value {
+    json!({"example.com/kept": "yes"})
+}
+
 /// What became of the cases of one kind.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -81,7 +129,9 @@ pub struct Counts {
     taken: usize,
     /// The slowest that an accepted object was handled, in seconds.
     slowest_handled: f64,
-    /// The slowest reaction for another tenant meanwhile, in seconds, and how many were timed.
+    /// The reaction for another tenant before and meanwhile, the median of each and the slowest, in seconds, and how many were timed.
+    reaction_before: f64,
+    reaction: f64,
     slowest_reaction: f64,
     reactions: usize,
 }
@@ -99,7 +149,7 @@ pub async fn run(settings: &Settings) -> Result<(Vec<Row>, Vec<Counts>)> {
     }
     let all = settings.sample.unwrap_or(CASES);
     let (mut rows, mut counts) = (Vec::new(), Vec::new());
-    let kinds = KINDS.iter().filter(|kind| settings.only.as_deref().is_none_or(|only| kind.name.contains(only)));
+    let kinds = KINDS.iter().filter(|kind| settings.only.as_deref().is_none_or(|only| kind.title().contains(only)));
     for kind in kinds {
         let (mut row, counted) = one(&rig, kind, all * kind.percent / 100, settings).await?;
         let log = rig.operator.log_text();
@@ -129,13 +179,8 @@ struct Shared<'a> {
 
 async fn one(rig: &Rig, kind: &Kind, count: usize, settings: &Settings) -> Result<(Row, Counts)> {
     let began = Instant::now();
-    let file = settings.root.join(format!("crds/{}.torpor.dev.yaml", kind.definition));
-    let definition =
-        rig.cluster.kubectl(["create", "--dry-run=client", "-o", "json", "-f", &file.display().to_string()])?;
-    let definition: Value = serde_json::from_str(&definition)?;
-    let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
-    let fields = cases::fields(schema);
-    ensure!(!fields.is_empty(), "{} has no fields", kind.name);
+    let fields = kind.fields(rig, settings)?;
+    let before = reactions(&rig.api, |taken| taken == BEFORE).await?;
     let mut rng = fastrand::Rng::with_seed(settings.seed);
     let shared = Shared {
         api: &rig.api,
@@ -153,17 +198,23 @@ async fn one(rig: &Rig, kind: &Kind, count: usize, settings: &Settings) -> Resul
         done.set(true);
         result
     };
-    let (lanes, bystander) = tokio::join!(lanes, shared.bystander(&done));
+    let (lanes, meanwhile) = tokio::join!(lanes, reactions(&rig.api, |_| done.get()));
     lanes?;
-    bystander?;
+    let meanwhile = meanwhile?;
+    for slow in meanwhile.iter().filter(|took| **took > REACTION.as_secs_f64()) {
+        shared.violation("another tenant", format!("its Service came back after {slow} s, or not at all"));
+    }
     let tried = shared.next.load(Ordering::Relaxed).min(shared.cases.len());
-    let mut row = Row::new(kind.name, fields.len());
+    let mut row = Row::new(&kind.title(), fields.len());
     (row.trials, row.met, row.left_out) = (tried, tried, shared.cases.len() - tried);
     row.violations = shared.violations.into_inner().unwrap_or_default();
     row.seconds = began.elapsed().as_secs_f64();
     row.seconds_each = row.seconds / f64::from(u32::try_from(tried.max(1))?);
     let mut counts = shared.counts.into_inner().unwrap_or_default();
-    (counts.kind, counts.fields, counts.cases) = (kind.name.to_owned(), fields.len(), tried);
+    (counts.kind, counts.fields, counts.cases) = (kind.title(), fields.len(), tried);
+    (counts.reaction_before, counts.reaction, counts.reactions) =
+        (median(&before), median(&meanwhile), meanwhile.len());
+    counts.slowest_reaction = meanwhile.into_iter().fold(0.0, f64::max);
     Ok((row, counts))
 }
 
@@ -175,7 +226,7 @@ impl Shared<'_> {
     }
 
     fn violation(&self, case: &str, what: String) {
-        eprintln!("VIOLATION {}: {case}: {what}", self.kind.name);
+        eprintln!("VIOLATION {}: {case}: {what}", self.kind.title());
         if let Ok(mut violations) = self.violations.lock() {
             violations.push(Violation { case: case.to_owned(), what });
         }
@@ -183,12 +234,10 @@ impl Shared<'_> {
 
     /// One object that is changed again and again, and is well at the end.
     async fn lane(&self, number: usize) -> Result<()> {
-        let sound = self.kind.sound(number);
+        let sound = if self.kind.part == SPEC { self.kind.sound(number) } else { untold() };
         let name = format!("h-{number}");
         let path = format!("{}/{name}", self.kind.collection());
-        let object = json!({"apiVersion": "torpor.dev/v1alpha1", "kind": self.kind.name,
-            "metadata": {"name": name}, "spec": sound});
-        self.api.create(&self.kind.collection(), &object).await?;
+        self.api.create(&self.kind.collection(), &self.kind.object(&name, number)).await?;
         self.await_well(&path).await?;
         loop {
             let next = self.next.load(Ordering::Relaxed);
@@ -200,7 +249,7 @@ impl Shared<'_> {
             self.case(&path, &cases::changed(&sound, case), &brief(case)).await?;
         }
         // Fields that cannot go back stay; what else was wrong is forgotten.
-        let (code, message) = self.api.replace(&path, "/spec", &sound).await?;
+        let (code, message) = self.api.replace(&path, self.kind.part, &sound).await?;
         if code >= 300 {
             self.api.delete(&path).await?;
             eprintln!("{name} cannot be made sound again: {message}");
@@ -215,8 +264,8 @@ impl Shared<'_> {
         if self.kind.name == "WorkerPool" { Ok(()) } else { await_well(self.api, path).await }
     }
 
-    async fn case(&self, path: &str, spec: &Value, case: &str) -> Result<()> {
-        let (code, message) = self.api.replace(path, "/spec", spec).await?;
+    async fn case(&self, path: &str, changed: &Value, case: &str) -> Result<()> {
+        let (code, message) = self.api.replace(path, self.kind.part, changed).await?;
         match code {
             200 => {}
             400 | 413 | 422 => {
@@ -255,24 +304,24 @@ impl Shared<'_> {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
+}
 
-    /// Looks how soon another tenant is served, for as long as the others are at work.
-    async fn bystander(&self, done: &std::cell::Cell<bool>) -> Result<()> {
-        let mut number = 0;
-        while !done.get() {
-            number += 1;
-            let took = Probe::Service.reaction(self.api, BYSTANDER, number).await?;
-            if took.is_none_or(|took| took > REACTION) {
-                self.violation("another tenant", format!("its Service came back after {took:?}"));
-            }
-            self.count(|counts| {
-                counts.reactions += 1;
-                counts.slowest_reaction = counts.slowest_reaction.max(took.unwrap_or_default().as_secs_f64());
-            });
-            tokio::time::sleep(Duration::from_millis(500)).await;
-        }
-        Ok(())
+/// How soon another tenant is served, in seconds, again and again until it is enough. One that is not served at all takes for ever.
+async fn reactions(api: &Api, enough: impl Fn(usize) -> bool) -> Result<Vec<f64>> {
+    let mut taken = Vec::new();
+    while !enough(taken.len()) {
+        let took = Probe::Service.reaction(api, BYSTANDER, taken.len()).await?;
+        taken.push(took.map_or(f64::INFINITY, |took| took.as_secs_f64()));
+        tokio::time::sleep(Duration::from_millis(500)).await;
     }
+    Ok(taken)
+}
+
+/// The middle one; NaN of none.
+fn median(taken: &[f64]) -> f64 {
+    let mut sorted = taken.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// Whether the conditions are about the object as it is now. What it becomes may take longer.

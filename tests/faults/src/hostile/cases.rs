@@ -9,7 +9,7 @@ const HUGE: usize = 200_000;
 const AT_ONCE: usize = 4;
 
 /// Texts that have broken programs elsewhere.
-const TEXTS: [&str; 14] = [
+const TEXTS: [&str; 18] = [
     "",
     " ",
     "-",
@@ -24,6 +24,10 @@ const TEXTS: [&str; 14] = [
     "\u{202e}gnp.exe",
     "a-name-of-more-than-sixty-three-characters-which-no-label-and-no-host-takes",
     "99999999999999999999d",
+    "9999-12-31T23:59:59Z",
+    "-000001-01-01T00:00:00Z",
+    "2026-02-30T00:00:00Z",
+    "2026-01-01T00:00:00Z",
 ];
 
 /// Where a field is: names of properties, and positions in lists.
@@ -97,16 +101,26 @@ pub fn values(field: &Field) -> Vec<Option<Value>> {
     values
 }
 
-/// Every value of every field by itself, then drawn combinations, `count` in all.
+/// What a field can be as its schema has it, as far as that tells: one at its bounds, or left out.
+fn allowed(field: &Field) -> Vec<Option<Value>> {
+    let schema = &field.schema;
+    let listed = schema["enum"].as_array().into_iter().flatten().cloned();
+    let bounds = ["minimum", "maximum"].into_iter().filter_map(|bound| schema[bound].as_i64()).map(Value::from);
+    let either = (schema["type"] == "boolean").then_some([json!(true), json!(false)]).into_iter().flatten();
+    std::iter::once(None).chain(listed.chain(bounds).chain(either).map(Some)).collect()
+}
+
+/// Every value of every field by itself, then drawn combinations, half of them of values that each by itself is allowed; `count` in all.
 pub fn cases(fields: &[Field], count: usize, rng: &mut Rng) -> Vec<Case> {
     let single = |field: &Field| values(field).into_iter().map(|value| vec![(field.path.clone(), value)]).collect();
     let mut cases: Vec<Case> = fields.iter().flat_map(|field| -> Vec<Case> { single(field) }).collect();
     rng.shuffle(&mut cases);
     while cases.len() < count && !fields.is_empty() {
         let mut case = Case::new();
+        let choose = if rng.bool() { allowed } else { values };
         for _ in 0..rng.usize(2..=AT_ONCE) {
             let field = &fields[rng.usize(..fields.len())];
-            let mut values = values(field);
+            let mut values = choose(field);
             case.push((field.path.clone(), values.swap_remove(rng.usize(..values.len()))));
         }
         cases.push(case);
@@ -172,6 +186,7 @@ mod tests {
         let replicas = values(&fields[2]);
         assert!([-1, 0, 50, 51].iter().all(|number| replicas.contains(&Some(json!(number)))));
         assert!(values(&fields[3]).contains(&Some(json!("pro"))));
+        assert_eq!(allowed(&fields[2]), [None, Some(json!(0)), Some(json!(50))]);
     }
 
     #[test]
