@@ -83,6 +83,10 @@ pub fn run(bench: &mut Bench) -> Result<()> {
             block.pods_ready
         ));
         tenants.extend(part);
+        // The replayer's block has ended, and no operator runs.
+        if number == 1 {
+            super::memory::beside_few(bench, &mut world, tenants.len())?;
+        }
     }
     rewritten += start(&mut world)?;
     bench.progress.say("creation: a few more, by an operator that has run for more than a minute");

@@ -9,7 +9,7 @@ use crate::audit::{Tail, agent};
 use crate::bench::Bench;
 use crate::memory::{forget_peak, rss};
 use crate::report::{Goal, Row};
-use crate::world::{LONG, QUIET};
+use crate::world::{LONG, QUIET, World};
 
 const NAME: &str = "memory";
 const AGENTS: [&str; 3] = [agent::OPERATOR, agent::HIBERNATOR, agent::GATEWAY];
@@ -23,17 +23,10 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     let count = fleet.tenants.len();
     let grown = rss(world.operator()?)?;
     world.stop_operator()?;
-    world.start_operator(&[])?;
-    let hibernator = world.program("hibernator").start().map_err(Error::msg)?;
-    let gateway = world.program("gateway").arguments(&["--address", "127.0.0.1:0"]).start().map_err(Error::msg)?;
+    let others = start(world)?;
     let world = &*world;
-    let settle = || Tail::start(&world.cluster)?.await_silence(&AGENTS, QUIET, LONG);
-    let programs: [(&str, &Process); 3] =
-        [("operator", world.operator()?), ("hibernator", &hibernator), ("gateway", &gateway)];
-    for (_, program) in &programs {
-        program.await_ready(LONG).map_err(Error::msg)?;
-    }
-    settle()?;
+    let programs = programs(world, &others)?;
+    settle(world, &programs)?;
     bench.progress.say(format_args!("memory: settled beside {count} tenants"));
     let started = programs.map(|(name, program)| rss(program).map(|rss| (name, rss)));
     for (_, program) in &programs {
@@ -41,10 +34,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     }
     world.cluster.restart_component(API_SERVER)?;
     bench.progress.say("memory: the API server is back");
-    for (_, program) in &programs {
-        program.await_ready(LONG).map_err(Error::msg)?;
-    }
-    settle()?;
+    settle(world, &programs)?;
     bench.rows.push(Row::one(NAME, format!("operator that made {count} tenants, peak"), grown.peak, "MiB"));
     bench.rows.push(Row::one(NAME, format!("operator that made {count} tenants, settled"), grown.now, "MiB"));
     for (started, (_, program)) in started.into_iter().zip(&programs) {
@@ -62,7 +52,42 @@ pub fn run(bench: &mut Bench) -> Result<()> {
             row("settled after it", relist.now),
         ]);
     }
-    drop((hibernator, gateway));
+    drop(others);
     bench.keep(fleet);
     Ok(())
+}
+
+/// Measures what the three programs take beside so few tenants that they hardly count. No operator runs before or afterwards.
+pub fn beside_few(bench: &mut Bench, world: &mut World, count: usize) -> Result<()> {
+    let others = start(world)?;
+    let programs = programs(world, &others)?;
+    settle(world, &programs)?;
+    for (name, program) in programs {
+        let rss = rss(program)?;
+        bench.rows.extend([
+            Row::one(NAME, format!("{name}, {count} tenants, peak of the start"), rss.peak, "MiB"),
+            Row::one(NAME, format!("{name}, {count} tenants, settled"), rss.now, "MiB"),
+        ]);
+    }
+    world.stop_operator()
+}
+
+/// Starts all three, and returns hibernator and gateway.
+fn start(world: &mut World) -> Result<[Process; 2]> {
+    world.start_operator(&[])?;
+    let hibernator = world.program("hibernator").start().map_err(Error::msg)?;
+    let gateway = world.program("gateway").arguments(&["--address", "127.0.0.1:0"]).start().map_err(Error::msg)?;
+    Ok([hibernator, gateway])
+}
+
+fn programs<'a>(world: &'a World, [hibernator, gateway]: &'a [Process; 2]) -> Result<[(&'static str, &'a Process); 3]> {
+    Ok([("operator", world.operator()?), ("hibernator", hibernator), ("gateway", gateway)])
+}
+
+/// Waits until all are ready and have nothing to do.
+fn settle(world: &World, programs: &[(&str, &Process)]) -> Result<()> {
+    for (_, program) in programs {
+        program.await_ready(LONG).map_err(Error::msg)?;
+    }
+    Tail::start(&world.cluster)?.await_silence(&AGENTS, QUIET, LONG)
 }

@@ -7,7 +7,9 @@
 pub mod api;
 pub mod broken_watch;
 pub mod canonical;
+pub mod deciders;
 pub mod disasters;
+pub mod door;
 pub mod faults;
 pub mod hostile;
 pub mod kwok;

@@ -10,7 +10,7 @@ use serde_json::json;
 use torpor_faults::matrix::{self, Settings};
 use torpor_faults::report::{self, Row};
 use torpor_faults::rig::{self, Rig};
-use torpor_faults::{broken_watch, disasters, faults, hostile, leaders, soak};
+use torpor_faults::{broken_watch, deciders, disasters, faults, hostile, leaders, soak};
 
 /// Kills Torpor, and lies to it, at each of its requests, and compares what becomes of the cluster.
 #[derive(Parser)]
@@ -63,6 +63,8 @@ enum Part {
     Watches,
     /// The leader is stopped past its lease at writes, and goes on
     Leaders,
+    /// Hibernator and gateway are killed before, during and after each of their writes
+    Deciders,
     /// Objects whose fields hold anything
     Hostile,
     /// Changes and errors for half an hour, or --minutes: what the process holds must not grow
@@ -80,6 +82,7 @@ impl Part {
             Self::Disasters => ("disasters", "what befalls the whole cluster"),
             Self::Watches => ("watches", "each watch broken"),
             Self::Leaders => ("leaders", "stopped past the lease"),
+            Self::Deciders => ("deciders", "hibernator and gateway killed at each write"),
             Self::Hostile => ("hostile", "fields that hold anything"),
             Self::Soak => ("soak", "changes and errors for a long time"),
         }
@@ -181,6 +184,7 @@ fn one(part: Part, settings: &Settings, out: &Path) -> Result<usize> {
             rows
         }
         Part::Leaders => runtime()?.block_on(leaders::run(settings))?,
+        Part::Deciders => runtime()?.block_on(deciders::run(settings))?,
     };
     print!("{}", report::table(title, &rows));
     let violations = rows.iter().map(|row| row.violations.len()).sum();

@@ -244,6 +244,16 @@ impl Plan {
         met.take(self.rules.len()).collect()
     }
 
+    /// What is left of it, with what has been counted: the rules that have not been met.
+    #[must_use]
+    pub fn rest(&self) -> Self {
+        let left: Vec<bool> = self.met().into_iter().map(|met| !met).collect();
+        let counts = self.counts.iter().copied().chain(std::iter::repeat(0));
+        let (rules, counts) =
+            self.rules.iter().cloned().zip(counts).zip(left).filter_map(|(rule, left)| left.then_some(rule)).unzip();
+        Self { rules, view: self.view, counts, met: Vec::new() }
+    }
+
     /// Counts the request and says what is done to it.
     pub fn decide(&mut self, request: &Request) -> Option<Action> {
         self.counts.resize(self.rules.len(), 0);
@@ -311,6 +321,10 @@ mod tests {
         plan.decide(&request("patch", "pods", "a"));
         plan.decide(&request("patch", "pods", "a"));
         assert_eq!(plan.met(), [true, false, false], "the first rule that takes a request decides");
+        let mut rest = plan.rest();
+        assert_eq!(rest.rules.len(), 2);
+        rest.decide(&request("patch", "pods", "a"));
+        assert_eq!(rest.met(), [false, true], "what was counted before counts");
     }
 
     #[test]

@@ -136,6 +136,11 @@ impl Proxy {
         self.shared.state().plan.met()
     }
 
+    /// What is left of the plan.
+    pub fn rest(&self) -> Plan {
+        self.shared.state().plan.rest()
+    }
+
     /// From now on an old list is one of this version of the cluster.
     pub fn remember(&self, version: &str) {
         version.clone_into(&mut self.shared.state().past);

@@ -141,10 +141,15 @@ impl Rig {
         Ok(())
     }
 
+    /// Deletes the Lease of a program.
+    pub async fn delete_lease_of(&self, program: &str) -> Result<()> {
+        let path = format!("/apis/coordination.k8s.io/v1/namespaces/{HOME}/leases/torpor-{program}");
+        self.api.delete(&path).await
+    }
+
     /// Deletes the operator's Lease: how it is waited for is shown elsewhere.
     pub async fn delete_lease(&self) -> Result<()> {
-        let path = format!("/apis/coordination.k8s.io/v1/namespaces/{HOME}/leases/torpor-operator");
-        self.api.delete(&path).await
+        self.delete_lease_of("operator").await
     }
 }
 
@@ -161,7 +166,8 @@ pub fn program(
     let token = token(cluster, HOME, &format!("torpor-{subcommand}"))?;
     std::fs::write(&kubeconfig, proxy::kubeconfig(proxy.address, &folder.join("ca.crt"), &token))?;
     let lease = ["--lease-seconds", LEASE_SECONDS];
-    let lease = if arguments.contains(&lease[0]) { &[][..] } else { &lease };
+    // All replicas of the gateway work.
+    let lease = if subcommand == "gateway" || arguments.contains(&lease[0]) { &[][..] } else { &lease };
     let program = Program::new(torpor, cluster, subcommand).kubeconfig(&kubeconfig);
     Ok(program.arguments(arguments).arguments(lease))
 }

@@ -360,7 +360,8 @@ fn told(record: &Record, began: Instant) -> String {
     format!("{after:>6.2} s {}{replicas}: {code}", record.request)
 }
 
-fn boundaries(records: &[Record], subject: &str) -> Vec<Boundary> {
+/// The writes among these, Leases apart, each the so-manieth of its kind.
+pub(crate) fn boundaries(records: &[Record], subject: &str) -> Vec<Boundary> {
     let mut found: Vec<Boundary> = Vec::new();
     for record in records.iter().filter(|record| record.request.is_write() && !record.request.is_lease()) {
         let mut request = record.request.clone();

@@ -5,12 +5,13 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Error, Result, ensure};
+use anyhow::{Context, Error, Result};
 use serde_json::{Value, json};
-use torpor_cluster::torpor::{Process, Program};
+use torpor_cluster::torpor::Program;
 
-use super::{NEVER, Told, forbidden, make, objects_of};
+use super::{Told, forbidden, make, objects_of};
 use crate::canonical::{self, Objects};
+use crate::door::Door;
 use crate::matrix::Settings;
 use crate::plan::Plan;
 use crate::rig::Rig;
@@ -33,7 +34,8 @@ pub(super) async fn run(settings: &Settings, told: &mut Told) -> Result<()> {
     rig.restart(Plan::default()).await?;
     let hibernator = Program::new(&settings.torpor, &rig.cluster, "hibernator");
     let hibernator = faked(hibernator, &library, &clocks[1]).start().map_err(Error::msg)?;
-    let door = Door::open(&rig, settings, |gateway| faked(gateway, &library, &clocks[2])).await?;
+    let gateway = Program::new(&settings.torpor, &rig.cluster, "gateway");
+    let (door, gateway) = Door::open(&rig, settings, faked(gateway, &library, &clocks[2])).await?;
     let asleep: &[_] = &[MADE, ASLEEP];
     let still = ["c-awake", "c-asleep"];
     let sleepers: Vec<String> = (0..PROGRAMS.len() * JUMPS.len()).map(|number| format!("c-wake-{number}")).collect();
@@ -65,7 +67,7 @@ pub(super) async fn run(settings: &Settings, told: &mut Told) -> Result<()> {
             unchanged(&rig, told, &format!("{case}, and back"), &still, &before).await?;
         }
     }
-    for process in [&rig.operator, &hibernator, &door.process] {
+    for process in [&rig.operator, &hibernator, &gateway] {
         let log = process.log_text();
         for line in log.lines().filter(|line| line.contains("panicked")) {
             told.found("clocks", line.to_owned());
@@ -118,36 +120,4 @@ fn library() -> Result<PathBuf> {
     let places = std::fs::read_dir("/usr/lib")?.filter_map(Result::ok);
     let mut found = places.map(|place| place.path().join("faketime/libfaketimeMT.so.1")).filter(|file| file.is_file());
     found.next().context("libfaketime is not installed: apt-get install faketime")
-}
-
-/// The gateway, and somebody who may ask it.
-struct Door {
-    process: Process,
-    client: reqwest::Client,
-    address: String,
-    token: String,
-}
-
-impl Door {
-    async fn open(rig: &Rig, settings: &Settings, with: impl Fn(Program) -> Program) -> Result<Self> {
-        let rights = settings.root.join("examples/rbac-portal.yaml").display().to_string();
-        rig.cluster.kubectl(["apply", "-f", &rights])?;
-        let token = rig.cluster.kubectl(["create", "token", "backend", "-n", "portal"])?.trim().to_owned();
-        let address = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
-        let gateway = Program::new(&settings.torpor, &rig.cluster, "gateway").arguments(&["--address", &address]);
-        let process = with(gateway).start().map_err(Error::msg)?;
-        let began = Instant::now();
-        while !rig.probes.is_ready(&process).await {
-            ensure!(began.elapsed() < NEVER, "the gateway is not ready: {}", process.log_text());
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        Ok(Self { process, client: crate::proxy::client(rig.cluster.authority()?)?, address, token })
-    }
-
-    async fn post(&self, tenant: &str, what: &str) -> Result<()> {
-        let url = format!("http://{}/v1/tenants/{tenant}/{what}", self.address);
-        let answer = self.client.post(url).bearer_auth(&self.token).send().await?;
-        ensure!(answer.status().is_success(), "{what} of {tenant}: {}", answer.text().await?);
-        Ok(())
-    }
 }
