@@ -9,7 +9,7 @@ use crate::canonical::SUBJECT;
 use crate::observer::{self, Seen};
 use crate::record::Record;
 use crate::request::text;
-use crate::workflow::{Pods, Workflow};
+use crate::workflow::{self, Pods, Workflow};
 
 /// How often each object was made or ended, by what it is, the subject's name apart.
 pub type Counts = BTreeMap<String, usize>;
@@ -132,12 +132,10 @@ pub fn requests(records: &[Record], workflow: &Workflow) -> Vec<String> {
         if request.resource == "secrets" && request.is_write() {
             claim(request.verb == "create" || deletes, "changes a Secret");
         }
-        let users = matches!(request.resource.as_str(), "tenants" | "workerpools");
-        // A fleet that stands inside a Tenant is applied, and where that is refused is only asked for fewer bots; one of a user's own is
-        // never written.
-        let fewer = record.body["spec"].as_object().is_some_and(|spec| spec.keys().all(|field| field == "replicas"));
-        let fleets = request.resource == "botfleets" && request.verb != "apply" && !fewer;
-        if request.is_write() && !deletes && request.subresource.is_empty() && (users || fleets) {
+        // A fleet that stands inside a Tenant is the operator's to write.
+        let users = matches!(request.resource.as_str(), "tenants" | "workerpools")
+            || request.resource == "botfleets" && request.name == workflow::OWN;
+        if request.is_write() && !deletes && request.subresource.is_empty() && users {
             claim(!writes_spec(&record.body), "writes a spec");
         }
     }
@@ -205,7 +203,6 @@ mod tests {
 
     use super::*;
     use crate::request::Request;
-    use crate::workflow;
 
     fn record(verb: &str, resource: &str, body: Value) -> Record {
         let request = Request {
@@ -223,6 +220,11 @@ mod tests {
     fn what_is_forbidden_is_found() {
         let sleep = workflow::ALL.iter().find(|workflow| workflow.name == "sleep").expect("a workflow");
         let uid = json!({"preconditions": {"uid": "u"}});
+        let own = |body: Value| {
+            let mut own = record("patch", "botfleets", body);
+            workflow::OWN.clone_into(&mut own.request.name);
+            own
+        };
         let bad = [
             record("delete", "pods", json!({})),
             record("delete", "secrets", uid.clone()),
@@ -231,7 +233,8 @@ mod tests {
             record("delete", "pods", json!({"preconditions": {"uid": "u"}, "gracePeriodSeconds": 0})),
             record("patch", "secrets", json!({})),
             record("patch", "tenants", json!({"spec": {"tier": "pro"}})),
-            record("patch", "botfleets", json!([{"op": "replace", "path": "/spec/replicas", "value": 1}])),
+            own(json!([{"op": "replace", "path": "/spec/replicas", "value": 1}])),
+            own(json!({"spec": {"replicas": 0}})),
         ];
         for bad in &bad {
             assert_eq!(requests(std::slice::from_ref(bad), sleep).len(), 1, "{bad:?}");
@@ -240,6 +243,7 @@ mod tests {
             record("delete", "pods", uid.clone()),
             record("patch", "tenants", json!({"metadata": {"finalizers": []}})),
             record("apply", "botfleets", json!({"spec": {}})),
+            own(json!({"metadata": {"finalizers": []}})),
             record("create", "secrets", json!({})),
         ];
         assert_eq!(requests(&good, sleep), Vec::<String>::new());

@@ -10,6 +10,8 @@ use crate::request::text;
 const TENANTS: &str = "/apis/torpor.dev/v1alpha1/tenants";
 const FLEETS: &str = "/apis/torpor.dev/v1alpha1";
 const POOLS: &str = "/apis/torpor.dev/v1alpha1/workerpools";
+/// Name of the fleet that a user makes, and of the ConfigMap that it refers to.
+pub const OWN: &str = "own";
 /// Finds the nodes of a pool that is made for a run.
 const NODE_LABEL: &str = "chaos.torpor.dev/nodes";
 
@@ -216,17 +218,17 @@ fn own(subject: &str, collection: &str) -> String {
 fn own_fleet() -> [(&'static str, Value); 3] {
     let metadata = |name: &str| json!({"name": name});
     let keys = json!({"HBOT_PASSWORD": "change-me"});
-    let reference = json!({"kind": "script", "configMapRef": {"name": "own", "key": "own.yml"}});
+    let reference = json!({"kind": "script", "configMapRef": {"name": OWN, "key": "own.yml"}});
     let spec = json!({"replicas": 1, "credentialsSecret": "keys", "strategy": reference, "storage": "500Mi"});
     [
         ("secrets", json!({"apiVersion": "v1", "kind": "Secret", "metadata": metadata("keys"), "stringData": keys})),
         (
             "configmaps",
-            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata("own"), "data": own_text("a.py")}),
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata(OWN), "data": own_text("a.py")}),
         ),
         (
             "botfleets",
-            json!({"apiVersion": "torpor.dev/v1alpha1", "kind": "BotFleet", "metadata": metadata("own"), "spec": spec}),
+            json!({"apiVersion": "torpor.dev/v1alpha1", "kind": "BotFleet", "metadata": metadata(OWN), "spec": spec}),
         ),
     ]
 }
@@ -289,10 +291,10 @@ impl Step {
                 Ok(())
             }
             Self::ChangeReference => {
-                let path = format!("{}/own", own(subject, "configmaps"));
+                let path = format!("{}/{OWN}", own(subject, "configmaps"));
                 api.patch(&path, &json!({"data": own_text("b.py")})).await
             }
-            Self::DeleteFleet => api.delete(&format!("{}/own", own(subject, "botfleets"))).await,
+            Self::DeleteFleet => api.delete(&format!("{}/{OWN}", own(subject, "botfleets"))).await,
             Self::Delete => api.delete(&path).await,
             Self::CreatePool => {
                 for set in ["a", "b"] {
@@ -326,7 +328,7 @@ impl Goal {
         }
         let tenant = api.get(&tenant_path(subject)).await?;
         if matches!(self, Self::FleetReady | Self::FleetGone) {
-            let fleet = api.get(&format!("{}/own", own(subject, "botfleets"))).await?;
+            let fleet = api.get(&format!("{}/{OWN}", own(subject, "botfleets"))).await?;
             let there = fleet.as_ref().is_some_and(|fleet| handled(fleet) && condition(fleet, "Ready") == "True");
             let arrived = if self == Self::FleetReady { there } else { fleet.is_none() };
             return Ok(arrived && tenant.is_some_and(|tenant| condition(&tenant, "Ready") == "True"));
