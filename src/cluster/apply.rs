@@ -201,7 +201,7 @@ impl Applier {
                 if tenant_of(&object).is_some_and(|tenant| names::is_home(existing.metadata.labels.as_ref(), &tenant)) {
                     let reason = "it exists already and the watch has not shown it yet".to_owned();
                     self.remember(Slot::Child(ChildKind::Namespace), &existing.metadata, None);
-                    Err(ClusterError::Transient { what, reason })
+                    Err(ClusterError::Failed { what, reason })
                 } else {
                     Err(ClusterError::NotOwned { what })
                 }
@@ -351,7 +351,7 @@ impl Applier {
         match self.ensure(&Child::StatefulSet(Box::new(wanted)), namespace).await {
             // It has been changed since it was read; the watch tells.
             Err(ClusterError::ClaimsDiffer { what }) => {
-                Err(ClusterError::Transient { what, reason: "it changed meanwhile".to_owned() })
+                Err(ClusterError::Failed { what, reason: "it changed meanwhile".to_owned() })
             }
             other => other.map(|_| ()),
         }

@@ -39,7 +39,16 @@ pub enum ClusterError {
         /// The object, as `kind namespace/name`.
         what: String,
     },
-    /// The next try may succeed.
+    /// It failed for a reason of this object's own, such as a conflict or an admission webhook that does not answer. The next try may
+    /// succeed, and others need not wait for it.
+    #[error("{what}: {reason}")]
+    Failed {
+        /// The object, as `kind namespace/name`.
+        what: String,
+        /// What happened.
+        reason: String,
+    },
+    /// The API server could not be reached, or was busy. The next try may succeed.
     #[error("{what}: {reason}")]
     Transient {
         /// The object, as `kind namespace/name`.
@@ -63,6 +72,9 @@ impl ClusterError {
                 match status.code {
                     _ if ending => ClusterError::Waiting { what, reason: "its namespace is being deleted".to_owned() },
                     400 | 403 | 405 | 413 | 415 | 422 => ClusterError::Refused { what, reason },
+                    404 | 409 => ClusterError::Failed { what, reason },
+                    // The API server says so, however etcd is: "failed calling webhook".
+                    500 if reason.contains("webhook") => ClusterError::Failed { what, reason },
                     _ => ClusterError::Transient { what, reason },
                 }
             }
@@ -98,6 +110,17 @@ mod tests {
         assert!(ClusterError::is_there(&answer("AlreadyExists")));
         let quota = answer("Conflict");
         assert!(!ClusterError::is_there(&quota));
-        assert!(matches!(ClusterError::of("it", &quota), ClusterError::Transient { .. }));
+        assert!(matches!(ClusterError::of("it", &quota), ClusterError::Failed { .. }));
+    }
+
+    #[test]
+    fn a_webhook_is_one_objects_own_and_a_sick_etcd_is_not() {
+        let answer = |text: &str| kube::Error::Api(Status::failure(text, "InternalError").with_code(500).boxed());
+        let webhook = answer("Internal error occurred: failed calling webhook \"a.b\": context deadline exceeded");
+        assert!(matches!(ClusterError::of("it", &webhook), ClusterError::Failed { .. }));
+        assert!(matches!(
+            ClusterError::of("it", &answer("etcdserver: leader changed")),
+            ClusterError::Transient { .. }
+        ));
     }
 }

@@ -243,7 +243,7 @@ mod tests {
     fn a_conflict_over_no_version_is_tried_again() {
         let answer = |code, reason: &str| kube::Error::Api(Status::failure("no", reason).with_code(code).boxed());
         let conflict = answer(409, "Conflict");
-        assert!(matches!(not_applied("it", false, &conflict), Some(ClusterError::Transient { .. })));
+        assert!(matches!(not_applied("it", false, &conflict), Some(ClusterError::Failed { .. })));
         assert_eq!(not_applied("it", true, &conflict), None, "it has changed, and the watch tells");
         assert_eq!(not_applied("it", false, &answer(404, "NotFound")), None);
     }

@@ -43,7 +43,10 @@ pub async fn reconcile(guarded: Arc<Guarded<BotFleet>>, context: &Context) -> Tu
     let outcome = outcome.unless_overdue(stops.overdue.as_deref());
     if matches!(outcome, Outcome::Done(_) | Outcome::Paused) {
         let key = Key::new(Own::BotFleet, fleet.namespace().as_deref(), &fleet.name_any());
-        context.seen_as_planned(&key.namespace, &key);
+        context.memory.answered(&key);
+        if let Some(generation) = view.planned_for {
+            context.seen_as_planned(&key.namespace, &key, generation);
+        }
     }
     report::finish(context, Own::BotFleet, &fleet.metadata, &old, (outcome, stops.next), |outcome| {
         fleet_status(fleet, &old, outcome, view, seen)
@@ -60,6 +63,8 @@ struct View {
     replicas: Option<i32>,
     ready: Option<i32>,
     over_tier: i32,
+    /// The generation of the Tenant that it was planned for.
+    planned_for: Option<i64>,
 }
 
 async fn pass(context: &Context, fleet: &BotFleet) -> Result<(Outcome, View), Outcome> {
@@ -87,7 +92,9 @@ async fn pass(context: &Context, fleet: &BotFleet) -> Result<(Outcome, View), Ou
         Err(outcome) => {
             let entries = context.index.namespace(&namespace);
             let set = context.index.get(Slot::Child(ChildKind::StatefulSet), &namespace, &names::fleet_workload(&name));
-            return Ok((outcome, View { desired: set.and_then(|set| set.desired), ..observe(&entries, &name) }));
+            let desired = set.and_then(|set| set.desired);
+            let sleep = Some((wanted, sight::bots(&entries, Some(&name)).gone(), waking));
+            return Ok((outcome, View { sleep, desired, ..observe(&entries, &name) }));
         }
     };
     let workloads = children::workloads(&planned.children);
@@ -103,10 +110,17 @@ async fn pass(context: &Context, fleet: &BotFleet) -> Result<(Outcome, View), Ou
         }
         recheck::still_sleeps(context, tenant, wanted, part).await?;
     }
-    let mut failures = children::apply(context, &namespace, &planned.children, || false).await?;
+    let mut failures = {
+        let outdated = || recheck::has_changed(context, tenant) || recheck::fleet_has_changed(context, fleet);
+        children::apply(context, &namespace, &planned.children, outdated).await?
+    };
     // Bots that wake are made anew.
-    let pace = Pace::of(wanted != Stage::Active, fleet.is_observed() && tenant.is_observed());
-    failures.first.keep(children::replace_pods(context, &namespace, &workloads, pace).await)?;
+    let asked = context.memory.is_asked(&Key::new(Own::BotFleet, Some(&namespace), &name));
+    let observed = fleet.is_observed() && tenant.is_observed() && !asked;
+    let pace = Pace::of(wanted != Stage::Active, observed);
+    let made = workloads.iter().filter(|workload| failures.has_made(workload));
+    let replaced = children::replace_pods(context, &namespace, made, pace).await;
+    failures.first.keep(replaced)?;
     failures.first.keep(children::help_to_start(context, &namespace, &workloads, waking).await)?;
     let owner = fleet.metadata.uid.as_deref();
     failures.first.keep(children::prune(context, owner, &namespace, &planned.children).await)?;
@@ -117,6 +131,7 @@ async fn pass(context: &Context, fleet: &BotFleet) -> Result<(Outcome, View), Ou
     }
     let mut view = observe(&entries, &name);
     view.desired = workloads.first().map(|workload| workload.replicas);
+    view.planned_for = tenant.metadata.generation;
     view.over_tier = if fleet.spec.paused { 0 } else { (fleet.spec.replicas - planned.share).max(0) };
     let judged = || judge(fleet, &entries, workloads.first(), (wanted, waking), planned.held);
     let outcome = failures.first.told().map_or_else(|failed| failed, |()| judged());
@@ -148,7 +163,7 @@ async fn stop(
     let mut view = observe(&entries, &name);
     view.desired = set.map(|_| 0);
     view.sleep = Some((wanted, state.gone(), false));
-    let asleep = wanted != Stage::Active && state == steps::State::Gone && matches!(outcome, Outcome::Waiting(_));
+    let asleep = wanted != Stage::Active && state.gone() && matches!(outcome, Outcome::Waiting(_));
     Ok((if asleep { Outcome::Done(wanted) } else { outcome }, view))
 }
 
@@ -167,14 +182,16 @@ async fn plan(
     waking: bool,
 ) -> Result<Planned, Outcome> {
     let namespace = fleet.namespace().unwrap_or_default();
-    let validated_tenant = validate::tenant(tenant, &context.catalog, &context.serving_pools())
-        .map_err(|_| Outcome::Waiting("its Tenant is Stalled; see the Tenant's conditions".to_owned()))?;
     let home = context.index.get(Slot::Child(ChildKind::Namespace), &namespace, &namespace);
-    if home.is_none_or(|home| home.tenant.as_deref() != Some(&*validated_tenant.name)) {
+    if home.is_none_or(|home| home.tenant.as_deref() != Some(&*tenant.name_any())) {
         return Err(Outcome::Waiting(format!("namespace {namespace} is not yet the Tenant's")));
     }
-    let share = share(validated_tenant.plan.max_bots, &context.fleets_of(&namespace), &fleet.name_any());
-    let planned = plan_share(context, fleet, &validated_tenant, share, (wanted, waking)).await;
+    let max_bots = context.catalog.tier(tenant.spec.tier).max_bots;
+    let share = share(max_bots, &context.fleets_of(&namespace), &fleet.name_any());
+    let planned = match validate::tenant(tenant, &context.catalog, &context.serving_pools()) {
+        Ok(validated) => plan_share(context, fleet, &validated, share, (wanted, waking)).await,
+        Err(_) => Err(Outcome::Waiting("its Tenant is Stalled; see the Tenant's conditions".to_owned())),
+    };
     if planned.is_err() {
         // Whatever it waits for, no more of its bots run than are asked for.
         let workload = names::fleet_workload(&fleet.name_any());
@@ -282,10 +299,12 @@ fn await_isolation(context: &Context, namespace: &str, children: &[Child]) -> Re
 async fn await_secret(context: &Context, fleet: &BotFleet, namespace: &str, children: &[Child]) -> Result<(), Outcome> {
     let Some(secret) = &fleet.spec.credentials_secret else { return Ok(()) };
     let slot = Slot::Child(ChildKind::StatefulSet);
-    let hash_now = |name: &str| context.index.get(slot, namespace, name).map(|entry| entry.restart_hash);
-    let settled = children::workloads(children)
-        .into_iter()
-        .all(|workload| hash_now(&workload.name) == Some(workload.restart_hash));
+    // One that was made or changed while it slept has what is wanted, and none of its bots has ever had the Secret.
+    let is_settled = |workload: Wanted| {
+        let set = context.index.get(slot, namespace, &workload.name);
+        set.is_some_and(|set| set.restart_hash == workload.restart_hash && set.desired >= Some(workload.replicas))
+    };
+    let settled = children::workloads(children).into_iter().all(is_settled);
     if settled || context.applier.secret_exists(namespace, secret).await? {
         return Ok(());
     }

@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use super::context::Context;
-use super::outcome::{FirstFailure, Outcome};
+use super::context::{Context, Key};
+use super::outcome::{self, FirstFailure, Outcome};
 use super::removal;
 use super::rollout::Pace;
 use super::starting::{self, Resize};
@@ -12,7 +12,8 @@ use super::volumes;
 use super::workloads::{self, Wanted};
 use crate::cluster::error::ClusterError;
 use crate::cluster::index::{Entry, Slot};
-use crate::domain::names::{DASHBOARD, ISOLATION, annotation, label};
+use crate::cluster::status::Own;
+use crate::domain::names::{self, DASHBOARD, ISOLATION, annotation, label};
 use crate::plan::{self, Child, ChildKind};
 
 /// What could not be made of a plan. Nothing else of the pass waits for it, for a tenant that is refused an Ingress must
@@ -27,6 +28,8 @@ pub struct Failures {
     of_all: bool,
     /// The dashboard, itself or what it is made of.
     dashboard: bool,
+    /// Workloads that are not as wanted.
+    held: HashSet<String>,
 }
 
 impl Failures {
@@ -57,6 +60,11 @@ impl Failures {
         self.of_all || component(child).is_some_and(|component| self.outdated.contains(&component))
     }
 
+    /// Whether this workload was made as wanted, and so were its configuration and what all need.
+    pub fn has_made(&self, workload: &Wanted) -> bool {
+        !self.held.contains(&workload.name)
+    }
+
     /// Whether the dashboard cannot be had, for which bots otherwise wait until it is asked for.
     pub fn of_dashboard(&self) -> bool {
         self.dashboard
@@ -79,6 +87,7 @@ pub async fn apply(
     outdated: impl Fn() -> bool,
 ) -> Result<Failures, Outcome> {
     let mut failures = Failures::default();
+    let began = context.clock.monotonic();
     // One on its way out may be gone at any moment.
     let missing = |child: &Child| {
         let found = context.index.get(Slot::Child(child.kind()), namespace, child.name());
@@ -90,16 +99,29 @@ pub async fn apply(
         }
         let workload = workload(child);
         let starts = || workload.is_some() || child.kind() == ChildKind::BotFleet && missing(child);
-        let spared = failures.spares(child) && starts();
+        let late = || context.clock.monotonic().saturating_duration_since(began) > outcome::PATIENCE;
+        let spared = failures.spares(child) && starts() || !failures.first.is_none() && late();
         let done = if spared { Ok(()) } else { ensure(context, child, namespace).await };
         let failed = spared || done.is_err();
         failures.dashboard |= failed && child.kind() == ChildKind::Deployment && child.name() == DASHBOARD;
         failures.keep(child, missing, done)?;
         if let Some(workload) = workload.filter(|_| failed) {
+            // It may have taken long to fail.
+            if outdated() {
+                return Err(Outcome::Again);
+            }
             failures.first.keep(stop_surplus(context, namespace, &workload).await)?;
+            failures.held.insert(workload.name);
         }
     }
+    // One hiccup is no reason for bots to overtake it.
+    failures.dashboard &= !failures.first.is_tried_soon() || failed_often(context, namespace);
     Ok(failures)
+}
+
+fn failed_often(context: &Context, namespace: &str) -> bool {
+    let tenant = names::tenant_of_namespace(namespace).map(|name| Key::new(Own::Tenant, None, name));
+    tenant.is_some_and(|key| context.memory.failures(&key) >= outcome::SHOWN_AFTER)
 }
 
 /// Stops the pods of a workload that are more than it is wanted to have, those without an owner, too, where it is not there.
@@ -158,12 +180,17 @@ pub async fn prune(context: &Context, owner: Option<&str>, namespace: &str, chil
     failed.told()
 }
 
-/// Deletes, for each workload, the next pod that a change of configuration, image or size has outdated, if it has its turn: none of a
-/// workload to which that change was refused, for that does not have the hash that is wanted.
+/// Deletes, for each workload, the next pod that a change of configuration, image or size has outdated, if it has its turn. These must have
+/// been made as wanted: what comes in the place of a pod is made of what there is.
 ///
 /// # Errors
 /// The outcome of a deletion that failed. One that is refused or fails holds up no other.
-pub async fn replace_pods(context: &Context, namespace: &str, workloads: &[Wanted], pace: Pace) -> Result<(), Outcome> {
+pub async fn replace_pods(
+    context: &Context,
+    namespace: &str,
+    workloads: impl Iterator<Item = &Wanted>,
+    pace: Pace,
+) -> Result<(), Outcome> {
     let entries = context.index.namespace(namespace);
     let mut failed = FirstFailure::default();
     for workload in workloads {

@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::channel::mpsc::UnboundedSender;
-use kube::ResourceExt;
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::ReconcileRequest;
 use kube::runtime::reflector::{ObjectRef, Store};
+use kube::{Resource, ResourceExt};
 
 use super::outcome::Outcome;
 use super::rollout::{Pace, Rollout};
@@ -80,10 +80,15 @@ impl Context {
         self.tenants.get(&ObjectRef::new(name))
     }
 
+    /// The fleet of that name, as the watch shows it.
+    pub fn fleet(&self, namespace: &str, name: &str) -> Option<Arc<Guarded<BotFleet>>> {
+        self.fleets.get(&ObjectRef::new(name).within(namespace))
+    }
+
     /// The readable fleets of a namespace that are not being deleted.
     pub fn fleets_of(&self, namespace: &str) -> Vec<BotFleet> {
         let names = self.index.names(Slot::Child(ChildKind::BotFleet), namespace);
-        let found = names.iter().filter_map(|name| self.fleets.get(&ObjectRef::new(name).within(namespace)));
+        let found = names.iter().filter_map(|name| self.fleet(namespace, name));
         found
             .filter_map(|guarded| guarded.0.as_ref().ok().cloned())
             .filter(|fleet| fleet.metadata.deletion_timestamp.is_none())
@@ -95,7 +100,10 @@ impl Context {
         let key = Key::new(kind, namespace, name);
         self.memory.forget(&key);
         match kind {
-            Own::Tenant => self.end_turn(&names::namespace(name), None),
+            Own::Tenant => {
+                self.memory.end_room(&names::namespace(name));
+                self.end_turn(&names::namespace(name), None);
+            }
             Own::BotFleet => self.end_turn(&key.namespace, Some(&names::fleet_workload(name))),
             Own::WorkerPool => {}
         }
@@ -155,10 +163,10 @@ impl Context {
         }
     }
 
-    /// Notes that the pods of a Tenant's services, or of one of its fleets, are as planned. When all are, a quota that was left
-    /// larger for their sake is looked at once more.
-    pub fn seen_as_planned(&self, namespace: &str, key: &Key) {
-        if self.memory.as_planned(key) {
+    /// Notes that the pods of a Tenant's services, or of one of its fleets, are as the Tenant's `generation` plans them. When all
+    /// are, a quota that was left larger for their sake is looked at once more.
+    pub fn seen_as_planned(&self, namespace: &str, key: &Key, generation: i64) {
+        if self.memory.as_planned(key, generation) {
             self.end_room(namespace);
         }
     }
@@ -177,16 +185,19 @@ impl Context {
         }
     }
 
-    /// Whether this process has seen the tenant's services, and every fleet that has bots, as it plans them.
+    /// Whether this process has seen the tenant's services, and every fleet that has bots, as it plans them for what the Tenant asks
+    /// for now.
     pub fn is_as_planned(&self, namespace: &str) -> bool {
-        let tenant = names::tenant_of_namespace(namespace).map(|name| Key::new(Own::Tenant, None, name));
+        let Some(name) = names::tenant_of_namespace(namespace) else { return false };
+        let generation = self.tenant(name).and_then(|tenant| tenant.meta().generation);
         let fleets = self.index.names(Slot::Child(ChildKind::BotFleet), namespace);
         let set =
             |fleet: &str| self.index.get(Slot::Child(ChildKind::StatefulSet), namespace, &names::fleet_workload(fleet));
         let fleets = fleets.iter().filter(|fleet| set(fleet).is_some_and(|set| set.desired != Some(0)));
         let fleets = fleets.map(|fleet| Key::new(Own::BotFleet, Some(namespace), fleet));
         let planned = lock(&self.memory.planned);
-        tenant.into_iter().chain(fleets).all(|key| planned.contains(&key.number()))
+        let tenant = std::iter::once(Key::new(Own::Tenant, None, name));
+        tenant.chain(fleets).all(|key| planned.get(&key.number()).copied() == generation)
     }
 
     /// A pass over each `WorkerPool`.
@@ -311,11 +322,13 @@ pub struct Memory {
     configs: Mutex<HashMap<(String, String), HashMap<ConfigMapRef, String>>>,
     config_changes: AtomicU64,
     told: Mutex<HashMap<Key, (String, i64)>>,
-    /// Whose pods were once as this process plans them, by [`Key::number`]: there are many.
-    planned: Mutex<HashSet<u64>>,
+    /// Whose pods were once as this process plans them, by [`Key::number`], for there are many, and for which generation of the Tenant.
+    planned: Mutex<HashMap<u64, i64>>,
     /// Quotas that were left larger than they are to be: between which plans, by namespace. Numbers of both, for with a new
     /// catalogue there are many.
     roomy: Mutex<HashMap<u64, u64>>,
+    /// Fleets whose referenced text somebody has changed, until their bots have it.
+    asked: Mutex<HashSet<Key>>,
     /// Tenants whose dashboard is refused.
     without_dashboard: Mutex<HashSet<Key>>,
 }
@@ -332,6 +345,26 @@ impl Memory {
         let count = failures.entry(key.clone()).or_default();
         *count = count.saturating_add(1);
         *count
+    }
+
+    /// How many failures there were in a row.
+    pub fn failures(&self, key: &Key) -> u32 {
+        lock(&self.failures).get(key).copied().unwrap_or_default()
+    }
+
+    /// Somebody has asked for a change of this fleet otherwise than by its spec.
+    pub fn ask(&self, key: Key) {
+        lock(&self.asked).insert(key);
+    }
+
+    /// Whether somebody has, and it is not done yet.
+    pub fn is_asked(&self, key: &Key) -> bool {
+        lock(&self.asked).contains(key)
+    }
+
+    /// That change is done.
+    pub fn answered(&self, key: &Key) {
+        lock(&self.asked).remove(key);
     }
 
     /// Ends a row of failures.
@@ -377,8 +410,8 @@ impl Memory {
     }
 
     /// The pods of this Tenant's services, or of this fleet, are as planned. Whether that is news.
-    fn as_planned(&self, key: &Key) -> bool {
-        lock(&self.planned).insert(key.number())
+    fn as_planned(&self, key: &Key, generation: i64) -> bool {
+        lock(&self.planned).insert(key.number(), generation) != Some(generation)
     }
 
     /// Whether the quota of a namespace was left larger on the way between these plans.
@@ -406,6 +439,7 @@ impl Memory {
         lock(&self.failures).remove(key);
         lock(&self.written).remove(key);
         lock(&self.without_dashboard).remove(key);
+        lock(&self.asked).remove(key);
     }
 
     fn retain(&self, stays: impl Fn(&Key) -> bool) {
@@ -414,6 +448,7 @@ impl Memory {
         lock(&self.failures).retain(|key, _| stays(key));
         lock(&self.written).retain(|key, _| stays(key));
         lock(&self.without_dashboard).retain(|key| stays(key));
+        lock(&self.asked).retain(|key| stays(key));
     }
 
     /// The referenced text, if it was read since the `ConfigMap` last changed.
@@ -464,6 +499,13 @@ mod tests {
         memory.retain(|key| key.name == "there");
         assert_eq!(memory.failing(Own::WorkerPool.as_str()), 1);
         assert_eq!(memory.failed(&key("there")), 2, "it goes on where it was");
+    }
+
+    #[test]
+    fn what_was_as_planned_for_another_generation_is_not_now() {
+        let memory = Memory::default();
+        let key = Key::new(Own::Tenant, None, "a");
+        assert_eq!([1, 1, 2].map(|generation| memory.as_planned(&key, generation)), [true, false, true]);
     }
 
     #[test]

@@ -186,6 +186,7 @@ impl Feeds {
                     memory.drop_config(&namespace, &name);
                     let fleets = self.context.fleets_of(&namespace);
                     for fleet in fleets.iter().filter(|fleet| reference_of(fleet) == Some(&name)) {
+                        memory.ask(Key::new(Own::BotFleet, Some(&namespace), &fleet.name_any()));
                         self.context.triggers.fleet(&namespace, &fleet.name_any());
                     }
                 }

@@ -47,7 +47,9 @@ pub fn view(fleet: &BotFleet, entries: &[Entry], stage: Stage) -> FleetView {
     // Nor does its status know of a write that its workload has had since.
     let workload = names::fleet_workload(&name);
     let set = entries.iter().find(|e| e.slot == Slot::Child(ChildKind::StatefulSet) && e.name == workload);
-    let in_step = set.is_some_and(|set| set.desired == status.desired_replicas);
+    // One that has never had what it needs sleeps without a workload.
+    let asks_none = stage != Stage::Active && status.desired_replicas.unwrap_or_default() == 0;
+    let in_step = set.map_or(asks_none, |set| set.desired == status.desired_replicas);
     let state = match (find(&status.conditions, READY), holds(STALLED)) {
         (None, _) => FleetState::Working("not handled yet".to_owned()),
         (Some(_), _)

@@ -34,6 +34,8 @@ pub enum Outcome {
     Conflict(String),
     /// The API server refuses something that a retry does not change.
     Refused(String),
+    /// A request failed for a reason of its object's own, such as a conflict or an admission webhook that does not answer.
+    Failed(String),
     /// The API server could not be reached, or was busy.
     Transient(String),
     /// Paused by its spec.
@@ -46,9 +48,13 @@ pub enum Outcome {
     Behind,
 }
 
-/// The first failure of several requests none of which waits for another.
+/// The first failures of several requests none of which waits for another.
 #[derive(Debug, Default)]
-pub struct FirstFailure(Option<Outcome>);
+pub struct FirstFailure {
+    failed: Option<String>,
+    /// What is refused, or on its way out.
+    other: Option<Outcome>,
+}
 
 impl FirstFailure {
     /// Keeps a failure that is one object's own: a refusal, a conflict, an admission webhook that does not answer, an end that is not
@@ -58,29 +64,36 @@ impl FirstFailure {
     /// Every other outcome of a request that failed.
     pub fn keep(&mut self, done: Result<(), Outcome>) -> Result<(), Outcome> {
         match done {
-            Err(failed @ (Outcome::Refused(_) | Outcome::Transient(_) | Outcome::Waiting(_))) => {
-                // What is tried again soonest is told.
-                let sooner = matches!(failed, Outcome::Transient(_)) && !matches!(self.0, Some(Outcome::Transient(_)));
-                if sooner || self.0.is_none() {
-                    self.0 = Some(failed);
-                }
-                Ok(())
-            }
-            other => other,
+            Err(Outcome::Failed(message)) => drop(self.failed.get_or_insert(message)),
+            Err(other @ (Outcome::Refused(_) | Outcome::Waiting(_))) => drop(self.other.get_or_insert(other)),
+            other => return other,
         }
+        Ok(())
     }
 
     /// Whether nothing failed.
     pub fn is_none(&self) -> bool {
-        self.0.is_none()
+        self.failed.is_none() && self.other.is_none()
     }
 
-    /// Tells of it, once all is done.
+    /// Whether something failed that is tried again soon.
+    pub fn is_tried_soon(&self) -> bool {
+        self.failed.is_some()
+    }
+
+    /// Tells of it, once all is done: of what is tried again soonest, and of the other.
     ///
     /// # Errors
     /// That failure, if there is one.
     pub fn told(self) -> Result<(), Outcome> {
-        self.0.map_or(Ok(()), Err)
+        match (self.failed, self.other) {
+            (None, None) => Ok(()),
+            (None, Some(other)) => Err(other),
+            (Some(failed), Some(Outcome::Refused(other) | Outcome::Waiting(other))) => {
+                Err(Outcome::Failed(format!("{failed}; {other}")))
+            }
+            (Some(failed), _) => Err(Outcome::Failed(failed)),
+        }
     }
 }
 
@@ -114,6 +127,9 @@ pub struct Verdicts {
 
 /// Failures in a row before a status shows them: one hiccup of the API server is no news.
 pub const SHOWN_AFTER: u32 = 3;
+/// After so long a pass does no more than stop what is to stop, if something has failed: a webhook that does not answer takes up to 30 s,
+/// and a pass that is cut off tells nothing.
+pub const PATIENCE: Duration = Duration::from_secs(20);
 /// Longest pause between two tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// A settled object is compared with the index once in this time; that costs no request.
@@ -135,7 +151,7 @@ impl Outcome {
             Outcome::Undecodable(_) => "undecodable",
             Outcome::Conflict(_) => "conflict",
             Outcome::Refused(_) => "refused",
-            Outcome::Transient(_) => "transient",
+            Outcome::Failed(_) | Outcome::Transient(_) => "transient",
             Outcome::Paused => "paused",
             Outcome::Deleting(_) => "deleting",
             Outcome::Again => "again",
@@ -157,6 +173,7 @@ impl Outcome {
             | Outcome::GoingToSleep(_)
             | Outcome::StopOverdue(_)
             | Outcome::Waiting(_)
+            | Outcome::Failed(_)
             | Outcome::Transient(_)
             | Outcome::Deleting(_)
             | Outcome::Again
@@ -179,6 +196,7 @@ impl Outcome {
             | Outcome::Undecodable(_)
             | Outcome::Conflict(_)
             | Outcome::Refused(_)
+            | Outcome::Failed(_)
             | Outcome::Transient(_)
             | Outcome::Again
             | Outcome::Behind => None,
@@ -220,7 +238,7 @@ impl Outcome {
             Outcome::GoingToSleep(message) => working(reasons::GOING_TO_SLEEP, message),
             Outcome::StopOverdue(message) => working(reasons::STOP_OVERDUE, message),
             Outcome::Waiting(message) => working(reasons::WAITING, message),
-            Outcome::Transient(message) => working(reasons::RETRYING, message),
+            Outcome::Failed(message) | Outcome::Transient(message) => working(reasons::RETRYING, message),
             Outcome::Deleting(message) => working(reasons::DELETING, message),
             Outcome::Invalid(problems) => stalled(reasons::INVALID_SPEC, &join(problems)),
             Outcome::Undecodable(message) => stalled(reasons::UNDECODABLE, message),
@@ -247,6 +265,7 @@ impl Outcome {
             | Outcome::Undecodable(_)
             | Outcome::Conflict(_)
             | Outcome::Refused(_)
+            | Outcome::Failed(_)
             | Outcome::Transient(_) => EventType::Warning,
         }
     }
@@ -266,7 +285,7 @@ impl Outcome {
             // A watch is sooner, unless it has told already.
             Outcome::Waiting(_) | Outcome::Behind => Some(LOOK_AGAIN),
             Outcome::Invalid(_) | Outcome::Undecodable(_) | Outcome::Again => None,
-            Outcome::Transient(_) => Some(pause(failures)),
+            Outcome::Failed(_) | Outcome::Transient(_) => Some(pause(failures)),
         };
         usual.into_iter().chain(due).min().map_or_else(Action::await_change, Action::requeue)
     }
@@ -280,6 +299,7 @@ impl From<ClusterError> for Outcome {
             ClusterError::NotOwned { .. } => Outcome::Conflict(message),
             ClusterError::Waiting { .. } => Outcome::Waiting(message),
             ClusterError::Behind { .. } => Outcome::Behind,
+            ClusterError::Failed { .. } => Outcome::Failed(message),
             ClusterError::Transient { .. } | ClusterError::ClaimsDiffer { .. } | ClusterError::NotLeading => {
                 Outcome::Transient(message)
             }
@@ -296,7 +316,7 @@ fn join(problems: &[Problem]) -> String {
 }
 
 /// 0.2 s, doubled with each failure in a row, at most five minutes.
-fn pause(failures: u32) -> Duration {
+pub fn pause(failures: u32) -> Duration {
     Duration::from_millis(100).saturating_mul(1_u32 << failures.min(12)).min(LONGEST_PAUSE)
 }
 
@@ -308,12 +328,13 @@ mod tests {
     fn one_object_that_fails_holds_up_no_other_and_is_tried_again_first() {
         let mut first = FirstFailure::default();
         let refused = || Outcome::Refused("policy".to_owned());
-        let failed = |what: &str| Outcome::Transient(what.to_owned());
+        let failed = |what: &str| Outcome::Failed(what.to_owned());
         for done in [Ok(()), Err(refused()), Err(failed("a")), Err(failed("b")), Err(refused())] {
             assert_eq!(first.keep(done), Ok(()));
         }
-        assert_eq!(first.told(), Err(failed("a")));
-        assert_eq!(FirstFailure::default().keep(Err(Outcome::Again)), Err(Outcome::Again));
+        assert_eq!(first.told(), Err(failed("a; policy")));
+        let sick = || Err(Outcome::Transient("busy".to_owned()));
+        assert_eq!(FirstFailure::default().keep(sick()), sick(), "nothing more is asked of a busy API server");
     }
 
     fn all() -> Vec<Outcome> {
@@ -330,6 +351,7 @@ mod tests {
             Outcome::Undecodable(text()),
             Outcome::Conflict(text()),
             Outcome::Refused(text()),
+            Outcome::Failed(text()),
             Outcome::Transient(text()),
             Outcome::Paused,
             Outcome::Deleting(text()),

@@ -3,7 +3,7 @@
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::ResourceExt;
+use kube::{Resource, ResourceExt};
 
 use super::context::Context;
 use super::outcome::Outcome;
@@ -29,6 +29,28 @@ pub async fn still_sleeps(context: &Context, tenant: &Tenant, wanted: Stage, par
     Err(Outcome::Again)
 }
 
+/// Whether the watch has shown meanwhile that the Tenant asks for something else than when the pass read it. Costs no request, and is
+/// asked before each write: one that is slow makes all that follow late.
+pub fn has_changed(context: &Context, tenant: &Tenant) -> bool {
+    let Some(live) = context.tenant(&tenant.name_any()) else { return true };
+    let Ok(live) = &live.0 else { return true };
+    if live.metadata.resource_version == tenant.metadata.resource_version {
+        return false;
+    }
+    let asks = |of: &Tenant| {
+        let stage = effective_stage(&activity::facts(of, context.clock.now()));
+        (of.metadata.uid.clone(), of.metadata.generation, of.metadata.deletion_timestamp.is_some(), stage)
+    };
+    asks(live) != asks(tenant)
+}
+
+/// Likewise of a fleet.
+pub fn fleet_has_changed(context: &Context, fleet: &BotFleet) -> bool {
+    let live = context.fleet(&fleet.namespace().unwrap_or_default(), &fleet.name_any());
+    let asks = |of: &ObjectMeta| (of.uid.clone(), of.generation, of.deletion_timestamp.is_some());
+    live.is_none_or(|live| asks(live.meta()) != asks(&fleet.metadata))
+}
+
 fn agrees(tenant: &Tenant, wanted: Stage, live: &Tenant, now: Timestamp) -> bool {
     live.metadata.uid == tenant.metadata.uid
         && live.metadata.deletion_timestamp.is_none()
@@ -40,14 +62,28 @@ fn agrees(tenant: &Tenant, wanted: Stage, live: &Tenant, now: Timestamp) -> bool
 /// # Errors
 /// `Transient` when it cannot be read; nothing is deleted on a guess.
 pub async fn still_says_delete(context: &Context, tenant: &ObjectMeta) -> Result<bool, Outcome> {
-    Ok(delete_at(context, tenant).await?.is_some())
+    Ok(says_delete(context, tenant).await?.is_some())
 }
 
-/// The generation at which this Tenant says now that its data is to go.
-async fn delete_at(context: &Context, tenant: &ObjectMeta) -> Result<Option<i64>, Outcome> {
+/// Whether the data of a fleet that goes is to go with it. Where its Tenant asks for a fleet of that name, there will be another one,
+/// which goes on with that data.
+///
+/// # Errors
+/// `Transient` when the Tenant cannot be read; nothing is deleted on a guess.
+pub async fn drops_fleet(context: &Context, tenant: &ObjectMeta, fleet: &str) -> Result<bool, Outcome> {
+    Ok(says_delete(context, tenant).await?.is_some_and(|live| !asks_for(&live, fleet)))
+}
+
+fn asks_for(tenant: &Tenant, fleet: &str) -> bool {
+    let named = tenant.spec.fleets.iter().any(|one| one.name == fleet);
+    named && tenant.metadata.deletion_timestamp.is_none()
+}
+
+/// This Tenant, if it says now that its data is to go.
+async fn says_delete(context: &Context, tenant: &ObjectMeta) -> Result<Option<Tenant>, Outcome> {
     let live = context.reader.tenant(tenant.name.as_deref().unwrap_or_default()).await.map_err(unread)?;
     let says = |live: &Tenant| live.metadata.uid == tenant.uid && live.spec.deletion_policy == DeletionPolicy::Delete;
-    Ok(live.filter(says).and_then(|live| live.metadata.generation))
+    Ok(live.filter(says))
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
@@ -60,8 +96,8 @@ fn unread(error: ClusterError) -> Outcome {
 /// # Errors
 /// `Transient` when one of them cannot be read; nothing is deleted on a guess.
 pub async fn still_asks(context: &Context, tenant: &Tenant, fleet: &BotFleet) -> Result<bool, Outcome> {
-    let says = delete_at(context, &tenant.metadata).await?;
-    if says.is_none() || says != tenant.metadata.generation {
+    let says = says_delete(context, &tenant.metadata).await?;
+    if says.is_none_or(|live| live.metadata.generation != tenant.metadata.generation) {
         return Ok(false);
     }
     let namespace = fleet.namespace().unwrap_or_default();

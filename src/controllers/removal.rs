@@ -3,7 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::context::Context;
-use super::outcome::{FirstFailure, Outcome};
+use super::outcome::{self, FirstFailure, Outcome};
 use super::recheck;
 use super::workloads::ordinal;
 use crate::api::DeletionPolicy;
@@ -40,11 +40,21 @@ async fn try_tenant(context: &Context, metadata: &ObjectMeta, policy: DeletionPo
         }
         return release(context, metadata).await;
     };
-    let fleets: Vec<&Entry> = entries.iter().filter(|e| e.slot == Slot::Child(ChildKind::BotFleet)).collect();
+    let fleets = entries.iter().filter(|e| e.slot == Slot::Child(ChildKind::BotFleet) && !has_ended(&entries, e));
+    let fleets: Vec<&Entry> = fleets.collect();
     if !fleets.is_empty() {
         let mut failed = FirstFailure::default();
+        let began = context.clock.monotonic();
         for fleet in fleets {
-            failed.keep(end(context, fleet, &names::fleet_workload(&fleet.name)).await)?;
+            let workload = names::fleet_workload(&fleet.name);
+            let late = context.clock.monotonic().saturating_duration_since(began) > outcome::PATIENCE;
+            let ended = if late && !failed.is_none() {
+                let stopped = context.applier.scale_down(ChildKind::StatefulSet, &namespace, &workload, 0).await;
+                stopped.map_err(Outcome::from)
+            } else {
+                end(context, fleet, &workload).await
+            };
+            failed.keep(ended)?;
         }
         failed.told()?;
         return Ok(Outcome::Deleting("bots are stopping gracefully".to_owned()));
@@ -83,10 +93,21 @@ async fn try_tenant(context: &Context, metadata: &ObjectMeta, policy: DeletionPo
     release(context, metadata).await
 }
 
+/// Whether nothing is left of a fleet but somebody's finalizer: no pass makes anything for it any more.
+fn has_ended(entries: &[Entry], fleet: &Entry) -> bool {
+    let workload = names::fleet_workload(&fleet.name);
+    let of_fleet = |entry: &Entry| match entry.slot {
+        Slot::Child(ChildKind::StatefulSet) => entry.name == workload,
+        Slot::Pod => entry.fleet.as_deref() == Some(&*fleet.name),
+        _ => false,
+    };
+    fleet.deleting && !entries.iter().any(of_fleet)
+}
+
 /// Deletes a fleet, or its workload. Where that is refused or fails its bots stop all the same.
 async fn end(context: &Context, entry: &Entry, workload: &str) -> Result<(), Outcome> {
     match context.applier.delete(entry).await {
-        Err(failed @ (ClusterError::Refused { .. } | ClusterError::Transient { .. })) => {
+        Err(failed @ (ClusterError::Refused { .. } | ClusterError::Failed { .. })) => {
             context.applier.scale_down(ChildKind::StatefulSet, &entry.namespace, workload, 0).await?;
             Err(failed.into())
         }
@@ -132,7 +153,7 @@ async fn try_fleet(context: &Context, metadata: &ObjectMeta) -> Result<Outcome, 
     let claims = format!("{}-{workload}", names::DATA_CLAIM);
     let volumes = entries.iter().filter(|e| e.slot == Slot::Volume && ordinal(&e.name, &claims).is_some());
     let volumes: Vec<&Entry> = volumes.collect();
-    if !volumes.is_empty() && drops_volumes(context, namespace).await? {
+    if !volumes.is_empty() && drops_volumes(context, namespace, name).await? {
         for entry in volumes {
             context.applier.delete(entry).await?;
         }
@@ -141,12 +162,12 @@ async fn try_fleet(context: &Context, metadata: &ObjectMeta) -> Result<Outcome, 
     Ok(Outcome::Again)
 }
 
-/// Volumes go only when the Tenant can be read, says Delete, and neither `CustomResourceDefinition` is on its way out.
-async fn drops_volumes(context: &Context, namespace: &str) -> Result<bool, Outcome> {
+/// Volumes go only when the Tenant can be read, says Delete, asks for no such fleet any more, and neither `CustomResourceDefinition` is on its way out.
+async fn drops_volumes(context: &Context, namespace: &str, fleet: &str) -> Result<bool, Outcome> {
     let tenant = names::tenant_of_namespace(namespace).and_then(|name| context.tenant(name));
     let Some(Ok(tenant)) = tenant.as_ref().map(|guarded| &guarded.0) else { return Ok(false) };
     Ok(tenant.spec.deletion_policy == DeletionPolicy::Delete
-        && recheck::still_says_delete(context, &tenant.metadata).await?
+        && recheck::drops_fleet(context, &tenant.metadata, fleet).await?
         && context.reader.definition_stays(FLEETS).await?
         && context.reader.definition_stays(TENANTS).await?)
 }

@@ -71,7 +71,7 @@ pub async fn finish<S: Status>(
     new: impl FnOnce(&Outcome) -> S,
 ) -> Turn {
     let key = key(kind, metadata);
-    let failed = matches!(outcome, Outcome::Transient(_));
+    let failed = matches!(outcome, Outcome::Failed(_) | Outcome::Transient(_));
     let failures = if failed { context.memory.failed(&key) } else { 0 };
     let ended = |turn: Turn| {
         context.metrics.set_in_backoff(kind.as_str(), context.memory.failing(kind.as_str()));
@@ -84,7 +84,7 @@ pub async fn finish<S: Status>(
         }
         ended(turn)
     };
-    if let Outcome::Transient(message) = &outcome {
+    if let Outcome::Failed(message) | Outcome::Transient(message) = &outcome {
         tracing::warn!(
             kind = key.kind,
             namespace = key.namespace,

@@ -19,11 +19,11 @@ use thiserror::Error as ThisError;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use super::context::{Context, Guarded, Memory, Triggers};
+use super::context::{Context, Guarded, Key, Memory, Triggers};
 use super::feeds::{Feeds, Writers};
 use super::report::Turn;
 use super::rollout::Rollout;
-use super::{bot_fleet, census, tenant, worker_pool};
+use super::{bot_fleet, census, outcome, tenant, worker_pool};
 use crate::api::{BotFleet, Tenant, WorkerPool};
 use crate::clock::Clock;
 use crate::cluster::Cluster;
@@ -256,7 +256,8 @@ where
         }
         Err(_) => {
             tracing::warn!(kind = kind.as_str(), namespace, name, "a pass took over a minute; trying again");
-            ("timeout", Action::requeue(Duration::from_secs(10)))
+            let failures = context.memory.failed(&Key::new(kind, Some(&namespace), &name));
+            ("timeout", Action::requeue(outcome::pause(failures).max(Duration::from_secs(10))))
         }
     };
     let took = context.clock.monotonic().saturating_duration_since(began);

@@ -83,11 +83,11 @@ async fn pass(context: &Context, tenant: &Tenant, old: &TenantStatus) -> (Outcom
         }
     }
     let enacted = step.enact(context, tenant, &validated).await;
-    let observed = step.observe(context, &validated, old);
+    let observed = step.observe(context, &validated, old, tenant.metadata.generation.unwrap_or_default());
     view.way = Some((observed.way, sleep::hibernated(sleep::reason(&old.conditions), observed.way)));
     let failed = match enacted {
         Ok(()) => None,
-        Err(failed @ (Outcome::Refused(_) | Outcome::Transient(_) | Outcome::Waiting(_))) => Some(failed),
+        Err(failed @ (Outcome::Refused(_) | Outcome::Failed(_) | Outcome::Waiting(_))) => Some(failed),
         Err(outcome) => return (outcome, view),
     };
     view.parts.clone_from(&observed.parts);
@@ -148,7 +148,10 @@ impl Step {
             |child: &Child| matches!(child.kind(), ChildKind::Secret | ChildKind::StatefulSet | ChildKind::Deployment);
         let now = self.children.iter().filter(|child| !validated.pools.is_empty() || !runs_pods(child));
         let now: Vec<&Child> = now.collect();
-        let outdated = || self.parts != Parts::of(self.wanted) && self.brings_back(context, namespace);
+        let outdated = || {
+            recheck::has_changed(context, tenant)
+                || self.parts != Parts::of(self.wanted) && self.brings_back(context, namespace)
+        };
         let mut failures = children::apply(context, namespace, now, outdated).await?;
         context.bots_do_without_dashboard(&validated.name, failures.of_dashboard());
         let status = tenant.status.as_ref();
@@ -163,7 +166,9 @@ impl Step {
             recheck::still_sleeps(context, tenant, self.wanted, names::DATABASE).await?;
         }
         if !waits {
-            failures.first.keep(children::replace_pods(context, namespace, &self.workloads, pace).await)?;
+            let made = self.workloads.iter().filter(|workload| failures.has_made(workload));
+            let replaced = children::replace_pods(context, namespace, made, pace).await;
+            failures.first.keep(replaced)?;
         }
         failures.first.keep(children::help_to_start(context, namespace, &self.workloads, self.waking).await)?;
         // Last: whoever wakes does not wait for what is to go.
@@ -180,7 +185,7 @@ impl Step {
         sight::brings_back(&entries, &self.workloads, &self.arrived)
     }
 
-    fn observe(&self, context: &Context, validated: &ValidatedTenant, old: &TenantStatus) -> Observed {
+    fn observe(&self, context: &Context, validated: &ValidatedTenant, old: &TenantStatus, generation: i64) -> Observed {
         let entries = context.index.namespace(&validated.namespace);
         let fleets = context.fleets_of(&validated.namespace);
         let views: Vec<FleetView> =
@@ -191,7 +196,8 @@ impl Step {
         let mut unready: Vec<String> =
             self.workloads.iter().filter_map(|wanted| workloads::unready(&entries, wanted)).collect();
         if unready.is_empty() {
-            context.seen_as_planned(&validated.namespace, &Key::new(Own::Tenant, None, &validated.name));
+            let key = Key::new(Own::Tenant, None, &validated.name);
+            context.seen_as_planned(&validated.namespace, &key, generation);
         }
         // Fleets that are held back only repeat what holds them.
         let bots_are_held = held.is_some() && !self.parts.bots;

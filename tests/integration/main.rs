@@ -20,6 +20,7 @@ mod image;
 mod install;
 mod leader;
 mod many;
+mod own_fleets;
 mod pools;
 mod privilege;
 mod probes;
@@ -73,6 +74,9 @@ const SHARED: &[(&str, Test)] = &[
     ("privilege::fields::a_fleet_cannot_name_another_tenant", privilege::fields::a_fleet_cannot_name_another_tenant),
     ("refused::refused_objects_stop_nobody", refused::refused_objects_stop_nobody),
     ("refused::a_failing_webhook_holds_up_nobody", refused::a_failing_webhook_holds_up_nobody),
+    ("own_fleets::what_waits_sleeps_and_waits_again", own_fleets::what_waits_sleeps_and_waits_again),
+    ("own_fleets::bots_stop_whatever_becomes_of_their_tenant", own_fleets::bots_stop_whatever_becomes_of_their_tenant),
+    ("own_fleets::a_fleet_that_comes_back_keeps_its_data", own_fleets::a_fleet_that_comes_back_keeps_its_data),
     ("rare::surplus_of_every_kind_goes", rare::surplus_of_every_kind_goes),
     ("rare::hosts_have_an_ingress", rare::hosts_have_an_ingress),
     ("rare::fleets_without_a_plan_sleep", rare::fleets_without_a_plan_sleep),

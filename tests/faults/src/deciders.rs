@@ -24,9 +24,9 @@ use crate::workflow::{self, Goal, MADE, Pods, Step, Workflow};
 
 /// What a tenant of tier basic is idle for until each stage, in seconds. All tenants must have been made before the first.
 const STAGES: [(&str, &str, u64); 3] = [
-    ("stopBotsAfter: 25s", "BotsStopped", 60),
-    ("stopServicesAfter: 35s", "ServicesStopped", 70),
-    ("databaseOnlyAfter: 45s", "DatabaseOnly", 80),
+    ("stopBotsAfter: 25s", "BotsStopped", 100),
+    ("stopServicesAfter: 35s", "ServicesStopped", 110),
+    ("databaseOnlyAfter: 45s", "DatabaseOnly", 120),
 ];
 /// How long the way down may take, kills included, and the way up.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -282,11 +282,13 @@ async fn make(rig: &Rig, subjects: &[String]) -> Result<BTreeMap<String, Made>> 
         times.push(Instant::now());
         MADE.0.ask(&rig.api, subject).await?;
     }
-    let mut made = BTreeMap::new();
-    for (subject, at) in subjects.iter().zip(times) {
+    for subject in subjects {
         await_goal(&rig.api, MADE.1, subject).await?;
-        made.insert(subject.clone(), Made { at, before: Before::of(rig, &DOWN, subject).await? });
     }
+    let before = subjects.iter().map(|subject| Before::of(rig, &DOWN, subject));
+    let before = futures::future::try_join_all(before).await?;
+    let named = subjects.iter().zip(times).zip(before);
+    let made = named.map(|((subject, at), before)| (subject.clone(), Made { at, before })).collect();
     let (_, stage, first) = STAGES[0];
     ensure!(began.elapsed().as_secs() < first, "{} tenants took so long to make that {stage} is due", subjects.len());
     Ok(made)

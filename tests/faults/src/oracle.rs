@@ -142,6 +142,38 @@ pub fn requests(records: &[Record], workflow: &Workflow) -> Vec<String> {
     found
 }
 
+/// Workloads that were written with pods although what these are made of was not: their configuration, the passwords, or what keeps others
+/// away. Answers that never came count as a write that did not.
+pub fn order(records: &[Record]) -> Vec<String> {
+    let mut failed: BTreeSet<(&str, &str)> = BTreeSet::new();
+    let mut found = Vec::new();
+    let mut writes: Vec<&Record> = records.iter().filter(|record| record.request.subresource.is_empty()).collect();
+    writes.retain(|record| matches!(record.request.verb.as_str(), "apply" | "create"));
+    for record in writes {
+        let (resource, name) = (record.request.resource.as_str(), record.request.name.as_str());
+        match resource {
+            "statefulsets" | "deployments" => {
+                let needs = [("configmaps", name), ("secrets", "torpor-generated"), ("networkpolicies", "default")];
+                let lacks = needs.into_iter().filter(|need| failed.contains(need)).map(|(_, need)| need);
+                let lacks: Vec<&str> = lacks.collect();
+                if record.committed() && record.body["spec"]["replicas"].as_i64() > Some(0) && !lacks.is_empty() {
+                    found.push(format!("starts pods without {}: {}", lacks.join(" and "), record.request));
+                }
+            }
+            "configmaps" | "secrets" | "networkpolicies" => {
+                // Passwords are there already.
+                if record.committed() || resource == "secrets" && record.code == Some(409) {
+                    failed.remove(&(resource, name));
+                } else {
+                    failed.insert((resource, name));
+                }
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
 fn writes_spec(body: &Value) -> bool {
     match body {
         Value::Array(operations) => operations.iter().any(|operation| text(&operation["path"]).starts_with("/spec")),
@@ -249,6 +281,18 @@ mod tests {
         assert_eq!(requests(&good, sleep), Vec::<String>::new());
         let delete = workflow::ALL.iter().find(|workflow| workflow.drops_data()).expect("a workflow");
         assert!(requests(&[record("delete", "persistentvolumeclaims", uid)], delete).is_empty());
+    }
+
+    #[test]
+    fn what_starts_without_its_configuration_is_found() {
+        let write = |resource: &str, code: u16| {
+            let mut record = record("apply", resource, json!({"spec": {"replicas": 1}}));
+            record.code = Some(code);
+            record
+        };
+        let (config, set) = (|code| write("configmaps", code), |code| write("statefulsets", code));
+        assert_eq!(order(&[config(500), set(200)]).len(), 1);
+        assert!(order(&[config(500), set(500), config(200), set(200)]).is_empty());
     }
 
     #[test]

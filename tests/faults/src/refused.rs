@@ -175,6 +175,7 @@ pub async fn run(
     let mut records = rig.proxy.since(number);
     records.retain(|record| trial::is_about(&record.request, workflow, subject));
     wrong.extend(oracle::requests(&records, workflow));
+    wrong.extend(oracle::order(&records));
     wrong.extend(oracle::pods(&rig.observer.seen(&namespace), seen, workflow));
     wrong.extend(oracle::data_lost(&oracle::data(&before), &oracle::data(&found), workflow));
     Ok((wrong, tries > 0))

@@ -24,8 +24,9 @@ const QUIET_UNDISTURBED: Duration = Duration::from_secs(6);
 const SETTLED: Duration = Duration::from_secs(25);
 /// A run that has not arrived by then does not arrive.
 const LIMIT: Duration = Duration::from_secs(120);
-/// Nor may one be on its way for so long after what it stands on was started again.
-const HEALED: Duration = Duration::from_secs(60);
+/// Nor may one be on its way for so long after what it stands on was started again: what was refused by an API server that does not know
+/// its rights yet is tried again after a minute.
+const HEALED: Duration = Duration::from_secs(75);
 /// So much more for each further error that it meets: what is refused is tried again after a minute.
 const LIMIT_MORE: Duration = Duration::from_secs(80);
 
@@ -106,6 +107,7 @@ pub async fn run(
 
     let way = Way { workflow, subject, expected, number: start.number, lateness, limit: LIMIT, among: false };
     let unlogged = rig.doomed.is_some();
+    rig.healed = None;
     let mut plans = plans.into_iter();
     rig.proxy.set(plans.next().unwrap_or_default());
     let mut outcome = Outcome::default();
@@ -212,6 +214,7 @@ impl Start {
         };
         let violations = &mut outcome.violations;
         violations.extend(oracle::requests(&records, workflow));
+        violations.extend(oracle::order(&records));
         violations.extend(oracle::pods(&rig.observer.seen(&workflow::namespace(subject)), *seen, workflow));
         violations.extend(oracle::data_lost(before, &oracle::data(&found), workflow));
         if let Some(expected) = expected {
@@ -295,6 +298,10 @@ impl<'a> Way<'a> {
             None => true,
         };
         if same && reached {
+            let own = |request: &Request| is_about(request, workflow, subject);
+            if late && rig.proxy.quiet(number, own).unwrap_or_default() < QUIET {
+                outcome.violations.push(format!("is as it is to be, and never quiet within {:?}", self.limit));
+            }
             return Ok(Some(found));
         }
         if late {

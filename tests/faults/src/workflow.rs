@@ -12,6 +12,8 @@ const FLEETS: &str = "/apis/torpor.dev/v1alpha1";
 const POOLS: &str = "/apis/torpor.dev/v1alpha1/workerpools";
 /// Name of the fleet that a user makes, and of the ConfigMap that it refers to.
 pub const OWN: &str = "own";
+/// The script that its ConfigMap names when it has been changed.
+const CHANGED: &str = "b.py";
 /// Finds the nodes of a pool that is made for a run.
 const NODE_LABEL: &str = "chaos.torpor.dev/nodes";
 
@@ -70,6 +72,8 @@ pub enum Goal {
     NamespaceGone,
     /// The Tenant is, and so is the user's own fleet.
     FleetReady,
+    /// Both are, and its bot has the text that was changed.
+    FleetReads,
     /// The user's own fleet has gone, and the Tenant is Ready.
     FleetGone,
     /// The WorkerPool is Ready.
@@ -154,7 +158,7 @@ pub const ALL: [Workflow; 25] = [
     workflow("add-host", &[MADE], HOSTED, Pods::Start),
     workflow("drop-host", &[MADE, HOSTED], (Step::Host(false), Goal::Ready), Pods::Start),
     workflow("own-fleet", &[MADE], OWN_FLEET, Pods::Start),
-    workflow("change-reference", &[MADE, OWN_FLEET], (Step::ChangeReference, Goal::FleetReady), Pods::Start),
+    workflow("change-reference", &[MADE, OWN_FLEET], (Step::ChangeReference, Goal::FleetReads), Pods::Start),
     workflow("end-fleet", &[MADE, OWN_FLEET], FLEET_DELETED, Pods::Stop),
     workflow("end-fleet-data", &[MADE_TO_DELETE, OWN_FLEET], FLEET_DELETED, Pods::Stop),
     workflow("create-pool", &[], POOL, Pods::Any),
@@ -292,7 +296,7 @@ impl Step {
             }
             Self::ChangeReference => {
                 let path = format!("{}/{OWN}", own(subject, "configmaps"));
-                api.patch(&path, &json!({"data": own_text("b.py")})).await
+                api.patch(&path, &json!({"data": own_text(CHANGED)})).await
             }
             Self::DeleteFleet => api.delete(&format!("{}/{OWN}", own(subject, "botfleets"))).await,
             Self::Delete => api.delete(&path).await,
@@ -327,10 +331,14 @@ impl Goal {
             });
         }
         let tenant = api.get(&tenant_path(subject)).await?;
-        if matches!(self, Self::FleetReady | Self::FleetGone) {
+        if matches!(self, Self::FleetReady | Self::FleetReads | Self::FleetGone) {
             let fleet = api.get(&format!("{}/{OWN}", own(subject, "botfleets"))).await?;
             let there = fleet.as_ref().is_some_and(|fleet| handled(fleet) && condition(fleet, "Ready") == "True");
-            let arrived = if self == Self::FleetReady { there } else { fleet.is_none() };
+            let arrived = match self {
+                Self::FleetGone => fleet.is_none(),
+                Self::FleetReads => there && reads(api, subject).await?,
+                _ => there,
+            };
             return Ok(arrived && tenant.is_some_and(|tenant| condition(&tenant, "Ready") == "True"));
         }
         Ok(match (self, &tenant) {
@@ -353,6 +361,17 @@ impl Goal {
             _ => false,
         })
     }
+}
+
+/// Whether the bot of the user's own fleet was started with the text that was changed.
+async fn reads(api: &Api, subject: &str) -> Result<bool> {
+    let place = format!("/namespaces/{}", namespace(subject));
+    let set = api.get(&format!("/apis/apps/v1{place}/statefulsets/bots-{OWN}")).await?.unwrap_or_default();
+    let pod = api.get(&format!("/api/v1{place}/pods/bots-{OWN}-0")).await?.unwrap_or_default();
+    let text = api.get(&format!("/api/v1{place}/configmaps/bots-{OWN}")).await?.unwrap_or_default();
+    let hash = |metadata: &Value| metadata["annotations"]["torpor.dev/restart-hash"].clone();
+    Ok(text["data"].to_string().contains(CHANGED)
+        && hash(&pod["metadata"]) == hash(&set["spec"]["template"]["metadata"]))
 }
 
 /// Whether the operator has looked at this generation of the object.

@@ -24,7 +24,14 @@ const NOTICED: Duration = Duration::from_secs(15);
 const PROGRAMS: [&str; 3] = ["operator", "hibernator", "gateway"];
 
 pub(super) async fn run(settings: &Settings, told: &mut Told) -> Result<()> {
-    let library = library()?;
+    let library = match library() {
+        Ok(library) => library,
+        Err(error) => {
+            told.say(format_args!("left out: {error:#}"));
+            told.row.left_out += 1;
+            return Ok(());
+        }
+    };
     let mut rig = Rig::start(&settings.torpor, &settings.root).await?;
     let clocks = PROGRAMS.map(|program| rig.cluster.data_dir().join(format!("{program}.clock")));
     for clock in &clocks {

@@ -1,0 +1,93 @@
+//! Fleets of a user's own, which stand in no Tenant: what they wait for, and what becomes of them with their Tenant.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::Ctx;
+use crate::harness::eventually;
+use crate::tenants::{apply, await_reason_within, ensure, fleet, list, patch, same, tenant, text};
+
+const LIMIT: Duration = Duration::from_secs(120);
+
+fn own(ctx: &Ctx, namespace: &str, name: &str, more: Value) -> Result<(), String> {
+    let mut spec = fleet(name, 1);
+    let (Value::Object(fields), Value::Object(more)) = (&mut spec, more) else { return Err("no objects".to_owned()) };
+    fields.remove("name");
+    fields.extend(more);
+    let metadata = json!({"name": name, "namespace": namespace});
+    apply(ctx, &json!({"apiVersion": "torpor.dev/v1alpha1", "kind": "BotFleet", "metadata": metadata, "spec": spec}))
+}
+
+fn asked(ctx: &Ctx, namespace: &str, workload: &str) -> Result<Value, String> {
+    Ok(ctx.get(&["statefulset", workload, "-n", namespace])?["spec"]["replicas"].clone())
+}
+
+/// A fleet that never had its configuration sleeps and its Tenant is asleep; one that was made meanwhile says at the wake which Secret
+/// it waits for.
+pub fn what_waits_sleeps_and_waits_again(ctx: &Ctx) -> Result<(), String> {
+    let (name, namespace) = ("waiters", "tenant-waiters");
+    apply(ctx, &tenant(name, json!({"tier": "basic"})))?;
+    ctx.await_ready(name)?;
+    let reference = json!({"kind": "script", "configMapRef": {"name": "never"}});
+    own(ctx, namespace, "unread", json!({"strategy": reference}))?;
+    let unread = ["botfleet", "unread", "-n", namespace];
+    await_reason_within(ctx, LIMIT, &unread, "Ready", "False", "Waiting")?;
+    let suspend = |suspended: bool| patch(ctx, &["tenant", name], &json!({"spec": {"suspended": suspended}}));
+    suspend(true)?;
+    await_reason_within(ctx, LIMIT, &["tenant", name], "Ready", "True", "Asleep")?;
+    await_reason_within(ctx, LIMIT, &unread, "Ready", "True", "Asleep")?;
+
+    own(ctx, namespace, "keyless", json!({"credentialsSecret": "missing"}))?;
+    let keyless = ["botfleet", "keyless", "-n", namespace];
+    await_reason_within(ctx, LIMIT, &keyless, "Ready", "True", "Asleep")?;
+    suspend(false)?;
+    let waits = await_reason_within(ctx, LIMIT, &keyless, "Ready", "False", "Waiting")?;
+    ensure(waits.contains("Secret tenant-waiters/missing"), || waits)?;
+    await_reason_within(ctx, LIMIT, &unread, "Ready", "False", "Waiting")?;
+    await_reason_within(ctx, LIMIT, &unread, "Hibernated", "False", "WakingUp").map(drop)
+}
+
+/// Bots of a Tenant that became invalid stop when they are asked to, and a fleet that somebody's finalizer keeps holds up no deletion.
+pub fn bots_stop_whatever_becomes_of_their_tenant(ctx: &Ctx) -> Result<(), String> {
+    let (name, namespace) = ("stuck", "tenant-stuck");
+    apply(ctx, &tenant(name, json!({"tier": "basic"})))?;
+    ctx.await_ready(name)?;
+    own(ctx, namespace, "own", json!({}))?;
+    let own = ["botfleet", "own", "-n", namespace];
+    await_reason_within(ctx, LIMIT, &own, "Ready", "True", "Ready")?;
+    patch(ctx, &["tenant", name], &json!({"spec": {"redis": {"resources": {"memory": "60Gi"}}}}))?;
+    await_reason_within(ctx, LIMIT, &["tenant", name], "Stalled", "True", "InvalidSpec")?;
+    ctx.kubectl(&[&["scale", "--replicas=0"], &own[..]].concat())?;
+    eventually(LIMIT, || same("bots asked for", &asked(ctx, namespace, "bots-own")?, &json!(0)))?;
+
+    patch(ctx, &own, &json!({"metadata": {"finalizers": ["example.com/keep", "torpor.dev/finalizer"]}}))?;
+    ctx.kubectl(&["delete", "tenant", name, "--timeout=90s"])?;
+    let kept = ctx.get(&own)?;
+    let deleted = !kept["metadata"]["deletionTimestamp"].is_null();
+    ensure(deleted, || format!("the fleet was not deleted: {}", kept["metadata"]))?;
+    patch(ctx, &own, &json!({"metadata": {"finalizers": null}}))
+}
+
+/// A fleet that stands in its Tenant and is deleted comes back, and goes on with its data, whatever the Tenant says of data.
+pub fn a_fleet_that_comes_back_keeps_its_data(ctx: &Ctx) -> Result<(), String> {
+    let (name, namespace) = ("returning", "tenant-returning");
+    apply(ctx, &tenant(name, json!({"tier": "basic", "deletionPolicy": "Delete", "fleets": [fleet("makers", 1)]})))?;
+    ctx.await_ready(name)?;
+    let uid = |what: &[&str]| Ok::<_, String>(text(&ctx.get(what)?["metadata"]["uid"]));
+    let makers = ["botfleet", "makers", "-n", namespace];
+    let volume = ["pvc", "data-bots-makers-0", "-n", namespace];
+    let (fleet_before, data) = (uid(&makers)?, uid(&volume)?);
+    ctx.kubectl(&[&["delete", "--wait=false"], &makers[..]].concat())?;
+    eventually(LIMIT, || ensure(uid(&makers)? != fleet_before, || "it is still the old one".to_owned()))?;
+    await_reason_within(ctx, LIMIT, &makers, "Ready", "True", "Ready")?;
+    same("volume", &uid(&volume)?, &data)?;
+
+    // One that is not asked for any more takes its data with it.
+    patch(ctx, &["tenant", name], &json!({"spec": {"fleets": null}}))?;
+    eventually(LIMIT, || {
+        let volumes = list(ctx, "pvc", namespace)?;
+        let left = volumes.iter().filter(|volume| text(&volume["metadata"]["name"]).contains("makers"));
+        same("volumes of its bots", &left.count(), &0)
+    })
+}
