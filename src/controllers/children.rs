@@ -28,7 +28,7 @@ pub struct Failures {
     of_all: bool,
     /// The dashboard, itself or what it is made of.
     dashboard: bool,
-    /// Workloads that are not as wanted.
+    /// Workloads whose pods would be made of what is not as wanted.
     held: HashSet<String>,
 }
 
@@ -60,7 +60,7 @@ impl Failures {
         self.of_all || component(child).is_some_and(|component| self.outdated.contains(&component))
     }
 
-    /// Whether this workload was made as wanted, and so were its configuration and what all need.
+    /// Whether the configuration of this workload was made as wanted, and what all need.
     pub fn has_made(&self, workload: &Wanted) -> bool {
         !self.held.contains(&workload.name)
     }
@@ -111,7 +111,8 @@ pub async fn apply(
                 return Err(Outcome::Again);
             }
             failures.first.keep(stop_surplus(context, namespace, &workload).await)?;
-            failures.held.insert(workload.name);
+            // One that failed itself has the hash that is wanted only if all that its pods are made of is, too.
+            failures.held.extend(spared.then_some(workload.name));
         }
     }
     // One hiccup is no reason for bots to overtake it.
@@ -180,8 +181,9 @@ pub async fn prune(context: &Context, owner: Option<&str>, namespace: &str, chil
     failed.told()
 }
 
-/// Deletes, for each workload, the next pod that a change of configuration, image or size has outdated, if it has its turn. These must have
-/// been made as wanted: what comes in the place of a pod is made of what there is.
+/// Deletes, for each workload, the next pod that a change of configuration, image or size has outdated, if it has its turn. What
+/// comes in the place of a pod is made of what there is, which must be as wanted; a workload to which the change was refused does not have
+/// the hash that is wanted.
 ///
 /// # Errors
 /// The outcome of a deletion that failed. One that is refused or fails holds up no other.

@@ -37,8 +37,9 @@ pub fn has_changed(context: &Context, tenant: &Tenant) -> bool {
     if live.metadata.resource_version == tenant.metadata.resource_version {
         return false;
     }
+    let now = context.clock.now();
     let asks = |of: &Tenant| {
-        let stage = effective_stage(&activity::facts(of, context.clock.now()));
+        let stage = effective_stage(&activity::facts(of, now));
         (of.metadata.uid.clone(), of.metadata.generation, of.metadata.deletion_timestamp.is_some(), stage)
     };
     asks(live) != asks(tenant)

@@ -26,7 +26,7 @@ fn asked(ctx: &Ctx, namespace: &str, workload: &str) -> Result<Value, String> {
 /// A fleet that never had its configuration sleeps and its Tenant is asleep; one that was made meanwhile says at the wake which Secret
 /// it waits for.
 pub fn what_waits_sleeps_and_waits_again(ctx: &Ctx) -> Result<(), String> {
-    let (name, namespace) = ("waiters", "tenant-waiters");
+    let (name, namespace) = ("patient", "tenant-patient");
     apply(ctx, &tenant(name, json!({"tier": "basic"})))?;
     ctx.await_ready(name)?;
     let reference = json!({"kind": "script", "configMapRef": {"name": "never"}});
@@ -43,7 +43,7 @@ pub fn what_waits_sleeps_and_waits_again(ctx: &Ctx) -> Result<(), String> {
     await_reason_within(ctx, LIMIT, &keyless, "Ready", "True", "Asleep")?;
     suspend(false)?;
     let waits = await_reason_within(ctx, LIMIT, &keyless, "Ready", "False", "Waiting")?;
-    ensure(waits.contains("Secret tenant-waiters/missing"), || waits)?;
+    ensure(waits.contains("Secret tenant-patient/missing"), || waits)?;
     await_reason_within(ctx, LIMIT, &unread, "Ready", "False", "Waiting")?;
     await_reason_within(ctx, LIMIT, &unread, "Hibernated", "False", "WakingUp").map(drop)
 }
