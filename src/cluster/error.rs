@@ -72,9 +72,9 @@ impl ClusterError {
                 match status.code {
                     _ if ending => ClusterError::Waiting { what, reason: "its namespace is being deleted".to_owned() },
                     400 | 403 | 405 | 413 | 415 | 422 => ClusterError::Refused { what, reason },
-                    404 | 409 => ClusterError::Failed { what, reason },
-                    // The API server says so, however etcd is: "failed calling webhook".
-                    500 if reason.contains("webhook") => ClusterError::Failed { what, reason },
+                    // Webhooks that hang, one after the other, outlast the time that the API server gives a write.
+                    404 | 409 | 504 => ClusterError::Failed { what, reason },
+                    _ if reason.contains("webhook") => ClusterError::Failed { what, reason },
                     _ => ClusterError::Transient { what, reason },
                 }
             }

@@ -92,7 +92,7 @@ async fn pass(context: &Context, fleet: &BotFleet) -> Result<(Outcome, View), Ou
         Err(outcome) => {
             let entries = context.index.namespace(&namespace);
             let set = context.index.get(Slot::Child(ChildKind::StatefulSet), &namespace, &names::fleet_workload(&name));
-            let desired = set.and_then(|set| set.desired);
+            let desired = set.map_or(Some(0), |set| set.desired);
             let sleep = Some((wanted, sight::bots(&entries, Some(&name)).gone(), waking));
             return Ok((outcome, View { sleep, desired, ..observe(&entries, &name) }));
         }
@@ -110,20 +110,18 @@ async fn pass(context: &Context, fleet: &BotFleet) -> Result<(Outcome, View), Ou
         }
         recheck::still_sleeps(context, tenant, wanted, part).await?;
     }
-    let mut failures = {
-        let outdated = || recheck::has_changed(context, tenant) || recheck::fleet_has_changed(context, fleet);
-        children::apply(context, &namespace, &planned.children, outdated).await?
-    };
+    let changed = || recheck::has_changed(context, tenant) || recheck::fleet_has_changed(context, fleet);
+    let mut failures = children::apply(context, &namespace, &planned.children, changed).await?;
     // Bots that wake are made anew.
     let asked = context.memory.is_asked(&Key::new(Own::BotFleet, Some(&namespace), &name));
     let observed = fleet.is_observed() && tenant.is_observed() && !asked;
     let pace = Pace::of(wanted != Stage::Active, observed);
     let made = workloads.iter().filter(|workload| failures.has_made(workload));
-    let replaced = children::replace_pods(context, &namespace, made, pace).await;
+    let replaced = children::replace_pods(context, &namespace, made, pace, changed).await;
     failures.first.keep(replaced)?;
     failures.first.keep(children::help_to_start(context, &namespace, &workloads, waking).await)?;
     let owner = fleet.metadata.uid.as_deref();
-    failures.first.keep(children::prune(context, owner, &namespace, &planned.children).await)?;
+    failures.first.keep(children::prune(context, owner, &namespace, &planned.children, changed).await)?;
     let entries = context.index.namespace(&namespace);
     // A workload that could not be written may still make the pod that uses one.
     if tenant.spec.deletion_policy == DeletionPolicy::Delete && failures.first.is_none() {
@@ -161,7 +159,7 @@ async fn stop(
     let entries = context.index.namespace(&namespace);
     let state = sight::bots(&entries, Some(&name));
     let mut view = observe(&entries, &name);
-    view.desired = set.map(|_| 0);
+    view.desired = Some(0);
     view.sleep = Some((wanted, state.gone(), false));
     let asleep = wanted != Stage::Active && state.gone() && matches!(outcome, Outcome::Waiting(_));
     Ok((if asleep { Outcome::Done(wanted) } else { outcome }, view))
@@ -188,14 +186,17 @@ async fn plan(
     }
     let max_bots = context.catalog.tier(tenant.spec.tier).max_bots;
     let share = share(max_bots, &context.fleets_of(&namespace), &fleet.name_any());
-    let planned = match validate::tenant(tenant, &context.catalog, &context.serving_pools()) {
-        Ok(validated) => plan_share(context, fleet, &validated, share, (wanted, waking)).await,
-        Err(_) => Err(Outcome::Waiting("its Tenant is Stalled; see the Tenant's conditions".to_owned())),
+    // The tier of a Tenant that makes no sense takes no bots.
+    let own = if fleet.spec.paused { 0 } else { fleet.spec.replicas };
+    let (most, planned) = if let Ok(validated) = validate::tenant(tenant, &context.catalog, &context.serving_pools()) {
+        (share, plan_share(context, fleet, &validated, share, (wanted, waking)).await)
+    } else {
+        (own, Err(Outcome::Waiting("its Tenant is Stalled; see the Tenant's conditions".to_owned())))
     };
     if planned.is_err() {
         // Whatever it waits for, no more of its bots run than are asked for.
         let workload = names::fleet_workload(&fleet.name_any());
-        context.applier.scale_down(ChildKind::StatefulSet, &namespace, &workload, share).await?;
+        context.applier.scale_down(ChildKind::StatefulSet, &namespace, &workload, most).await?;
     }
     planned
 }
@@ -331,6 +332,9 @@ async fn drop_surplus_volumes(
         return Ok(());
     }
     for entry in surplus {
+        if recheck::has_changed(context, tenant) || recheck::fleet_has_changed(context, fleet) {
+            return Err(Outcome::Again);
+        }
         context.applier.delete(entry).await?;
     }
     Ok(())

@@ -28,6 +28,8 @@ pub struct Failures {
     of_all: bool,
     /// The dashboard, itself or what it is made of.
     dashboard: bool,
+    /// Kinds of which one has failed.
+    kinds: HashSet<ChildKind>,
     /// Workloads whose pods would be made of what is not as wanted.
     held: HashSet<String>,
 }
@@ -40,6 +42,7 @@ impl Failures {
         done: Result<(), Outcome>,
     ) -> Result<(), Outcome> {
         let Err(failed) = done else { return Ok(()) };
+        self.kinds.insert(child.kind());
         let missing = missing(child);
         match child.kind() {
             // Where there is no namespace there is nothing else to do, nor where there soon will be none.
@@ -99,13 +102,18 @@ pub async fn apply(
         }
         let workload = workload(child);
         let starts = || workload.is_some() || child.kind() == ChildKind::BotFleet && missing(child);
-        let late = || context.clock.monotonic().saturating_duration_since(began) > outcome::PATIENCE;
-        let spared = failures.spares(child) && starts() || !failures.first.is_none() && late();
+        let late = failures.kinds.contains(&child.kind()) && context.has_lasted(began);
+        if late {
+            let untried = format!("{} are not all tried, each takes long to fail", child.kind().resource().plural);
+            failures.first.keep(Err(Outcome::Failed(untried)))?;
+        }
+        let spared = late || failures.spares(child) && starts();
         let done = if spared { Ok(()) } else { ensure(context, child, namespace).await };
         let failed = spared || done.is_err();
         failures.dashboard |= failed && child.kind() == ChildKind::Deployment && child.name() == DASHBOARD;
-        failures.keep(child, missing, done)?;
-        if let Some(workload) = workload.filter(|_| failed) {
+        let kept = failures.keep(child, missing, done);
+        let busy = matches!(kept, Err(Outcome::Transient(_)));
+        if let Some(workload) = workload.filter(|_| failed && (kept.is_ok() || busy)) {
             // It may have taken long to fail.
             if outdated() {
                 return Err(Outcome::Again);
@@ -114,6 +122,7 @@ pub async fn apply(
             // One that failed itself has the hash that is wanted only if all that its pods are made of is, too.
             failures.held.extend(spared.then_some(workload.name));
         }
+        kept?;
     }
     // One hiccup is no reason for bots to overtake it.
     failures.dashboard &= !failures.first.is_tried_soon() || failed_often(context, namespace);
@@ -168,13 +177,22 @@ async fn ensure(context: &Context, child: &Child, namespace: &str) -> Result<(),
 ///
 /// # Errors
 /// The outcome of a deletion that failed. One that is refused or fails holds up no other.
-pub async fn prune(context: &Context, owner: Option<&str>, namespace: &str, children: &[Child]) -> Result<(), Outcome> {
+pub async fn prune(
+    context: &Context,
+    owner: Option<&str>,
+    namespace: &str,
+    children: &[Child],
+    outdated: impl Fn() -> bool,
+) -> Result<(), Outcome> {
     let wanted: HashSet<(ChildKind, &str)> = children.iter().map(|child| (child.kind(), child.name())).collect();
     let mut failed = FirstFailure::default();
     for entry in context.index.namespace(namespace) {
         let Slot::Child(kind) = entry.slot else { continue };
         let owned = owner.is_some() && entry.owner.as_deref() == owner;
         if owned && !wanted.contains(&(kind, entry.name.as_str())) {
+            if outdated() {
+                return Err(Outcome::Again);
+            }
             failed.keep(context.applier.delete(&entry).await.map_err(Outcome::from))?;
         }
     }
@@ -192,6 +210,7 @@ pub async fn replace_pods(
     namespace: &str,
     workloads: impl Iterator<Item = &Wanted>,
     pace: Pace,
+    outdated: impl Fn() -> bool,
 ) -> Result<(), Outcome> {
     let entries = context.index.namespace(namespace);
     let mut failed = FirstFailure::default();
@@ -205,6 +224,7 @@ pub async fn replace_pods(
             context.may_replace(place, pace, held, grace)
         };
         match workloads::next_replacement(&entries, workload) {
+            Some(_) if outdated() => return Err(Outcome::Again),
             Some(pod) if broken(pod) || may() => {
                 let deleted = context.applier.delete_replaced(pod, workload.grace_seconds).await;
                 if deleted.is_ok() {

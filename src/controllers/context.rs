@@ -13,7 +13,7 @@ use kube::runtime::controller::ReconcileRequest;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Resource, ResourceExt};
 
-use super::outcome::Outcome;
+use super::outcome::{Outcome, PATIENCE};
 use super::rollout::{Pace, Rollout};
 use super::steps::{Seen, State};
 use crate::api::bot_fleet::ConfigMapRef;
@@ -136,6 +136,21 @@ impl Context {
         if changed {
             self.every_fleet(&names::namespace(tenant));
         }
+    }
+
+    /// Whether a pass that began then has lasted so long that it should come to an end.
+    pub fn has_lasted(&self, began: Instant) -> bool {
+        self.clock.monotonic().saturating_duration_since(began) > PATIENCE
+    }
+
+    /// Counts one more failure in a row, unless the object has gone meanwhile: nobody would ever end the row.
+    pub fn failed(&self, kind: Own, key: &Key) -> u32 {
+        let known = match kind {
+            Own::Tenant => self.tenant(&key.name).is_some(),
+            Own::BotFleet => self.fleet(&key.namespace, &key.name).is_some(),
+            Own::WorkerPool => self.pools.get(&ObjectRef::new(&key.name)).is_some(),
+        };
+        if known { self.memory.failed(key) } else { self.memory.failures(key) }
     }
 
     /// Whether an outdated pod of this workload may be replaced now.
@@ -340,7 +355,7 @@ fn lock<T>(known: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Memory {
     /// Counts one more transient failure in a row.
-    pub fn failed(&self, key: &Key) -> u32 {
+    fn failed(&self, key: &Key) -> u32 {
         let mut failures = lock(&self.failures);
         let count = failures.entry(key.clone()).or_default();
         *count = count.saturating_add(1);

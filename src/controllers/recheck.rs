@@ -11,6 +11,7 @@ use crate::api::tenant::DeletionPolicy;
 use crate::api::{BotFleet, Tenant};
 use crate::cluster::error::ClusterError;
 use crate::domain::activity;
+use crate::domain::names;
 use crate::domain::stage::{Stage, effective_stage};
 
 /// Reads the Tenant anew and lets the pass go on only if it still sleeps at least as deep as the pass assumes. A login that the watch
@@ -73,6 +74,13 @@ pub async fn still_says_delete(context: &Context, tenant: &ObjectMeta) -> Result
 /// `Transient` when the Tenant cannot be read; nothing is deleted on a guess.
 pub async fn drops_fleet(context: &Context, tenant: &ObjectMeta, fleet: &str) -> Result<bool, Outcome> {
     Ok(says_delete(context, tenant).await?.is_some_and(|live| !asks_for(&live, fleet)))
+}
+
+/// The same as far as the watch knows, which costs no request.
+pub fn seems_to_drop(context: &Context, namespace: &str, fleet: &str) -> bool {
+    let known = names::tenant_of_namespace(namespace).and_then(|name| context.tenant(name));
+    let known = known.as_ref().and_then(|known| known.0.as_ref().ok());
+    known.is_some_and(|known| known.spec.deletion_policy == DeletionPolicy::Delete && !asks_for(known, fleet))
 }
 
 fn asks_for(tenant: &Tenant, fleet: &str) -> bool {

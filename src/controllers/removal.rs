@@ -1,9 +1,10 @@
 //! Deletion of Tenants and `BotFleets`: bots first and gracefully, data only when the Tenant says so.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Resource;
 
 use super::context::Context;
-use super::outcome::{self, FirstFailure, Outcome};
+use super::outcome::{FirstFailure, Outcome};
 use super::recheck;
 use super::workloads::ordinal;
 use crate::api::DeletionPolicy;
@@ -40,15 +41,15 @@ async fn try_tenant(context: &Context, metadata: &ObjectMeta, policy: DeletionPo
         }
         return release(context, metadata).await;
     };
-    let fleets = entries.iter().filter(|e| e.slot == Slot::Child(ChildKind::BotFleet) && !has_ended(&entries, e));
+    let fleets =
+        entries.iter().filter(|e| e.slot == Slot::Child(ChildKind::BotFleet) && !has_ended(context, &entries, e));
     let fleets: Vec<&Entry> = fleets.collect();
     if !fleets.is_empty() {
         let mut failed = FirstFailure::default();
         let began = context.clock.monotonic();
         for fleet in fleets {
             let workload = names::fleet_workload(&fleet.name);
-            let late = context.clock.monotonic().saturating_duration_since(began) > outcome::PATIENCE;
-            let ended = if late && !failed.is_none() {
+            let ended = if !failed.is_none() && context.has_lasted(began) {
                 let stopped = context.applier.scale_down(ChildKind::StatefulSet, &namespace, &workload, 0).await;
                 stopped.map_err(Outcome::from)
             } else {
@@ -93,21 +94,23 @@ async fn try_tenant(context: &Context, metadata: &ObjectMeta, policy: DeletionPo
     release(context, metadata).await
 }
 
-/// Whether nothing is left of a fleet but somebody's finalizer: no pass makes anything for it any more.
-fn has_ended(entries: &[Entry], fleet: &Entry) -> bool {
+/// Whether nothing is left of a fleet but somebody's finalizer: no pass makes anything for it any more, or takes anything down.
+fn has_ended(context: &Context, entries: &[Entry], fleet: &Entry) -> bool {
+    let known = context.fleet(&fleet.namespace, &fleet.name);
+    let let_go = known.is_none_or(|known| !has_finalizer(known.meta()));
     let workload = names::fleet_workload(&fleet.name);
     let of_fleet = |entry: &Entry| match entry.slot {
         Slot::Child(ChildKind::StatefulSet) => entry.name == workload,
         Slot::Pod => entry.fleet.as_deref() == Some(&*fleet.name),
         _ => false,
     };
-    fleet.deleting && !entries.iter().any(of_fleet)
+    fleet.deleting && let_go && !entries.iter().any(of_fleet)
 }
 
 /// Deletes a fleet, or its workload. Where that is refused or fails its bots stop all the same.
 async fn end(context: &Context, entry: &Entry, workload: &str) -> Result<(), Outcome> {
     match context.applier.delete(entry).await {
-        Err(failed @ (ClusterError::Refused { .. } | ClusterError::Failed { .. })) => {
+        Err(failed @ (ClusterError::Refused { .. } | ClusterError::Failed { .. } | ClusterError::Transient { .. })) => {
             context.applier.scale_down(ChildKind::StatefulSet, &entry.namespace, workload, 0).await?;
             Err(failed.into())
         }
@@ -155,6 +158,10 @@ async fn try_fleet(context: &Context, metadata: &ObjectMeta) -> Result<Outcome, 
     let volumes: Vec<&Entry> = volumes.collect();
     if !volumes.is_empty() && drops_volumes(context, namespace, name).await? {
         for entry in volumes {
+            // Many take a while, and the Tenant may ask for the fleet again meanwhile.
+            if !recheck::seems_to_drop(context, namespace, name) {
+                return Ok(Outcome::Again);
+            }
             context.applier.delete(entry).await?;
         }
     }
@@ -167,9 +174,9 @@ async fn drops_volumes(context: &Context, namespace: &str, fleet: &str) -> Resul
     let tenant = names::tenant_of_namespace(namespace).and_then(|name| context.tenant(name));
     let Some(Ok(tenant)) = tenant.as_ref().map(|guarded| &guarded.0) else { return Ok(false) };
     Ok(tenant.spec.deletion_policy == DeletionPolicy::Delete
-        && recheck::drops_fleet(context, &tenant.metadata, fleet).await?
         && context.reader.definition_stays(FLEETS).await?
-        && context.reader.definition_stays(TENANTS).await?)
+        && context.reader.definition_stays(TENANTS).await?
+        && recheck::drops_fleet(context, &tenant.metadata, fleet).await?)
 }
 
 /// Stops pods that nobody owns, each with its grace period: a `StatefulSet` that is replaced around its running pods leaves

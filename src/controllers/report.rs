@@ -72,7 +72,7 @@ pub async fn finish<S: Status>(
 ) -> Turn {
     let key = key(kind, metadata);
     let failed = matches!(outcome, Outcome::Failed(_) | Outcome::Transient(_));
-    let failures = if failed { context.memory.failed(&key) } else { 0 };
+    let failures = if failed { context.failed(kind, &key) } else { 0 };
     let ended = |turn: Turn| {
         context.metrics.set_in_backoff(kind.as_str(), context.memory.failing(kind.as_str()));
         turn
@@ -122,7 +122,7 @@ pub async fn finish<S: Status>(
         }
         Ok(None) => return well(Turn::of(&outcome, failures, due)),
         Err(error) => {
-            let failures = context.memory.failed(&key);
+            let failures = context.failed(kind, &key);
             tracing::warn!(kind = key.kind, name = key.name, failures, %error, "status was not written; trying again");
             return ended(Turn::of(&Outcome::Transient(error.to_string()), failures, due));
         }

@@ -256,7 +256,7 @@ where
         }
         Err(_) => {
             tracing::warn!(kind = kind.as_str(), namespace, name, "a pass took over a minute; trying again");
-            let failures = context.memory.failed(&Key::new(kind, Some(&namespace), &name));
+            let failures = context.failed(kind, &Key::new(kind, Some(&namespace), &name));
             ("timeout", Action::requeue(outcome::pause(failures).max(Duration::from_secs(10))))
         }
     };

@@ -148,10 +148,8 @@ impl Step {
             |child: &Child| matches!(child.kind(), ChildKind::Secret | ChildKind::StatefulSet | ChildKind::Deployment);
         let now = self.children.iter().filter(|child| !validated.pools.is_empty() || !runs_pods(child));
         let now: Vec<&Child> = now.collect();
-        let outdated = || {
-            recheck::has_changed(context, tenant)
-                || self.parts != Parts::of(self.wanted) && self.brings_back(context, namespace)
-        };
+        let changed = || recheck::has_changed(context, tenant);
+        let outdated = || changed() || self.parts != Parts::of(self.wanted) && self.brings_back(context, namespace);
         let mut failures = children::apply(context, namespace, now, outdated).await?;
         context.bots_do_without_dashboard(&validated.name, failures.of_dashboard());
         let status = tenant.status.as_ref();
@@ -167,13 +165,13 @@ impl Step {
         }
         if !waits {
             let made = self.workloads.iter().filter(|workload| failures.has_made(workload));
-            let replaced = children::replace_pods(context, namespace, made, pace).await;
+            let replaced = children::replace_pods(context, namespace, made, pace, changed).await;
             failures.first.keep(replaced)?;
         }
         failures.first.keep(children::help_to_start(context, namespace, &self.workloads, self.waking).await)?;
         // Last: whoever wakes does not wait for what is to go.
         let owner = tenant.metadata.uid.as_deref();
-        failures.first.keep(children::prune(context, owner, namespace, &self.children).await)?;
+        failures.first.keep(children::prune(context, owner, namespace, &self.children, changed).await)?;
         failures.first.told()
     }
 
