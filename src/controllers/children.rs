@@ -102,13 +102,15 @@ pub async fn apply(
         }
         let workload = workload(child);
         let starts = || workload.is_some() || child.kind() == ChildKind::BotFleet && missing(child);
-        let late = failures.kinds.contains(&child.kind()) && context.has_lasted(began);
-        if late {
-            let untried = format!("{} are not all tried, each takes long to fail", child.kind().resource().plural);
-            failures.first.keep(Err(Outcome::Failed(untried)))?;
-        }
-        let spared = late || failures.spares(child) && starts();
-        let done = if spared { Ok(()) } else { ensure(context, child, namespace).await };
+        let spared = failures.spares(child) && starts();
+        let done = if failures.kinds.contains(&child.kind()) && context.has_lasted(began) {
+            let kind = child.kind().resource().plural;
+            Err(Outcome::Failed(format!("{kind} are not all tried, each takes long to fail")))
+        } else if spared {
+            Ok(())
+        } else {
+            ensure(context, child, namespace).await
+        };
         let failed = spared || done.is_err();
         failures.dashboard |= failed && child.kind() == ChildKind::Deployment && child.name() == DASHBOARD;
         let kept = failures.keep(child, missing, done);
