@@ -57,7 +57,7 @@ fn default_grace() -> i64 {
 )]
 #[serde(rename_all = "camelCase")]
 pub struct BotFleetSpec {
-    /// Number of bots. Default 1. Bots above the tier's number are not started; a smaller number stops the highest ones gracefully and keeps their volumes.
+    /// Number of bots. Default 1. Bots for which the tier has neither number nor room left are not started, those of the youngest fleets first; a smaller number stops the highest ones gracefully and keeps their volumes.
     #[serde(default = "default_replicas")]
     #[schemars(range(min = 0, max = 200))]
     pub replicas: i32,
@@ -91,6 +91,13 @@ pub struct BotFleetSpec {
     #[serde(default = "default_grace")]
     #[schemars(range(min = 120, max = 3600))]
     pub termination_grace_period_seconds: i64,
+}
+
+impl BotFleetSpec {
+    /// Bots that it asks for: none while paused.
+    pub const fn wanted(&self) -> i32 {
+        if self.paused { 0 } else { self.replicas }
+    }
 }
 
 /// Kind of Hummingbot configuration.

@@ -231,9 +231,9 @@ impl Input {
             resource.metadata.namespace = Some(validated.namespace.clone());
             fleets.push(Placed { place: format!("{}: spec.fleets[{name}]", tenant.place), resource });
         }
-        let facts: Vec<FleetFacts> = fleets.iter().map(|fleet| facts(&fleet.resource)).collect();
-        let bots = allot(validated.plan.max_bots, &facts);
         let context = validated.fleet_context();
+        let facts: Vec<FleetFacts> = fleets.iter().map(|fleet| FleetFacts::of(&fleet.resource, &context)).collect();
+        let bots = allot(context.max_bots, context.room(), &facts);
         let mut planned = Vec::new();
         for fleet in fleets {
             let name = fleet.resource.name_any();
@@ -284,14 +284,6 @@ where
             resources.push(Placed { place, resource });
         }
         Err(problems) => errors.extend(problems.iter().map(|problem| format!("{place}: {problem}"))),
-    }
-}
-
-fn facts(fleet: &BotFleet) -> FleetFacts {
-    FleetFacts {
-        name: fleet.name_any(),
-        created: fleet.metadata.creation_timestamp.as_ref().map(|time| time.0),
-        wanted: if fleet.spec.paused { 0 } else { fleet.spec.replicas },
     }
 }
 

@@ -20,7 +20,7 @@ use crate::domain::names::{self, Component, ISOLATION};
 use crate::domain::stage::{Stage, effective_stage};
 use crate::plan::{self, Child, ChildKind, Parts};
 use crate::status::{self, Seen, sleep};
-use crate::validate::{self, Desired, FleetFacts, ValidatedTenant};
+use crate::validate::{self, Desired, FleetContext, FleetFacts, ValidatedTenant};
 
 /// Runs one pass and tells when the next is due.
 pub async fn reconcile(guarded: Arc<Guarded<BotFleet>>, context: &Context) -> Turn {
@@ -130,7 +130,7 @@ async fn pass(context: &Context, fleet: &BotFleet) -> Result<(Outcome, View), Ou
     let mut view = observe(&entries, &name);
     view.desired = workloads.first().map(|workload| workload.replicas);
     view.planned_for = tenant.metadata.generation;
-    view.over_tier = if fleet.spec.paused { 0 } else { (fleet.spec.replicas - planned.share).max(0) };
+    view.over_tier = (fleet.spec.wanted() - planned.share).max(0);
     let judged = || judge(fleet, &entries, workloads.first(), (wanted, waking), planned.held);
     let outcome = failures.first.told().map_or_else(|failed| failed, |()| judged());
     let still = waking && !matches!(outcome, Outcome::Done(_) | Outcome::Paused);
@@ -184,14 +184,13 @@ async fn plan(
     if home.is_none_or(|home| home.tenant.as_deref() != Some(&*tenant.name_any())) {
         return Err(Outcome::Waiting(format!("namespace {namespace} is not yet the Tenant's")));
     }
-    let max_bots = context.catalog.tier(tenant.spec.tier).max_bots;
-    let share = share(max_bots, &context.fleets_of(&namespace), &fleet.name_any());
-    // The tier of a Tenant that makes no sense takes no bots.
-    let own = if fleet.spec.paused { 0 } else { fleet.spec.replicas };
     let (most, planned) = if let Ok(validated) = validate::tenant(tenant, &context.catalog, &context.serving_pools()) {
+        let share = share(&validated.fleet_context(), &context.fleets_of(&namespace), &fleet.name_any());
         (share, plan_share(context, fleet, &validated, share, (wanted, waking)).await)
     } else {
-        (own, Err(Outcome::Waiting("its Tenant is Stalled; see the Tenant's conditions".to_owned())))
+        // The tier of a Tenant that makes no sense takes no bots.
+        let waits = Outcome::Waiting("its Tenant is Stalled; see the Tenant's conditions".to_owned());
+        (fleet.spec.wanted(), Err(waits))
     };
     if planned.is_err() {
         // Whatever it waits for, no more of its bots run than are asked for.
@@ -252,17 +251,10 @@ fn tenant_of(context: &Context, namespace: &str) -> Result<Arc<Guarded<Tenant>>,
     })
 }
 
-/// The bots that the tier leaves to this fleet: oldest fleets first. Paused fleets take no share.
-fn share(max_bots: i32, fleets: &[BotFleet], name: &str) -> i32 {
-    let facts: Vec<FleetFacts> = fleets
-        .iter()
-        .map(|fleet| FleetFacts {
-            name: fleet.name_any(),
-            created: fleet.metadata.creation_timestamp.as_ref().map(|time| time.0),
-            wanted: if fleet.spec.paused { 0 } else { fleet.spec.replicas },
-        })
-        .collect();
-    validate::allot(max_bots, &facts).get(name).copied().unwrap_or_default()
+/// The bots that the tier leaves to this fleet.
+fn share(tier: &FleetContext, fleets: &[BotFleet], name: &str) -> i32 {
+    let facts: Vec<FleetFacts> = fleets.iter().map(|fleet| FleetFacts::of(fleet, tier)).collect();
+    validate::allot(tier.max_bots, tier.room(), &facts).get(name).copied().unwrap_or_default()
 }
 
 /// The text of the strategy's configuration, inline or from the `ConfigMap` it refers to.
@@ -331,13 +323,8 @@ async fn drop_surplus_volumes(
     if surplus.is_empty() || !recheck::still_asks(context, tenant, fleet).await? {
         return Ok(());
     }
-    for entry in surplus {
-        if recheck::has_changed(context, tenant) || recheck::fleet_has_changed(context, fleet) {
-            return Err(Outcome::Again);
-        }
-        context.applier.delete(entry).await?;
-    }
-    Ok(())
+    let changed = || recheck::has_changed(context, tenant) || recheck::fleet_has_changed(context, fleet);
+    removal::drop_volumes(context, &surplus, changed).await
 }
 
 /// Pods of the fleet's workload, as its controller counts them.
@@ -374,7 +361,8 @@ fn fleet_status(fleet: &BotFleet, old: &BotFleetStatus, outcome: &Outcome, view:
         && view.over_tier > 0
     {
         verdicts.ready.reason = reasons::OVER_TIER;
-        verdicts.ready.message = format!("ready, but {} bots above the tier's number are not started", view.over_tier);
+        verdicts.ready.message =
+            format!("ready, but {} bots are not started: the tier has no more for this fleet", view.over_tier);
     }
     let sleep = view.sleep.map(|(wanted, gone, waking)| sleep::fleet_hibernated(wanted, gone, waking));
     let kept_sleep = status::find(&old.conditions, crate::api::conditions::HIBERNATED).cloned();

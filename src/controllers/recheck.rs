@@ -73,19 +73,19 @@ pub async fn still_says_delete(context: &Context, tenant: &ObjectMeta) -> Result
 /// # Errors
 /// `Transient` when the Tenant cannot be read; nothing is deleted on a guess.
 pub async fn drops_fleet(context: &Context, tenant: &ObjectMeta, fleet: &str) -> Result<bool, Outcome> {
-    Ok(says_delete(context, tenant).await?.is_some_and(|live| !asks_for(&live, fleet)))
+    Ok(says_delete(context, tenant).await?.is_some_and(|live| drops(&live, fleet)))
 }
 
 /// The same as far as the watch knows, which costs no request.
 pub fn seems_to_drop(context: &Context, namespace: &str, fleet: &str) -> bool {
     let known = names::tenant_of_namespace(namespace).and_then(|name| context.tenant(name));
-    let known = known.as_ref().and_then(|known| known.0.as_ref().ok());
-    known.is_some_and(|known| known.spec.deletion_policy == DeletionPolicy::Delete && !asks_for(known, fleet))
+    known.as_ref().and_then(|known| known.0.as_ref().ok()).is_some_and(|known| drops(known, fleet))
 }
 
-fn asks_for(tenant: &Tenant, fleet: &str) -> bool {
+fn drops(tenant: &Tenant, fleet: &str) -> bool {
     let named = tenant.spec.fleets.iter().any(|one| one.name == fleet);
-    named && tenant.metadata.deletion_timestamp.is_none()
+    let asks_for = named && tenant.metadata.deletion_timestamp.is_none();
+    tenant.spec.deletion_policy == DeletionPolicy::Delete && !asks_for
 }
 
 /// This Tenant, if it says now that its data is to go.

@@ -6,6 +6,8 @@ use kube::Resource;
 use super::context::Context;
 use super::outcome::{FirstFailure, Outcome};
 use super::recheck;
+use super::sight;
+use super::steps::State;
 use super::workloads::ordinal;
 use crate::api::DeletionPolicy;
 use crate::cluster::error::ClusterError;
@@ -98,13 +100,7 @@ async fn try_tenant(context: &Context, metadata: &ObjectMeta, policy: DeletionPo
 fn has_ended(context: &Context, entries: &[Entry], fleet: &Entry) -> bool {
     let known = context.fleet(&fleet.namespace, &fleet.name);
     let let_go = known.is_none_or(|known| !has_finalizer(known.meta()));
-    let workload = names::fleet_workload(&fleet.name);
-    let of_fleet = |entry: &Entry| match entry.slot {
-        Slot::Child(ChildKind::StatefulSet) => entry.name == workload,
-        Slot::Pod => entry.fleet.as_deref() == Some(&*fleet.name),
-        _ => false,
-    };
-    fleet.deleting && let_go && !entries.iter().any(of_fleet)
+    fleet.deleting && let_go && sight::bots(entries, Some(&fleet.name)) == State::Missing
 }
 
 /// Deletes a fleet, or its workload. Where that is refused or fails its bots stop all the same.
@@ -157,13 +153,7 @@ async fn try_fleet(context: &Context, metadata: &ObjectMeta) -> Result<Outcome, 
     let volumes = entries.iter().filter(|e| e.slot == Slot::Volume && ordinal(&e.name, &claims).is_some());
     let volumes: Vec<&Entry> = volumes.collect();
     if !volumes.is_empty() && drops_volumes(context, namespace, name).await? {
-        for entry in volumes {
-            // Many take a while, and the Tenant may ask for the fleet again meanwhile.
-            if !recheck::seems_to_drop(context, namespace, name) {
-                return Ok(Outcome::Again);
-            }
-            context.applier.delete(entry).await?;
-        }
+        drop_volumes(context, &volumes, || !recheck::seems_to_drop(context, namespace, name)).await?;
     }
     context.status.remove_finalizer(Own::BotFleet, metadata).await?;
     Ok(Outcome::Again)
@@ -177,6 +167,20 @@ async fn drops_volumes(context: &Context, namespace: &str, fleet: &str) -> Resul
         && context.reader.definition_stays(FLEETS).await?
         && context.reader.definition_stays(TENANTS).await?
         && recheck::drops_fleet(context, &tenant.metadata, fleet).await?)
+}
+
+/// Deletes volumes. Many take a while, and before each it is asked whether they may be wanted again meanwhile.
+///
+/// # Errors
+/// `Again` once they may be, or the outcome of a deletion that failed.
+pub async fn drop_volumes(context: &Context, volumes: &[&Entry], wanted: impl Fn() -> bool) -> Result<(), Outcome> {
+    for volume in volumes {
+        if wanted() {
+            return Err(Outcome::Again);
+        }
+        context.applier.delete(volume).await?;
+    }
+    Ok(())
 }
 
 /// Stops pods that nobody owns, each with its grace period: a `StatefulSet` that is replaced around its running pods leaves

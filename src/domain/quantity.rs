@@ -134,6 +134,13 @@ impl std::ops::Add for Size {
     }
 }
 
+impl std::ops::Sub for Size {
+    type Output = Self;
+    fn sub(self, other: Self) -> Self {
+        Size { cpu: Cpu(self.cpu.0 - other.cpu.0), memory: Bytes(self.memory.0 - other.memory.0) }
+    }
+}
+
 impl std::ops::Mul<i64> for Size {
     type Output = Self;
     fn mul(self, times: i64) -> Self {
@@ -148,9 +155,18 @@ impl std::iter::Sum for Size {
 }
 
 impl Size {
+    /// No bound.
+    pub const MOST: Size = Size { cpu: Cpu(i64::MAX), memory: Bytes(i64::MAX) };
+
     /// Whether this size fits into another in both dimensions.
     pub fn fits_into(self, room: Size) -> bool {
         self.cpu <= room.cpu && self.memory <= room.memory
+    }
+
+    /// How many of a size fit into this one; of one that needs nothing, as many as can be counted.
+    pub fn holds(self, each: Size) -> i64 {
+        let whole = |room: i64, each: i64| if each > 0 { room.max(0) / each } else { i64::MAX };
+        whole(self.cpu.0, each.cpu.0).min(whole(self.memory.0, each.memory.0))
     }
 }
 
@@ -179,5 +195,16 @@ mod tests {
         assert_eq!(Bytes::mi(1024).to_string(), "1Gi");
         assert_eq!(Cpu(1600).to_string(), "1600m");
         assert_eq!(Cpu(2000).to_string(), "2");
+    }
+
+    #[test]
+    fn what_is_scarcest_tells_how_many_fit() {
+        let size = |cpu, mi| Size { cpu: Cpu(cpu), memory: Bytes::mi(mi) };
+        assert_eq!(size(600, 1_536).holds(size(200, 512)), 3);
+        assert_eq!(size(600, 1_536).holds(size(250, 512)), 2);
+        assert_eq!(size(600, 1_536).holds(size(200, 513)), 2);
+        assert_eq!(size(600, 0).holds(size(200, 512)), 0);
+        assert_eq!(size(-1, 512).holds(size(0, 512)), 1);
+        assert_eq!(size(0, 0).holds(Size::default()), i64::MAX);
     }
 }

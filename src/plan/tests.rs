@@ -37,17 +37,15 @@ fn validated(tenant: &Tenant, pools: &[PoolFacts]) -> ValidatedTenant {
 }
 
 fn fleets(tenant: &ValidatedTenant) -> Vec<ValidatedFleet> {
-    let fact = |(name, spec): &(String, crate::api::BotFleetSpec)| FleetFacts {
-        name: name.clone(),
-        created: None,
-        wanted: spec.replicas,
-    };
-    let bots = allot(tenant.plan.max_bots, &tenant.fleets.iter().map(fact).collect::<Vec<_>>());
+    let tier = tenant.fleet_context();
+    let facts: Vec<FleetFacts> =
+        tenant.fleets.iter().map(|(name, spec)| FleetFacts::new(name.clone(), None, spec, &tier)).collect();
+    let bots = allot(tier.max_bots, tier.room(), &facts);
     let plan = |(name, spec): &(String, crate::api::BotFleetSpec)| {
         let mut fleet = BotFleet::new(name, spec.clone());
         fleet.metadata.uid = Some("5678".to_owned());
         let desired = Desired { replicas: bots[name] };
-        validate::fleet(&fleet, &tenant.fleet_context(), desired, CONFIG).expect("valid")
+        validate::fleet(&fleet, &tier, desired, CONFIG).expect("valid")
     };
     tenant.fleets.iter().map(plan).collect()
 }

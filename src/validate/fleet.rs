@@ -41,9 +41,23 @@ impl FleetContext {
         if self.pools.is_empty() { vec![default_pool(self.tier).to_owned()] } else { self.pools.clone() }
     }
 
+    /// Limits of one bot of a fleet; the catalogue's where its own are refused.
+    pub fn size(&self, spec: &BotFleetSpec) -> Size {
+        check(&mut Findings::default(), "spec", spec, self)
+    }
+
+    /// Whether the tier has room for all bots of a fleet that it would start if there were no other.
+    pub fn has_room_for(&self, spec: &BotFleetSpec, size: Size) -> bool {
+        self.bots(spec, size).fits_into(self.room())
+    }
+
+    fn bots(&self, spec: &BotFleetSpec, size: Size) -> Size {
+        size * i64::from(spec.replicas.clamp(0, self.max_bots))
+    }
+
     /// What one bot of a fleet asks of the scheduler.
     pub fn bot_request(&self, spec: &BotFleetSpec) -> Size {
-        self.request(check(&mut Findings::default(), "spec", spec, self))
+        self.request(self.size(spec))
     }
 
     /// Requests of a bot with these limits, in the catalogue's proportion of the two.
@@ -119,14 +133,15 @@ pub fn fleet(
     }
     let spec = &fleet.spec;
     let size = check(&mut findings, "spec", spec, context);
-    let bots = size * i64::from(spec.replicas.clamp(0, context.max_bots));
-    let room = context.room();
-    if !bots.fits_into(room) {
+    if !context.has_room_for(spec, size) {
         findings.add(
             "spec.resources",
             format_args!(
-                "{} bots ask for {bots} in sum, tier {} has {room} for all bots; lower resources or replicas",
-                spec.replicas, context.tier
+                "{} bots ask for {} in sum, tier {} has {} for all bots; lower resources or replicas",
+                spec.replicas,
+                context.bots(spec, size),
+                context.tier,
+                context.room()
             ),
         );
     }

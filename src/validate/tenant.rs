@@ -249,15 +249,10 @@ fn policy(findings: &mut Findings, spec: &TenantSpec, catalog: &Catalog) -> Poli
 
 /// Checks every fleet by itself, and then whether the bots that would start fit into the tier.
 fn fleets(findings: &mut Findings, fleets: &[TenantFleet], context: &FleetContext) {
-    let wanted: Vec<FleetFacts> = fleets
-        .iter()
-        .map(|fleet| FleetFacts {
-            name: fleet.name.clone(),
-            created: None,
-            wanted: if fleet.spec.paused { 0 } else { fleet.spec.replicas },
-        })
-        .collect();
-    let started = allot(context.max_bots, &wanted);
+    let facts = |fleet: &TenantFleet| FleetFacts::new(fleet.name.clone(), None, &fleet.spec, context);
+    let wanted: Vec<FleetFacts> = fleets.iter().map(facts).collect();
+    // By number alone: bots that are too many are left out and no error, sizes that do not fit are one.
+    let started = allot(context.max_bots, Size::MOST, &wanted);
     let mut sum = Size::default();
     for fleet in fleets {
         let size = fleet::check(findings, &format!("spec.fleets[{}]", fleet.name), &fleet.spec, context);

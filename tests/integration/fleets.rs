@@ -239,7 +239,7 @@ pub fn surplus_bots_are_not_started(ctx: &Ctx) -> Result<(), String> {
     };
     counts(2, 1)?;
     let message = await_reason_within(ctx, LIMIT, &young, "Ready", "True", "OverTier")?;
-    ensure(message.contains("2 bots above the tier's number are not started"), || message)?;
+    ensure(message.contains("2 bots are not started: the tier has no more for this fleet"), || message)?;
     ctx.await_ready("crowded")?;
 
     // kubectl scale, on the older fleet, takes from the younger one and gives back.
@@ -261,6 +261,11 @@ pub fn surplus_bots_are_not_started(ctx: &Ctx) -> Result<(), String> {
     // The larger tier has room for all of them.
     patch(ctx, &["tenant", "crowded"], &json!({"spec": {"tier": "pro", "fleets": [fleet("old", 3)]}}))?;
     counts(3, 3)?;
+    // Five bots' worth of memory is left, and three of these have nine.
+    patch(ctx, &young, &json!({"spec": {"resources": {"memory": "1536Mi"}}}))?;
+    counts(3, 2)?;
+    let message = await_reason_within(ctx, LIMIT, &young, "Ready", "True", "OverTier")?;
+    ensure(message.contains("1 bots are not started"), || message)?;
     ctx.await_ready("crowded").map(drop)
 }
 

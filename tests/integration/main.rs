@@ -74,6 +74,7 @@ const SHARED: &[(&str, Test)] = &[
     ("privilege::fields::a_fleet_cannot_name_another_tenant", privilege::fields::a_fleet_cannot_name_another_tenant),
     ("refused::refused_objects_stop_nobody", refused::refused_objects_stop_nobody),
     ("refused::a_failing_webhook_holds_up_nobody", refused::a_failing_webhook_holds_up_nobody),
+    ("refused::a_silent_webhook_holds_up_no_stop", refused::a_silent_webhook_holds_up_no_stop),
     ("own_fleets::what_waits_sleeps_and_waits_again", own_fleets::what_waits_sleeps_and_waits_again),
     ("own_fleets::bots_stop_whatever_becomes_of_their_tenant", own_fleets::bots_stop_whatever_becomes_of_their_tenant),
     ("own_fleets::a_fleet_that_comes_back_keeps_its_data", own_fleets::a_fleet_that_comes_back_keeps_its_data),

@@ -1,6 +1,7 @@
 //! What the API server refuses keeps nobody from stopping, sleeping or waking.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::TcpListener;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -8,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::Ctx;
 use crate::harness::{condition, eventually};
-use crate::tenants::{apply, await_reason_within, ensure, fleet, list, patch, same, tenant, text};
+use crate::tenants::{apply, await_reason_within, ensure, fleet, list, mark, patch, same, tenant, text, writes};
 
 const LIMIT: Duration = Duration::from_secs(120);
 const NAME: &str = "forbidden";
@@ -151,23 +152,8 @@ pub fn a_failing_webhook_holds_up_nobody(ctx: &Ctx) -> Result<(), String> {
     let (name, namespace) = ("unanswered", "tenant-unanswered");
     apply(ctx, &tenant(name, json!({"tier": "basic", "fleets": [fleet("a", 1)]})))?;
     ctx.await_ready(name)?;
-    let webhook = json!({
-        // Nobody listens there.
-        "name": "away.torpor.test", "clientConfig": {"url": "https://127.0.0.1:1/"}, "failurePolicy": "Fail",
-        "timeoutSeconds": 1, "sideEffects": "None", "admissionReviewVersions": ["v1"],
-        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
-        "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "resources": ["services"], "operations": ["CREATE"]}],
-    });
-    let kind = "ValidatingWebhookConfiguration";
-    let hook = json!({
-        "apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": {"name": "away"}, "webhooks": [webhook],
-    });
-    apply(ctx, &hook)?;
-    let make = ["create", "service", "clusterip", "mine", "-n", namespace, "--tcp=80", "--dry-run=server"];
-    eventually(LIMIT, || match ctx.kubectl(&make) {
-        Err(failure) if failure.contains("failed calling webhook") => Ok(()),
-        other => Err(format!("the webhook is not asked: {other:?}")),
-    })?;
+    // Nobody listens there.
+    ask_for_services(ctx, "away", namespace, ("https://127.0.0.1:1/", 1))?;
     ctx.kubectl(&["delete", "service", "redis", "-n", namespace])?;
     for (suspended, running) in [(true, 0), (false, 1)] {
         patch(ctx, &["tenant", name], &json!({"spec": {"suspended": suspended}}))?;
@@ -182,10 +168,69 @@ pub fn a_failing_webhook_holds_up_nobody(ctx: &Ctx) -> Result<(), String> {
             ensure(ready["reason"] == "Retrying" && named, || format!("no word of what is tried again: {ready}"))
         })?;
     }
-    ctx.kubectl(&["delete", kind, "away"])?;
-    eventually(LIMIT, || ctx.kubectl(&make).map(drop))?;
+    ask_no_more(ctx, "away", namespace)?;
     ctx.kubectl(&["annotate", "tenant", name, "look=again"])?;
     await_reason_within(ctx, LIMIT, &["tenant", name], "Ready", "True", "Ready").map(drop)
+}
+
+/// A webhook takes every question and answers none, so that each Service that cannot be made costs its time. Once two have, no further
+/// one is tried in that pass, and the tenant's bots stop.
+pub fn a_silent_webhook_holds_up_no_stop(ctx: &Ctx) -> Result<(), String> {
+    let (name, namespace) = ("unheard", "tenant-unheard");
+    apply(ctx, &tenant(name, json!({"tier": "basic", "fleets": [fleet("a", 1)]})))?;
+    ctx.await_ready(name)?;
+    let silent = TcpListener::bind("127.0.0.1:0").map_err(|error| error.to_string())?;
+    let address = silent.local_addr().map_err(|error| error.to_string())?;
+    // Two are more than the twenty seconds after which a pass goes on to what is to stop.
+    ask_for_services(ctx, "silent", namespace, (&format!("https://{address}/"), 11))?;
+    let start = mark(ctx)?;
+    // In the order in which they are made.
+    ctx.kubectl(&["delete", "service", "postgres", "redis", "dashboard", "bots", "-n", namespace])?;
+    patch(ctx, &["tenant", name], &json!({"spec": {"suspended": true}}))?;
+    eventually(LIMIT, || {
+        let names = [("bots-a", 0), ("dashboard", 0), ("monitoring", 0), ("postgres", 1), ("redis", 0)];
+        same(
+            "pods asked for",
+            &asked(ctx, namespace)?,
+            &names.map(|(name, count)| (name.to_owned(), json!(count))).into(),
+        )
+    })?;
+    let tried =
+        writes(ctx, start)?.into_iter().filter(|write| write.namespace == namespace && write.resource == "services");
+    let tried: BTreeSet<String> = tried.map(|write| write.name).collect();
+    same("Services that were tried", &tried, &["postgres", "redis"].map(str::to_owned).into())?;
+    ask_no_more(ctx, "silent", namespace)?;
+    ctx.kubectl(&["annotate", "tenant", name, "look=again"])?;
+    await_reason_within(ctx, LIMIT, &["tenant", name], "Ready", "True", "Asleep").map(drop)
+}
+
+/// What shows whether a webhook is asked.
+fn service(namespace: &str) -> [&str; 8] {
+    ["create", "service", "clusterip", "mine", "-n", namespace, "--tcp=80", "--dry-run=server"]
+}
+
+/// Has the API server ask a webhook before any Service is made in a namespace, for so many seconds. It does when this returns.
+fn ask_for_services(ctx: &Ctx, name: &str, namespace: &str, (url, seconds): (&str, u32)) -> Result<(), String> {
+    let webhook = json!({
+        "name": format!("{name}.torpor.test"), "clientConfig": {"url": url}, "failurePolicy": "Fail",
+        "timeoutSeconds": seconds, "sideEffects": "None", "admissionReviewVersions": ["v1"],
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
+        "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "resources": ["services"], "operations": ["CREATE"]}],
+    });
+    let hook = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": name}, "webhooks": [webhook],
+    });
+    apply(ctx, &hook)?;
+    eventually(LIMIT, || match ctx.kubectl(&service(namespace)) {
+        Err(failure) if failure.contains("failed calling webhook") => Ok(()),
+        other => Err(format!("the webhook is not asked: {other:?}")),
+    })
+}
+
+fn ask_no_more(ctx: &Ctx, name: &str, namespace: &str) -> Result<(), String> {
+    ctx.kubectl(&["delete", "validatingwebhookconfiguration", name])?;
+    eventually(LIMIT, || ctx.kubectl(&service(namespace)).map(drop))
 }
 
 /// The rule that keeps fleets from ending, and an attempt at it.

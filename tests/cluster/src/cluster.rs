@@ -61,6 +61,7 @@ struct Own {
     authority: Authority,
     server: String,
     ports: Ports,
+    service_cidr: String,
     spawner: Spawner,
 }
 
@@ -105,7 +106,14 @@ impl Cluster {
         control_plane::write_files(&data, &authority, &server, &stages, options)?;
         let components = control_plane::components(&tools, &data, &ports, options);
         let cluster = Self {
-            own: Some(Own { components: Mutex::new(components), authority, server, ports, spawner: Spawner::start()? }),
+            own: Some(Own {
+                components: Mutex::new(components),
+                authority,
+                server,
+                ports,
+                service_cidr: options.service_cidr.clone(),
+                spawner: Spawner::start()?,
+            }),
             kubeconfig: data.join("admin.kubeconfig"),
             data,
             tools,
@@ -293,6 +301,30 @@ impl Cluster {
             Ok(TcpStream::connect(("127.0.0.1", port)).is_ok()
                 && (name == ETCD || self.kubectl(["get", "--raw=/readyz"]).is_ok()))
         })
+    }
+
+    /// The port of etcd.
+    pub fn etcd_port(&self) -> Result<u16> {
+        Ok(self.own()?.ports.etcd)
+    }
+
+    /// Starts one more API server, whose etcd is reached at another port, and returns its address. All write one audit log.
+    pub fn second_api_server(&self, etcd_port: u16) -> Result<String> {
+        const NAME: &str = "second-kube-apiserver";
+        let own = self.own()?;
+        let port = control_plane::free_port()?;
+        let args = control_plane::api_server_at(&self.data, etcd_port, port, &own.service_cidr);
+        let mut component = Component::new(NAME, self.tools.bin(API_SERVER), args, &self.data);
+        component.start(&own.spawner)?;
+        {
+            let mut components = self.components()?;
+            components.push(component);
+            self.janitor.watch(components.iter())?;
+        }
+        let server = format!("https://127.0.0.1:{port}");
+        let ready = ["--server", &server, "get", "--raw=/readyz"];
+        self.wait(NAME, || Ok(self.kubectl(ready).is_ok()))?;
+        Ok(server)
     }
 
     /// Starts again the components that have ended by themselves, as a kubelet does with those of a real control plane.

@@ -39,6 +39,11 @@ impl Ports {
     }
 }
 
+/// One more port.
+pub(crate) fn free_port() -> Result<u16> {
+    free_ports().map(|[port]| port)
+}
+
 /// Ports below the range the kernel gives to outgoing connections: a port from that range may be taken between the
 /// choice and the start, or while a component is down, by the other components' own connections.
 fn free_ports<const N: usize>() -> Result<[u16; N]> {
@@ -138,17 +143,9 @@ pub(crate) fn components(tools: &Tools, data: &Path, ports: &Ports, options: &Op
         component(ETCD, etcd(data, ports.etcd, ports.etcd_peer), &[]),
         component(
             API_SERVER,
-            api_server(data, ports.etcd, &options.service_cidr),
-            &[
-                "--bind-address=127.0.0.1".into(),
-                format!("--secure-port={}", ports.api_server),
-                // Kubernetes 1.37 refuses to advertise a loopback address.
-                "--endpoint-reconciler-type=none".into(),
-            ]
-            .into_iter()
+            api_server_at(data, ports.etcd, ports.api_server, &options.service_cidr),
             // The last of a flag counts.
-            .chain(options.audit_log.iter().map(|file| format!("--audit-log-path={}", file.display())))
-            .collect::<Vec<_>>(),
+            &Vec::from_iter(options.audit_log.iter().map(|file| format!("--audit-log-path={}", file.display()))),
         ),
         component(
             "kube-controller-manager",
@@ -189,6 +186,17 @@ pub fn etcd(data: &Path, client_port: u16, peer_port: u16) -> Vec<String> {
         format!("--quota-backend-bytes={}", 8_u64 << 30),
         "--log-level=warn".into(),
     ]
+}
+
+/// Arguments of the API server on a loopback port.
+pub(crate) fn api_server_at(data: &Path, etcd_port: u16, port: u16, service_cidr: &str) -> Vec<String> {
+    let place = [
+        "--bind-address=127.0.0.1".into(),
+        format!("--secure-port={port}"),
+        // Kubernetes 1.37 refuses to advertise a loopback address.
+        "--endpoint-reconciler-type=none".into(),
+    ];
+    api_server(data, etcd_port, service_cidr).into_iter().chain(place).collect()
 }
 
 /// Arguments of the API server, but for where it listens.

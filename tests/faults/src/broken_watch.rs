@@ -1,5 +1,6 @@
 //! Each watch of the operator broken in turn, in each way: how soon does it react to all else, and what does it say of itself.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -237,28 +238,46 @@ async fn touch(api: &Api, (group, resource, selector): &WatchKey, number: usize)
     Ok(true)
 }
 
-/// Breaks the watches and returns a row for each, with what was measured.
-pub async fn run(rig: &mut Rig, settings: &Settings) -> Result<(Vec<Row>, Vec<Measured>)> {
+/// A row for each watch, with what was measured.
+type Found = (Vec<Row>, Vec<Measured>);
+
+/// Breaks the watches, of as many clusters at once as there are lanes, each of one of them.
+pub async fn run(settings: &Settings) -> Result<Found> {
+    let mut rigs = Vec::new();
+    for _ in 0..settings.lanes {
+        rigs.push(Rig::start(&settings.torpor, &settings.root).await?);
+    }
+    let lanes = rigs.iter_mut().enumerate().map(|(lane, rig)| some(rig, settings, lane));
+    let found = futures::future::try_join_all(lanes).await?;
+    let (mut rows, mut measured): Found = found.into_iter().fold(Found::default(), |mut all, (rows, measured)| {
+        all.0.extend(rows);
+        all.1.extend(measured);
+        all
+    });
+    rows.sort_by(|a, b| a.workflow.cmp(&b.workflow));
+    measured.sort_by(|a, b| a.watch.cmp(&b.watch));
+    Ok((rows, measured))
+}
+
+/// Breaks each so-manieth watch.
+async fn some(rig: &Rig, settings: &Settings, lane: usize) -> Result<Found> {
     let subject = "c-00000";
     Step::Create { delete_data: false }.ask(&rig.api, subject).await?;
     while !Goal::Ready.is_reached(&rig.api, subject).await? {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let mut keys: Vec<WatchKey> = Vec::new();
-    for record in rig.proxy.since(0) {
-        let key = record.request.watch_key();
-        if record.request.verb == "watch" && !keys.contains(&key) {
-            keys.push(key);
-        }
-    }
+    let watches = rig.proxy.since(0).into_iter().filter(|record| record.request.verb == "watch");
+    // The same order in each lane.
+    let keys: BTreeSet<WatchKey> = watches.map(|record| record.request.watch_key()).collect();
+    let named = keys.into_iter().map(|key| {
+        let name = if key.2.contains("!=") { format!("{} of others", key.1) } else { key.1.clone() };
+        (name, key)
+    });
+    let wanted = named.filter(|(name, _)| settings.wants(name));
     let mut rows = Vec::new();
     let mut measured = Vec::new();
     let mut number = 0;
-    for key in keys {
-        let name = if key.2.contains("!=") { format!("{} of others", key.1) } else { key.1.clone() };
-        if !settings.wants(&name) {
-            continue;
-        }
+    for (name, key) in wanted.skip(lane).step_by(settings.lanes) {
         let began = Instant::now();
         let mut row = Row::new(&name, 1);
         for broken in breaks() {
@@ -281,7 +300,7 @@ pub async fn run(rig: &mut Rig, settings: &Settings) -> Result<(Vec<Row>, Vec<Me
 }
 
 async fn one(
-    rig: &mut Rig,
+    rig: &Rig,
     key: &WatchKey,
     name: &str,
     broken: &Break,

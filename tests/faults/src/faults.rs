@@ -30,6 +30,8 @@ pub struct Faults {
     pub throughout: Vec<(&'static str, View)>,
     /// Whether each write is refused throughout.
     pub refused: bool,
+    /// Whether they need a second API server.
+    pub second_server: bool,
     /// Whether they leave the process alive, so that many tenants can meet them at once, and each of them several.
     pub together: bool,
 }
@@ -63,11 +65,18 @@ pub fn stale() -> Faults {
         then: View { old_lists: kinds, ..late(kinds) },
         ..Fault::new(name, Action::KillAfter)
     });
+    // A write through the server that is behind takes several times that.
+    let two = View { second_behind: 1_000, ..View::AS_IT_IS };
+    let at_writes = at_writes.into_iter().chain([Fault {
+        then: two,
+        ..Fault::new("killed after the answer, then two API servers, one behind", Action::KillAfter)
+    }]);
     let missed = ("only the newest of each object, late", View { newest_only: true, ..late(Kinds::All) });
     let throughout = VIEWS.map(|(kinds, _, name)| (name, late(kinds)));
     Faults {
-        at_writes: at_writes.into(),
-        throughout: throughout.into_iter().chain([missed]).collect(),
+        at_writes: at_writes.collect(),
+        throughout: throughout.into_iter().chain([missed, ("two API servers, one behind", two)]).collect(),
+        second_server: true,
         ..Faults::default()
     }
 }

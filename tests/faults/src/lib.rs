@@ -22,6 +22,7 @@ pub mod probes;
 pub mod proxy;
 pub mod record;
 pub mod refused;
+pub mod relay;
 pub mod report;
 pub mod request;
 pub mod rig;

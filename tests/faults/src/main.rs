@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 use serde_json::json;
 use torpor_faults::matrix::{self, Courses, Settings};
 use torpor_faults::report::{self, Row};
-use torpor_faults::rig::{self, Rig};
+use torpor_faults::rig;
 use torpor_faults::{broken_watch, deciders, disasters, faults, hostile, leaders, soak};
 
 /// Kills Torpor, and lies to it, at each of its requests, and compares what becomes of the cluster.
@@ -175,12 +175,11 @@ fn one(part: Part, settings: &Settings, out: &Path) -> Result<usize> {
         Part::World => matrix::run(settings, &faults::components().into())?,
         Part::Stale => matrix::run(settings, &faults::stale())?,
         Part::Disasters => runtime()?.block_on(disasters::run(settings))?,
-        Part::Watches => runtime()?.block_on(async {
-            let mut rig = Rig::start(&settings.torpor, &settings.root).await?;
-            let (rows, found) = broken_watch::run(&mut rig, settings).await?;
+        Part::Watches => {
+            let (rows, found) = runtime()?.block_on(broken_watch::run(settings))?;
             measured = json!(found);
-            anyhow::Ok(rows)
-        })?,
+            rows
+        }
         Part::Hostile => {
             let (rows, found) = runtime()?.block_on(hostile::run(settings))?;
             measured = json!(found);

@@ -142,7 +142,10 @@ fn lane(
 ) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
-        let rig = Rig::start(&settings.torpor, &settings.root).await?;
+        let mut rig = Rig::start(&settings.torpor, &settings.root).await?;
+        if faults.second_server {
+            rig.start_second().await?;
+        }
         let mut lane = Lane { rig, subjects: 0 };
         loop {
             let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();

@@ -180,8 +180,8 @@ impl Kinds {
     }
 }
 
-/// How the process is shown the cluster, as an API server shows it that lags behind. Single objects are always shown as they
-/// are: the API server asks etcd for them.
+/// How the process is shown the cluster, as an API server shows it that lags behind. Single objects are shown as they are, but by the
+/// second API server: others ask etcd for them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct View {
@@ -193,11 +193,19 @@ pub struct View {
     pub millis: u64,
     /// Of what came late about one object only the newest is told.
     pub newest_only: bool,
+    /// Every other connection leads to a second API server, which hears of etcd so many milliseconds late; 0: there is none.
+    pub second_behind: u64,
 }
 
 impl View {
     /// Nothing old, nothing late.
-    pub const AS_IT_IS: Self = Self { old_lists: Kinds::Nothing, late: Kinds::Nothing, millis: 0, newest_only: false };
+    pub const AS_IT_IS: Self =
+        Self { old_lists: Kinds::Nothing, late: Kinds::Nothing, millis: 0, newest_only: false, second_behind: 0 };
+
+    /// How late the process may hear of anything.
+    pub fn latest(&self) -> Duration {
+        Duration::from_millis(self.millis.max(self.second_behind))
+    }
 
     /// How late the frames of that watch are.
     pub fn lateness(&self, request: &Request) -> Duration {

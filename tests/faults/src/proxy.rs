@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -30,6 +30,7 @@ use torpor_cluster::pki::Identity;
 
 use crate::plan::{Action, Match, Plan};
 use crate::record::Record;
+use crate::relay::Relay;
 use crate::request::Request;
 use crate::watches;
 
@@ -64,6 +65,8 @@ pub struct Proxy {
 /// What all connections share.
 pub(crate) struct Shared {
     upstream: String,
+    /// Where every other connection leads while the plan says so, and by what that server is late.
+    second: OnceLock<(String, Relay)>,
     client: reqwest::Client,
     state: Mutex<State>,
     /// The gate: nothing of the process gets through while it is closed.
@@ -110,6 +113,7 @@ impl Proxy {
         let acceptor = acceptor(identity)?;
         let shared = Arc::new(Shared {
             upstream: upstream.trim_end_matches('/').to_owned(),
+            second: OnceLock::new(),
             client,
             state: Mutex::default(),
             closed: watch::Sender::new(false),
@@ -119,11 +123,25 @@ impl Proxy {
         Ok(Self { address, shared, accepting })
     }
 
-    /// Does this from now on. Watches that run go on by the plan they were opened under.
+    /// A second API server, which hears of etcd through the relay. Only the first one counts.
+    pub fn second(&self, upstream: String, relay: Relay) {
+        let _ = self.shared.second.set((upstream, relay));
+    }
+
+    /// Does this from now on. Watches that run go on by the plan they were opened under, unless there is a second API server now, or no
+    /// more: then they are cut, and half of them lead to the other.
     pub fn set(&self, plan: Plan) {
         let mut state = self.shared.state();
+        let (before, behind) = (state.plan.view.second_behind, plan.view.second_behind);
         state.plan = plan;
         state.met = 0;
+        drop(state);
+        if let Some((_, relay)) = self.shared.second.get() {
+            relay.be_late(behind);
+        }
+        if before != behind {
+            self.cut_watches(Match::default());
+        }
     }
 
     /// How many requests have met a rule since the plan was set.
@@ -221,19 +239,19 @@ fn acceptor(identity: &Identity) -> Result<TlsAcceptor> {
 async fn accept(listener: TcpListener, acceptor: TlsAcceptor, shared: Arc<Shared>) {
     // Connections end with the proxy.
     let mut connections = tokio::task::JoinSet::new();
-    loop {
+    for number in 0.. {
         let Ok((stream, _)) = listener.accept().await else { continue };
-        connections.spawn(serve(stream, acceptor.clone(), shared.clone()));
+        connections.spawn(serve(stream, number, acceptor.clone(), shared.clone()));
         while connections.try_join_next().is_some() {}
     }
 }
 
-async fn serve(stream: TcpStream, acceptor: TlsAcceptor, shared: Arc<Shared>) {
+async fn serve(stream: TcpStream, number: usize, acceptor: TlsAcceptor, shared: Arc<Shared>) {
     // What a process that was killed leaves behind is no matter.
     let Ok(stream) = acceptor.accept(stream).await else { return };
     let service = service_fn(move |request| {
         let shared = shared.clone();
-        async move { shared.handle(request).await }
+        async move { shared.handle(number, request).await }
     });
     let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
 }
@@ -255,7 +273,7 @@ impl Drop for InFlight {
 #[derive(Clone)]
 struct Forwarded {
     method: hyper::Method,
-    path: String,
+    url: String,
     headers: HeaderMap,
     body: Bytes,
 }
@@ -269,7 +287,18 @@ impl Shared {
         self.closed.send_replace(true);
     }
 
-    async fn handle(self: Arc<Self>, request: hyper::Request<Incoming>) -> Result<hyper::Response<Body>, Broken> {
+    /// Where requests of that connection are passed on to.
+    fn upstream(&self, connection: usize) -> String {
+        let behind = self.state().plan.view.second_behind > 0 && connection % 2 == 1;
+        let second = self.second.get().filter(|_| behind).map(|(upstream, _)| upstream);
+        second.unwrap_or(&self.upstream).clone()
+    }
+
+    async fn handle(
+        self: Arc<Self>,
+        connection: usize,
+        request: hyper::Request<Incoming>,
+    ) -> Result<hyper::Response<Body>, Broken> {
         let (head, body) = request.into_parts();
         let body = http_body_util::Limited::new(body, LARGEST_BODY).collect().await.map_err(|_| Broken)?.to_bytes();
         let path = head.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
@@ -281,8 +310,8 @@ impl Shared {
             return silence().await;
         }
         let (number, action) = self.note(&asked, json);
-        let path = self.shown(&asked, path);
-        let forwarded = Forwarded { method: head.method, path, headers: head.headers, body };
+        let url = format!("{}{}", self.upstream(connection), self.shown(&asked, path));
+        let forwarded = Forwarded { method: head.method, url, headers: head.headers, body };
         if asked.verb == "watch" {
             return self.watch(asked, forwarded, action).await;
         }
@@ -383,8 +412,7 @@ impl Shared {
     }
 
     async fn send(&self, asked: &Forwarded) -> Result<reqwest::Response, Broken> {
-        let url = format!("{}{}", self.upstream, asked.path);
-        let request = self.client.request(asked.method.clone(), url).headers(end_to_end(&asked.headers));
+        let request = self.client.request(asked.method.clone(), &asked.url).headers(end_to_end(&asked.headers));
         request.body(asked.body.clone()).send().await.map_err(|_| Broken)
     }
 

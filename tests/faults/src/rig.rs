@@ -14,6 +14,7 @@ use crate::observer::Observer;
 use crate::plan::Plan;
 use crate::probes::Probes;
 use crate::proxy::{self, Proxy};
+use crate::relay::Relay;
 
 /// How long a process may take until it is ready.
 const START: Duration = Duration::from_secs(60);
@@ -80,6 +81,16 @@ impl Rig {
         rig.await_ready().await?;
         rig.cluster.kubectl(["apply", "-f", &root.join("examples/pools.yaml").display().to_string()])?;
         Ok(rig)
+    }
+
+    /// Starts a second API server, to which no connection leads before a plan says so.
+    pub async fn start_second(&mut self) -> Result<()> {
+        let relay = Relay::start(([127, 0, 0, 1], self.cluster.etcd_port()?).into()).await?;
+        // It is asked for while the relay, which is of this runtime, has to work.
+        let port = relay.address.port();
+        let server = tokio::task::block_in_place(|| self.cluster.second_api_server(port))?;
+        self.proxy.second(server, relay);
+        Ok(())
     }
 
     /// Waits until the operator says that it is ready.

@@ -27,6 +27,8 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// Nor may one be on its way for so long after what it stands on was started again: what was refused by an API server that does not know
 /// its rights yet is tried again after a minute.
 const HEALED: Duration = Duration::from_secs(75);
+/// So much more where all that the process hears is late: of two API servers, of which one is, some writes take seconds each.
+const LIMIT_LATE: Duration = Duration::from_secs(60);
 /// So much more for each further error that it meets: what is refused is tried again after a minute.
 const LIMIT_MORE: Duration = Duration::from_secs(80);
 
@@ -102,10 +104,11 @@ pub async fn run(
     expected: Option<&Course>,
 ) -> Result<Outcome> {
     let start = Start::of(rig, workflow, &[subject]).await?;
-    let lateness = plans.iter().map(|plan| Duration::from_millis(plan.view.millis)).max().unwrap_or_default();
+    let lateness = plans.iter().map(|plan| plan.view.latest()).max().unwrap_or_default();
+    let limit = LIMIT + LIMIT_LATE * u32::from(!lateness.is_zero());
     rig.proxy.remember(&rig.api.version().await?);
 
-    let way = Way { workflow, subject, expected, number: start.number, lateness, limit: LIMIT, among: false };
+    let way = Way { workflow, subject, expected, number: start.number, lateness, limit, among: false };
     let unlogged = rig.doomed.is_some();
     rig.healed = None;
     let mut plans = plans.into_iter();
