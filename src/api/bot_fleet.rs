@@ -57,7 +57,7 @@ fn default_grace() -> i64 {
 )]
 #[serde(rename_all = "camelCase")]
 pub struct BotFleetSpec {
-    /// Number of bots. Default 1. Bots for which the tier has neither number nor room left are not started, those of the youngest fleets first; a smaller number stops the highest ones gracefully and keeps their volumes.
+    /// Number of bots. Default 1. The tier's bots go to the oldest fleet first, by number and size, and what is left over is not started; a smaller number stops the highest ones gracefully and keeps their volumes.
     #[serde(default = "default_replicas")]
     #[schemars(range(min = 0, max = 200))]
     pub replicas: i32,

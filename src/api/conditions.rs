@@ -52,7 +52,7 @@ pub mod reasons {
     pub const NOT_STALLED: &str = "NotStalled";
     /// There is nothing left to do.
     pub const SETTLED: &str = "Settled";
-    /// Some bots of this fleet are not started: the tier has neither number nor room for them beside older fleets.
+    /// Some bots of this fleet are not started: the tier has no more number or room for them.
     pub const OVER_TIER: &str = "OverTier";
     /// The fleet was paused by its spec.
     pub const PAUSED: &str = "Paused";

@@ -20,7 +20,7 @@ use crate::domain::names::{self, Component, ISOLATION};
 use crate::domain::stage::{Stage, effective_stage};
 use crate::plan::{self, Child, ChildKind, Parts};
 use crate::status::{self, Seen, sleep};
-use crate::validate::{self, Desired, FleetContext, FleetFacts, ValidatedTenant};
+use crate::validate::{self, Desired, FleetFacts, Share, ValidatedTenant};
 
 /// Runs one pass and tells when the next is due.
 pub async fn reconcile(guarded: Arc<Guarded<BotFleet>>, context: &Context) -> Turn {
@@ -130,9 +130,15 @@ async fn pass(context: &Context, fleet: &BotFleet) -> Result<(Outcome, View), Ou
     let mut view = observe(&entries, &name);
     view.desired = workloads.first().map(|workload| workload.replicas);
     view.planned_for = tenant.metadata.generation;
-    view.over_tier = (fleet.spec.wanted() - planned.share).max(0);
+    view.over_tier = (fleet.spec.wanted() - planned.replicas).max(0);
     let judged = || judge(fleet, &entries, workloads.first(), (wanted, waking), planned.held);
-    let outcome = failures.first.told().map_or_else(|failed| failed, |()| judged());
+    let outcome = match failures.first.told().map_or_else(|failed| failed, |()| judged()) {
+        Outcome::Progressing(message) if planned.fit < planned.replicas => Outcome::Progressing(format!(
+            "{message}; beside other fleets the tier has room for {} of its {} bots",
+            planned.fit, planned.replicas
+        )),
+        other => other,
+    };
     let still = waking && !matches!(outcome, Outcome::Done(_) | Outcome::Paused);
     view.sleep = Some((wanted, sight::bots(&entries, Some(&name)).gone(), still));
     Ok((outcome, view))
@@ -165,10 +171,13 @@ async fn stop(
     Ok((if asleep { Outcome::Done(wanted) } else { outcome }, view))
 }
 
-/// The children of a fleet, the bots that its tenant's tier leaves to it, and what they wait for.
+/// The children of a fleet, its bots, and what they wait for.
 struct Planned {
     children: Vec<Child>,
-    share: i32,
+    /// Bots that the fleet is to have while its tenant is awake.
+    replicas: i32,
+    /// Those of them for which the tier is known to have room.
+    fit: i32,
     held: Option<&'static str>,
 }
 
@@ -185,8 +194,11 @@ async fn plan(
         return Err(Outcome::Waiting(format!("namespace {namespace} is not yet the Tenant's")));
     }
     let (most, planned) = if let Ok(validated) = validate::tenant(tenant, &context.catalog, &context.serving_pools()) {
-        let share = share(&validated.fleet_context(), &context.fleets_of(&namespace), &fleet.name_any());
-        (share, plan_share(context, fleet, &validated, share, (wanted, waking)).await)
+        let tier = validated.fleet_context();
+        let facts: Vec<FleetFacts> =
+            context.fleets_of(&namespace).iter().map(|fleet| FleetFacts::of(fleet, &tier)).collect();
+        let share = Share::of(&fleet.name_any(), &facts, &tier);
+        (share.number, plan_share(context, fleet, &validated, share, (wanted, waking)).await)
     } else {
         // The tier of a Tenant that makes no sense takes no bots.
         let waits = Outcome::Waiting("its Tenant is Stalled; see the Tenant's conditions".to_owned());
@@ -204,7 +216,7 @@ async fn plan_share(
     context: &Context,
     fleet: &BotFleet,
     tenant: &ValidatedTenant,
-    share: i32,
+    share: Share,
     (wanted, waking): (Stage, bool),
 ) -> Result<Planned, Outcome> {
     if tenant.pools.is_empty() {
@@ -212,15 +224,16 @@ async fn plan_share(
     }
     let namespace = &tenant.namespace;
     let config = config(context, fleet, namespace).await?;
-    let validated = validate::fleet(fleet, &tenant.fleet_context(), Desired { replicas: share }, &config)
-        .map_err(Outcome::Invalid)?;
+    let replicas = share.beside(running(&context.index.namespace(namespace), &fleet.name_any()));
+    let validated =
+        validate::fleet(fleet, &tenant.fleet_context(), Desired { replicas }, &config).map_err(Outcome::Invalid)?;
     let (parts, held) = parts(context, tenant, &fleet.name_any(), wanted, waking);
     let children = plan::fleet(&validated, parts, &context.settings);
     if parts.bots && !fleet.spec.paused {
         await_isolation(context, namespace, &children)?;
         await_secret(context, fleet, namespace, &children).await?;
     }
-    Ok(Planned { children, share, held })
+    Ok(Planned { children, replicas, fit: share.room, held })
 }
 
 /// The parts to plan this fleet for, and what its bots wait for: during a wake they come last. The Tenant's pass
@@ -251,10 +264,13 @@ fn tenant_of(context: &Context, namespace: &str) -> Result<Arc<Guarded<Tenant>>,
     })
 }
 
-/// The bots that the tier leaves to this fleet.
-fn share(tier: &FleetContext, fleets: &[BotFleet], name: &str) -> i32 {
-    let facts: Vec<FleetFacts> = fleets.iter().map(|fleet| FleetFacts::of(fleet, tier)).collect();
-    validate::allot(tier.max_bots, tier.room(), &facts).get(name).copied().unwrap_or_default()
+/// Bots that are asked for at the moment. A `StatefulSet` that is replaced around its pods has as many as it leaves.
+fn running(entries: &[Entry], fleet: &str) -> i32 {
+    let workload = names::fleet_workload(fleet);
+    let is_set = |entry: &&Entry| entry.slot == Slot::Child(ChildKind::StatefulSet) && entry.name == workload;
+    let left = removal::orphans(entries).filter(|pod| pod.fleet.as_deref() == Some(fleet) && !pod.deleting).count();
+    let asked = entries.iter().find(is_set).and_then(|set| set.desired).unwrap_or_default();
+    asked.max(i32::try_from(left).unwrap_or(i32::MAX))
 }
 
 /// The text of the strategy's configuration, inline or from the `ConfigMap` it refers to.

@@ -82,6 +82,7 @@ pub fn seems_to_drop(context: &Context, namespace: &str, fleet: &str) -> bool {
     known.as_ref().and_then(|known| known.0.as_ref().ok()).is_some_and(|known| drops(known, fleet))
 }
 
+/// Whether this Tenant lets the data of a fleet go with it: it says so, and asks for no other of that name.
 fn drops(tenant: &Tenant, fleet: &str) -> bool {
     let named = tenant.spec.fleets.iter().any(|one| one.name == fleet);
     let asks_for = named && tenant.metadata.deletion_timestamp.is_none();

@@ -29,12 +29,35 @@ impl FleetFacts {
         FleetFacts::new(fleet.name_any(), created, &fleet.spec, context)
     }
 
-    /// Facts of a fleet of a tenant. One whose spec is refused, as its bots are too large, keeps what runs, and that is taken to have the
-    /// catalogue's size.
+    /// Facts of a fleet of a tenant. What runs of one whose resources are refused has a size that is not known, and is taken to have the
+    /// catalogue's.
     pub fn new(name: String, created: Option<Timestamp>, spec: &BotFleetSpec, context: &FleetContext) -> Self {
         let size = context.size(spec);
         let size = if context.has_room_for(spec, size) { size } else { context.bot };
         FleetFacts { name, created, wanted: spec.wanted(), size }
+    }
+}
+
+/// What the tier leaves to a fleet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Share {
+    /// By the number of bots alone.
+    pub number: i32,
+    /// By the number and the room for them.
+    pub room: i32,
+}
+
+impl Share {
+    /// The share of the fleet of this name.
+    pub fn of(name: &str, fleets: &[FleetFacts], tier: &FleetContext) -> Self {
+        let get = |room| allot(tier.max_bots, room, fleets).get(name).copied().unwrap_or_default();
+        Share { number: get(Size::MOST), room: get(tier.room()) }
+    }
+
+    /// Bots that the fleet is to have of which so many are asked for already. Size bounds what is started and stops nothing: the quota has
+    /// let it in, and is a little larger than the room.
+    pub fn beside(self, running: i32) -> i32 {
+        self.number.min(self.room.max(running))
     }
 }
 
@@ -91,13 +114,19 @@ mod tests {
             size: Size { cpu: Cpu(200), memory: Bytes::mi(1_024) },
             ..facts("large", Some(created), wanted)
         };
-        are(&shared(5, &[facts("small", Some(10), 2), large(20, 5)]), &[("large", 1), ("small", 2)]);
-        are(&shared(5, &[facts("small", Some(20), 2), large(10, 5)]), &[("large", 2), ("small", 1)]);
+        are(&shared(5, &[facts("small", Some(10), 2), large(20, 2)]), &[("large", 1), ("small", 2)]);
+        are(&shared(5, &[facts("small", Some(20), 2), large(10, 2)]), &[("large", 2), ("small", 1)]);
         // What one fleet has no room for is left to the next.
         are(
             &shared(3, &[facts("old", Some(10), 2), large(20, 1), facts("new", None, 1)]),
             &[("large", 0), ("new", 1), ("old", 2)],
         );
+    }
+
+    #[test]
+    fn size_bounds_what_is_started_and_number_what_runs() {
+        let share = Share { number: 3, room: 1 };
+        assert_eq!([0, 1, 2, 3, 4].map(|running| share.beside(running)), [1, 1, 2, 3, 3]);
     }
 
     #[test]

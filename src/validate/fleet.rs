@@ -46,12 +46,12 @@ impl FleetContext {
         check(&mut Findings::default(), "spec", spec, self)
     }
 
-    /// Whether the tier has room for all bots of a fleet that it would start if there were no other.
+    /// Whether the tier has room for all bots of a fleet that it would start if there were no other, and this one were not paused.
     pub fn has_room_for(&self, spec: &BotFleetSpec, size: Size) -> bool {
-        self.bots(spec, size).fits_into(self.room())
+        self.all_bots(spec, size).fits_into(self.room())
     }
 
-    fn bots(&self, spec: &BotFleetSpec, size: Size) -> Size {
+    fn all_bots(&self, spec: &BotFleetSpec, size: Size) -> Size {
         size * i64::from(spec.replicas.clamp(0, self.max_bots))
     }
 
@@ -139,7 +139,7 @@ pub fn fleet(
             format_args!(
                 "{} bots ask for {} in sum, tier {} has {} for all bots; lower resources or replicas",
                 spec.replicas,
-                context.bots(spec, size),
+                context.all_bots(spec, size),
                 context.tier,
                 context.room()
             ),

@@ -13,7 +13,7 @@ use std::fmt;
 use crate::api::{Resources, Tier};
 use crate::domain::quantity::{Bytes, Cpu, Size};
 
-pub use bots::{FleetFacts, allot};
+pub use bots::{FleetFacts, Share, allot};
 pub use document::document;
 pub use fleet::{Desired, FleetContext, ValidatedFleet, config_key, fleet};
 pub use tenant::{Dashboard, Database, PoolFacts, Redis, ValidatedTenant, hibernation, tenant};

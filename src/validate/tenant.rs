@@ -251,7 +251,7 @@ fn policy(findings: &mut Findings, spec: &TenantSpec, catalog: &Catalog) -> Poli
 fn fleets(findings: &mut Findings, fleets: &[TenantFleet], context: &FleetContext) {
     let facts = |fleet: &TenantFleet| FleetFacts::new(fleet.name.clone(), None, &fleet.spec, context);
     let wanted: Vec<FleetFacts> = fleets.iter().map(facts).collect();
-    // By number alone: bots that are too many are left out and no error, sizes that do not fit are one.
+    // By number alone, in the order of names: bots that are too many are left out and no error, sizes that do not fit are one.
     let started = allot(context.max_bots, Size::MOST, &wanted);
     let mut sum = Size::default();
     for fleet in fleets {

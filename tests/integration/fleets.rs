@@ -261,11 +261,23 @@ pub fn surplus_bots_are_not_started(ctx: &Ctx) -> Result<(), String> {
     // The larger tier has room for all of them.
     patch(ctx, &["tenant", "crowded"], &json!({"spec": {"tier": "pro", "fleets": [fleet("old", 3)]}}))?;
     counts(3, 3)?;
-    // Five bots' worth of memory is left, and three of these have nine.
-    patch(ctx, &young, &json!({"spec": {"resources": {"memory": "1536Mi"}}}))?;
+    // Beside the older fleet there is the memory of seven bots, and three of these have that of nine.
+    ctx.kubectl(&["scale", "bf/young", "-n", namespace, "--replicas=0"])?;
+    counts(3, 0)?;
+    patch(ctx, &young, &json!({"spec": {"replicas": 3, "resources": {"memory": "1536Mi"}}}))?;
     counts(3, 2)?;
     let message = await_reason_within(ctx, LIMIT, &young, "Ready", "True", "OverTier")?;
     ensure(message.contains("1 bots are not started"), || message)?;
+    ctx.await_ready("crowded")?;
+    // What runs is not stopped for its size: nine bots' worth beside five are more than there is, and the fifth does not start.
+    patch(ctx, &["tenant", "crowded"], &json!({"spec": {"fleets": [fleet("old", 5)]}}))?;
+    eventually(LIMIT, || same("bots", &bots(ctx, namespace)?.len(), &6))?;
+    let old = ["bf", "old", "-n", namespace];
+    let short = await_reason_within(ctx, LIMIT, &old, "Ready", "False", "Progressing")?;
+    ensure(short.starts_with("bots-old 4/5 ready"), || short)?;
+    same("young", &ctx.get(&young)?["status"]["desiredReplicas"], &json!(2))?;
+    patch(ctx, &["tenant", "crowded"], &json!({"spec": {"fleets": [fleet("old", 3)]}}))?;
+    counts(3, 2)?;
     ctx.await_ready("crowded").map(drop)
 }
 

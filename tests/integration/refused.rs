@@ -187,7 +187,9 @@ pub fn a_silent_webhook_holds_up_no_stop(ctx: &Ctx) -> Result<(), String> {
     // In the order in which they are made.
     ctx.kubectl(&["delete", "service", "postgres", "redis", "dashboard", "bots", "-n", namespace])?;
     patch(ctx, &["tenant", name], &json!({"spec": {"suspended": true}}))?;
-    eventually(LIMIT, || {
+    eventually(LIMIT, || same("bots", &asked(ctx, namespace)?.get("bots-a"), &Some(&json!(0))))?;
+    // Each of the steps down that follow takes those twenty seconds.
+    eventually(2 * LIMIT, || {
         let names = [("bots-a", 0), ("dashboard", 0), ("monitoring", 0), ("postgres", 1), ("redis", 0)];
         same(
             "pods asked for",

@@ -95,11 +95,10 @@ impl Case {
 /// Kills both at their writes, and returns a row each.
 pub async fn run(settings: &Settings) -> Result<Vec<Row>> {
     let mut rig = Rig::start(&settings.torpor, &settings.root).await?;
-    let catalog = catalog(&rig, &settings.root)?;
-    let catalog = ["--catalog", catalog.as_str()];
-    rig.program = rig.program.clone().arguments(&catalog);
-    rig.restart(Plan::default()).await?;
+    rig.give_catalog(&catalog(&settings.root)?, Plan::default()).await?;
     rig.await_ready().await?;
+    let file = rig.catalog.display().to_string();
+    let catalog = ["--catalog", file.as_str()];
     let (below, above) = (proxy(&rig).await?, proxy(&rig).await?);
     let of = |proxy: &Proxy, name: &str, arguments: &[&str]| {
         rig::program(&rig.cluster, proxy, &settings.torpor, name, arguments)
@@ -171,16 +170,14 @@ async fn proxy(rig: &Rig) -> Result<Proxy> {
 }
 
 /// A catalogue by which idle tenants sleep after a minute.
-fn catalog(rig: &Rig, root: &Path) -> Result<String> {
+fn catalog(root: &Path) -> Result<String> {
     let mut text = std::fs::read_to_string(root.join("examples/catalog-demo.yaml"))?;
     for (line, _, seconds) in STAGES {
         ensure!(text.contains(line), "examples/catalog-demo.yaml does not say {line}");
         let key = line.split_once(' ').map_or(line, |(key, _)| key);
         text = text.replace(line, &format!("{key} {seconds}s"));
     }
-    let file = rig.cluster.data_dir().join("catalog-deciders.yaml");
-    std::fs::write(&file, text)?;
-    Ok(file.display().to_string())
+    Ok(text)
 }
 
 /// The writes of a program that are about a subject.

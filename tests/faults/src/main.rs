@@ -57,6 +57,8 @@ enum Part {
     World,
     /// Old lists after each write, late watches, changes that are never told
     Stale,
+    /// Two API servers, one of which is behind
+    Servers,
     /// etcd set back, the API server away for minutes, clocks that jump, a full disk
     Disasters,
     /// Each watch is broken in each way
@@ -79,6 +81,7 @@ impl Part {
             Self::Refused => ("refused", "each write refused for good"),
             Self::World => ("world", "what Torpor stands on is killed at each write"),
             Self::Stale => ("stale", "what was is taken for what is"),
+            Self::Servers => ("servers", "two API servers, one behind"),
             Self::Disasters => ("disasters", "what befalls the whole cluster"),
             Self::Watches => ("watches", "each watch broken"),
             Self::Leaders => ("leaders", "stopped past the lease"),
@@ -108,16 +111,17 @@ fn main() -> ExitCode {
 }
 
 /// What a run of everything consists of: a part, how many minutes it may take of 60, and how many cases that is enough for.
-const EVERYTHING: [(Part, u64, Option<usize>); 11] = [
-    (Part::Crash, 13, Some(300)),
+const EVERYTHING: [(Part, u64, Option<usize>); 12] = [
+    (Part::Crash, 12, Some(275)),
     (Part::Errors, 7, Some(300)),
     (Part::Refused, 5, Some(75)),
     (Part::World, 4, Some(50)),
-    (Part::Stale, 5, Some(75)),
+    (Part::Stale, 4, Some(50)),
+    (Part::Servers, 3, Some(25)),
     (Part::Leaders, 3, Some(4)),
     (Part::Watches, 5, None),
     (Part::Disasters, 5, None),
-    (Part::Deciders, 5, Some(12)),
+    (Part::Deciders, 4, Some(12)),
     (Part::Hostile, 2, None),
     (Part::Soak, 2, None),
 ];
@@ -174,6 +178,7 @@ fn one(part: Part, settings: &Settings, out: &Path) -> Result<usize> {
         Part::Refused => matrix::run(settings, &faults::refusals())?,
         Part::World => matrix::run(settings, &faults::components().into())?,
         Part::Stale => matrix::run(settings, &faults::stale())?,
+        Part::Servers => matrix::run(settings, &faults::servers())?,
         Part::Disasters => runtime()?.block_on(disasters::run(settings))?,
         Part::Watches => {
             let (rows, found) = runtime()?.block_on(broken_watch::run(settings))?;

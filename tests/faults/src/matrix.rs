@@ -189,8 +189,7 @@ impl Lane {
         let mut row = Row::new(workflow.name, expected.boundaries.len());
         row.writes = expected.boundaries.iter().map(ToString::to_string).collect();
         let found = (&mut row, &mut violations);
-        // A PriorityClass belongs to all pools.
-        let trying = if faults.together && !workflow.is_of_pool() {
+        let trying = if faults.together && !workflow.is_of_all() {
             self.together(workflow, cases, &expected, settings, found).await?
         } else {
             self.one_by_one(workflow, &cases, &expected, settings, found).await?
@@ -211,7 +210,8 @@ impl Lane {
         (row, violations): (&mut Row, &mut Vec<Violation>),
     ) -> Result<Duration> {
         let mut trying = Duration::ZERO;
-        for some in cases.chunks(CHUNK) {
+        let chunk = if workflow.step == Step::ChangeCatalog { 1 } else { CHUNK };
+        for some in cases.chunks(chunk) {
             if settings.is_over() {
                 row.left_out += some.len();
                 continue;
@@ -331,8 +331,11 @@ impl Lane {
     /// Two undisturbed runs, which must be alike: what they have in common is what every other run is held against. The
     /// boundaries are those of both.
     async fn reference(&mut self, workflow: &Workflow) -> Result<(Course, Vec<Violation>)> {
-        let subjects = self.prepare(workflow, 2).await?;
+        let mut subjects = self.prepare(workflow, if workflow.is_of_all() { 1 } else { 2 }).await?;
         let mut course = trial::run(&mut self.rig, workflow, &subjects[0], Vec::new(), None).await?;
+        if workflow.is_of_all() {
+            subjects.extend(self.prepare(workflow, 1).await?);
+        }
         let again = trial::run(&mut self.rig, workflow, &subjects[1], Vec::new(), Some(&course.course)).await?;
         course.violations.extend(again.violations);
         let named = course.violations.into_iter();
@@ -390,6 +393,7 @@ impl Lane {
     async fn prepare(&mut self, workflow: &Workflow, count: usize) -> Result<Vec<String>> {
         let subjects: Vec<String> = (0..count).map(|more| format!("c-{:05}", self.subjects + more)).collect();
         self.subjects += count;
+        self.rig.usual_catalog().await?;
         bring(&self.rig.api, workflow, &subjects).await?;
         if !workflow.before.is_empty() {
             // What is told late of the way here would be taken for a write of the workflow.

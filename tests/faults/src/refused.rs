@@ -120,7 +120,7 @@ pub async fn run(
     let before = Box::pin(workflow::objects(&rig.api, workflow, subject)).await?;
     let answer = Action::Answer { code: 403, reason: "Forbidden".to_owned(), retry_after: None };
     rig.proxy.set(Plan::new(vec![Rule { of: Match::like(&refused), nth: None, every: None, action: answer }]));
-    workflow.step.ask(&rig.api, subject).await?;
+    rig.ask(workflow.step, subject).await?;
 
     let mut wrong = Vec::new();
     let was = canonical::objects(before.clone(), subject);

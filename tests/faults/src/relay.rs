@@ -100,6 +100,8 @@ mod tests {
         relay.be_late(300);
         let began = Instant::now();
         answerer.write_all(b"on").await.expect("sent");
+        // The relay has it by then, or it would be late for nothing.
+        tokio::time::sleep(Duration::from_millis(100)).await;
         relay.be_late(0);
         answerer.write_all(b"ce").await.expect("sent");
         asker.read_exact(&mut heard).await.expect("passed on");

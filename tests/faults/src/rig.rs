@@ -15,11 +15,19 @@ use crate::plan::Plan;
 use crate::probes::Probes;
 use crate::proxy::{self, Proxy};
 use crate::relay::Relay;
+use crate::workflow::Step;
 
 /// How long a process may take until it is ready.
 const START: Duration = Duration::from_secs(60);
 /// The operator's lease: outlasts the pauses of a busy machine. Who is killed is followed at once, for its Lease is deleted.
 const LEASE_SECONDS: &str = "60";
+
+/// What a change of the catalogue changes: bots get smaller, the databases of tier basic larger and its Redis smaller.
+const CATALOG: [(&str, &str); 3] = [
+    ("bot: {cpu: 200m, memory: 512Mi}", "bot: {cpu: 200m, memory: 448Mi}"),
+    ("postgres: {cpu: 400m, memory: 352Mi}", "postgres: {cpu: 400m, memory: 384Mi}"),
+    ("redis: {cpu: 200m, memory: 160Mi}", "redis: {cpu: 200m, memory: 128Mi}"),
+];
 
 /// One cluster, one proxy, one operator.
 pub struct Rig {
@@ -33,6 +41,10 @@ pub struct Rig {
     pub observer: Observer,
     /// How the operator is started.
     pub program: Program,
+    /// The file of its tier catalogue.
+    pub catalog: PathBuf,
+    /// What stands in there unless a workflow changes it.
+    usual_catalog: String,
     /// The component that is killed when a rule of the plan is met.
     pub doomed: Option<&'static str>,
     /// When the component that was killed last was started again.
@@ -72,12 +84,28 @@ impl Rig {
         let authority = cluster.authority()?.to_owned();
         let api = Api::new(cluster.server()?, &authority, &token(&cluster, "default", "chaos")?)?;
         let proxy = Proxy::start(cluster.server()?, &authority, &cluster.serving(&["127.0.0.1"])?).await?;
-        let program = program(&cluster, &proxy, torpor, "operator", arguments)?;
+        let (catalog, usual_catalog) = (cluster.data_dir().join("catalog.yaml"), usual_catalog(root)?);
+        std::fs::write(&catalog, &usual_catalog)?;
+        let file = catalog.display().to_string();
+        let arguments = [arguments, &["--catalog", &file]].concat();
+        let program = program(&cluster, &proxy, torpor, "operator", &arguments)?;
         let operator = program.clone().start().map_err(Error::msg)?;
         let observer = Observer::start(&api);
         let probes = Probes::new(proxy::client(&authority)?);
-        let rig =
-            Self { operator, proxy, api, observer, program, doomed: None, healed: None, kwok: None, probes, cluster };
+        let rig = Self {
+            operator,
+            proxy,
+            api,
+            observer,
+            program,
+            catalog,
+            usual_catalog,
+            doomed: None,
+            healed: None,
+            kwok: None,
+            probes,
+            cluster,
+        };
         rig.await_ready().await?;
         rig.cluster.kubectl(["apply", "-f", &root.join("examples/pools.yaml").display().to_string()])?;
         Ok(rig)
@@ -118,6 +146,35 @@ impl Rig {
         self.proxy.open();
         self.operator = self.program.clone().start().map_err(Error::msg)?;
         Ok(())
+    }
+
+    /// Asks for a step, under the plan that is set.
+    pub async fn ask(&mut self, step: Step, subject: &str) -> Result<()> {
+        if step != Step::ChangeCatalog {
+            return step.ask(&self.api, subject).await;
+        }
+        let mut changed = self.usual_catalog.clone();
+        for (was, is) in CATALOG {
+            ensure!(changed.contains(was), "the catalogue does not say {was}");
+            changed = changed.replace(was, is);
+        }
+        self.give_catalog(&changed, self.proxy.rest()).await
+    }
+
+    /// Has the operator work by the usual catalogue, if it does not.
+    pub async fn usual_catalog(&mut self) -> Result<()> {
+        let usual = self.usual_catalog.clone();
+        if std::fs::read_to_string(&self.catalog)? == usual {
+            return Ok(());
+        }
+        self.give_catalog(&usual, Plan::default()).await?;
+        self.await_ready().await
+    }
+
+    /// Starts the operator anew with this catalogue, as a rollout of the chart does, under that plan.
+    pub async fn give_catalog(&mut self, text: &str, plan: Plan) -> Result<()> {
+        std::fs::write(&self.catalog, text)?;
+        self.restart(plan).await
     }
 
     /// Starts it again if it has ended by itself, and says with which code.
@@ -162,6 +219,12 @@ impl Rig {
     pub async fn delete_lease(&self) -> Result<()> {
         self.delete_lease_of("operator").await
     }
+}
+
+/// The catalogue that the operator comes with.
+fn usual_catalog(root: &Path) -> Result<String> {
+    let file = root.join("src/domain/catalog.yaml");
+    std::fs::read_to_string(&file).with_context(|| file.display().to_string())
 }
 
 /// A program of Torpor's whose API server is the proxy, under the account that the chart gives it.

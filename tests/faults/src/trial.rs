@@ -115,7 +115,7 @@ pub async fn run(
     rig.proxy.set(plans.next().unwrap_or_default());
     let mut outcome = Outcome::default();
     let began = Instant::now();
-    workflow.step.ask(&rig.api, subject).await?;
+    rig.ask(workflow.step, subject).await?;
     let found = Box::pin(arrive(rig, &way, &mut plans, &mut outcome)).await?;
     outcome.took = began.elapsed();
     let healed = rig.healed.take().map(|healed| healed.elapsed().saturating_sub(way.quiet()));

@@ -1,6 +1,6 @@
 //! What a Tenant goes through, one workflow for each thing that somebody can ask for.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -51,6 +51,8 @@ pub enum Step {
     DeleteFleet,
     /// The Tenant is deleted.
     Delete,
+    /// The operator starts anew with another catalogue, by which bots are smaller and databases larger: pods are replaced.
+    ChangeCatalog,
     /// A WorkerPool and two nodes for it come.
     CreatePool,
     /// The pool gets other nodes, and keeps them for itself.
@@ -133,11 +135,12 @@ const fn workflow(
 }
 
 /// Every workflow of the operator.
-pub const ALL: [Workflow; 25] = [
+pub const ALL: [Workflow; 26] = [
     workflow("create", &[], MADE, Pods::Start),
     workflow("change-spec", &[MADE], (Step::ChangeSpec, Goal::Ready), Pods::Any),
     workflow("change-fleets", &[MADE], (Step::ChangeFleets, Goal::Ready), Pods::Any),
     workflow("change-tier", &[MADE], (Step::ChangeTier, Goal::Ready), Pods::Any),
+    workflow("change-catalog", &[MADE], (Step::ChangeCatalog, Goal::Ready), Pods::Any),
     workflow("grow-volumes", &[MADE], (Step::GrowVolumes, Goal::Ready), Pods::Start),
     workflow("sleep", &[MADE], ASLEEP, Pods::Stop),
     workflow("stop-bots", &[MADE], BOTS_STOPPED, Pods::Stop),
@@ -170,6 +173,11 @@ impl Workflow {
     /// Whether it is about a WorkerPool.
     pub fn is_of_pool(&self) -> bool {
         matches!(self.goal, Goal::PoolReady | Goal::PoolGone)
+    }
+
+    /// Whether what is asked for is asked of all tenants, or is about what all pools share, so that there can be one subject at a time.
+    pub fn is_of_all(&self) -> bool {
+        self.is_of_pool() || self.step == Step::ChangeCatalog
     }
 
     /// Whether volumes and Secret may go.
@@ -256,7 +264,7 @@ fn pool(subject: &str) -> Value {
 }
 
 impl Step {
-    /// Asks for it.
+    /// Asks for it. A catalogue is changed by [`crate::rig::Rig::ask`].
     pub async fn ask(self, api: &Api, subject: &str) -> Result<()> {
         let change = |spec: Value| json!({"spec": spec});
         let path = tenant_path(subject);
@@ -300,6 +308,7 @@ impl Step {
             }
             Self::DeleteFleet => api.delete(&format!("{}/{OWN}", own(subject, "botfleets"))).await,
             Self::Delete => api.delete(&path).await,
+            Self::ChangeCatalog => bail!("a catalogue is the operator's, and not asked for by an object"),
             Self::CreatePool => {
                 for set in ["a", "b"] {
                     api.create("/api/v1/nodes", &node(subject, set)).await?;

@@ -1,5 +1,6 @@
 //! The proxy before a server that answers as an API server does, over TLS on both sides.
 
+use std::borrow::Borrow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use tokio_rustls::TlsAcceptor;
 use torpor_cluster::pki::Authority;
 use torpor_faults::plan::{Match, Plan};
 use torpor_faults::proxy::{self, Proxy};
+use torpor_faults::relay::Relay;
 
 /// A server that tells the token it was given, and on `watch` sends three frames, 50 ms apart.
 async fn server(authority: &Authority) -> Result<String> {
@@ -69,8 +71,8 @@ async fn answer(stream: &mut (impl AsyncWriteExt + Unpin), request: &[u8]) -> st
     stream.write_all(format!("{head}{body}").as_bytes()).await
 }
 
-struct Pair {
-    proxy: Proxy,
+struct Pair<P = Proxy> {
+    proxy: P,
     client: reqwest::Client,
 }
 
@@ -81,20 +83,20 @@ async fn pair() -> Result<Pair> {
     Ok(Pair { proxy, client: proxy::client(&authority.cert)? })
 }
 
-impl Pair {
+impl<P: Borrow<Proxy>> Pair<P> {
     fn plan(&self, text: &str) -> Result<()> {
-        self.proxy.set(Plan::parse(text)?);
+        self.proxy.borrow().set(Plan::parse(text)?);
         Ok(())
     }
 
     async fn create(&self, name: &str) -> Result<reqwest::Response, reqwest::Error> {
-        let url = format!("https://{}/api/v1/namespaces/a/configmaps", self.proxy.address);
+        let url = format!("https://{}/api/v1/namespaces/a/configmaps", self.proxy.borrow().address);
         let body = format!("{{\"metadata\":{{\"name\":\"{name}\"}}}}");
         self.client.post(url).bearer_auth("secret").body(body).timeout(Duration::from_secs(2)).send().await
     }
 
     async fn watch(&self) -> Result<reqwest::Response, reqwest::Error> {
-        self.client.get(format!("https://{}/api/v1/configmaps?watch=true", self.proxy.address)).send().await
+        self.client.get(format!("https://{}/api/v1/configmaps?watch=true", self.proxy.borrow().address)).send().await
     }
 }
 
@@ -231,6 +233,31 @@ async fn watches_that_run_are_cut_and_the_next_are_not() -> Result<()> {
     pair.proxy.cut_watches(Match { verb: Some("watch".to_owned()), ..Match::default() });
     assert!(running.text().await.is_err());
     assert_eq!(pair.watch().await?.text().await?.lines().count(), 3);
+    Ok(())
+}
+
+#[tokio::test]
+async fn every_other_connection_leads_to_the_server_that_is_behind() -> Result<()> {
+    let authority = Authority::new()?;
+    let (first, second) = (server(&authority).await?, server(&authority).await?);
+    let proxy = Proxy::start(&first, &authority.cert, &authority.serving(&["127.0.0.1"])?).await?;
+    // Between proxy and server it tells which of them has answered.
+    let relay = Relay::start(second.trim_start_matches("https://").parse()?).await?;
+    proxy.second(format!("https://{}", relay.address), relay);
+    let late = async || {
+        let pair = Pair { proxy: &proxy, client: proxy::client(&authority.cert)? };
+        let began = Instant::now();
+        pair.create("one").await?;
+        anyhow::Ok(began.elapsed() >= Duration::from_millis(250))
+    };
+    assert!(!late().await? && !late().await?);
+    let running = Pair { proxy: &proxy, client: proxy::client(&authority.cert)? }.watch().await?;
+    proxy.set(Plan::parse(r#"{"view": {"secondBehind": 250}}"#)?);
+    assert!(running.text().await.is_err(), "who watches chooses anew");
+    let found = [late().await?, late().await?, late().await?, late().await?];
+    assert!(found == [true, false, true, false] || found == [false, true, false, true], "{found:?}");
+    proxy.set(Plan::default());
+    assert!(!late().await? && !late().await?);
     Ok(())
 }
 
