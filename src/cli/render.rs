@@ -232,12 +232,12 @@ impl Input {
             fleets.push(Placed { place: format!("{}: spec.fleets[{name}]", tenant.place), resource });
         }
         let context = validated.fleet_context();
-        let facts: Vec<FleetFacts> = fleets.iter().map(|fleet| FleetFacts::of(&fleet.resource, &context)).collect();
-        let bots = allot(context.max_bots, context.room(), &facts);
+        let facts: Vec<FleetFacts> = fleets.iter().map(|fleet| FleetFacts::of(&fleet.resource, &context, 0)).collect();
+        let shares = allot(context.max_bots, context.room(), &facts);
         let mut planned = Vec::new();
         for fleet in fleets {
             let name = fleet.resource.name_any();
-            let desired = Desired { replicas: bots.get(&name).copied().unwrap_or_default() };
+            let desired = Desired { replicas: shares.get(&name).copied().unwrap_or_default().bots };
             let (config, note) = self.config(&fleet.resource, &validated.namespace);
             match validate::fleet(&fleet.resource, &context, desired, &config) {
                 Ok(fleet) => planned.push((fleet, note)),

@@ -130,13 +130,14 @@ async fn pass(context: &Context, fleet: &BotFleet) -> Result<(Outcome, View), Ou
     let mut view = observe(&entries, &name);
     view.desired = workloads.first().map(|workload| workload.replicas);
     view.planned_for = tenant.metadata.generation;
-    view.over_tier = (fleet.spec.wanted() - planned.replicas).max(0);
+    view.over_tier = (fleet.spec.wanted() - planned.share.bots).max(0);
     let judged = || judge(fleet, &entries, workloads.first(), (wanted, waking), planned.held);
     let outcome = match failures.first.told().map_or_else(|failed| failed, |()| judged()) {
-        Outcome::Progressing(message) if planned.fit < planned.replicas => Outcome::Progressing(format!(
-            "{message}; beside other fleets the tier has room for {} of its {} bots",
-            planned.fit, planned.replicas
-        )),
+        Outcome::Progressing(message) if wanted == Stage::Active && planned.share.fit < planned.share.bots => {
+            let Share { fit, bots, .. } = planned.share;
+            let short = format!("{message}; beside other fleets the tier has room for {fit} of its {bots} bots");
+            Outcome::Progressing(short)
+        }
         other => other,
     };
     let still = waking && !matches!(outcome, Outcome::Done(_) | Outcome::Paused);
@@ -171,13 +172,10 @@ async fn stop(
     Ok((if asleep { Outcome::Done(wanted) } else { outcome }, view))
 }
 
-/// The children of a fleet, its bots, and what they wait for.
+/// The children of a fleet, what the tier leaves to it, and what its bots wait for.
 struct Planned {
     children: Vec<Child>,
-    /// Bots that the fleet is to have while its tenant is awake.
-    replicas: i32,
-    /// Those of them for which the tier is known to have room.
-    fit: i32,
+    share: Share,
     held: Option<&'static str>,
 }
 
@@ -194,10 +192,11 @@ async fn plan(
         return Err(Outcome::Waiting(format!("namespace {namespace} is not yet the Tenant's")));
     }
     let (most, planned) = if let Ok(validated) = validate::tenant(tenant, &context.catalog, &context.serving_pools()) {
-        let tier = validated.fleet_context();
-        let facts: Vec<FleetFacts> =
-            context.fleets_of(&namespace).iter().map(|fleet| FleetFacts::of(fleet, &tier)).collect();
-        let share = Share::of(&fleet.name_any(), &facts, &tier);
+        let (tier, entries) = (validated.fleet_context(), context.index.namespace(&namespace));
+        let facts = |fleet: &BotFleet| FleetFacts::of(fleet, &tier, sight::running(&entries, &fleet.name_any()));
+        let facts: Vec<FleetFacts> = context.fleets_of(&namespace).iter().map(facts).collect();
+        let shares = validate::allot(tier.max_bots, tier.room(), &facts);
+        let share = shares.get(&fleet.name_any()).copied().unwrap_or_default();
         (share.number, plan_share(context, fleet, &validated, share, (wanted, waking)).await)
     } else {
         // The tier of a Tenant that makes no sense takes no bots.
@@ -224,16 +223,15 @@ async fn plan_share(
     }
     let namespace = &tenant.namespace;
     let config = config(context, fleet, namespace).await?;
-    let replicas = share.beside(running(&context.index.namespace(namespace), &fleet.name_any()));
-    let validated =
-        validate::fleet(fleet, &tenant.fleet_context(), Desired { replicas }, &config).map_err(Outcome::Invalid)?;
+    let desired = Desired { replicas: share.bots };
+    let validated = validate::fleet(fleet, &tenant.fleet_context(), desired, &config).map_err(Outcome::Invalid)?;
     let (parts, held) = parts(context, tenant, &fleet.name_any(), wanted, waking);
     let children = plan::fleet(&validated, parts, &context.settings);
     if parts.bots && !fleet.spec.paused {
         await_isolation(context, namespace, &children)?;
         await_secret(context, fleet, namespace, &children).await?;
     }
-    Ok(Planned { children, replicas, fit: share.room, held })
+    Ok(Planned { children, share, held })
 }
 
 /// The parts to plan this fleet for, and what its bots wait for: during a wake they come last. The Tenant's pass
@@ -262,15 +260,6 @@ fn tenant_of(context: &Context, namespace: &str) -> Result<Arc<Guarded<Tenant>>,
             "namespace {namespace} belongs to no Tenant; put the BotFleet into the namespace of one (tenant-<name>)"
         ))
     })
-}
-
-/// Bots that are asked for at the moment. A `StatefulSet` that is replaced around its pods has as many as it leaves.
-fn running(entries: &[Entry], fleet: &str) -> i32 {
-    let workload = names::fleet_workload(fleet);
-    let is_set = |entry: &&Entry| entry.slot == Slot::Child(ChildKind::StatefulSet) && entry.name == workload;
-    let left = removal::orphans(entries).filter(|pod| pod.fleet.as_deref() == Some(fleet) && !pod.deleting).count();
-    let asked = entries.iter().find(is_set).and_then(|set| set.desired).unwrap_or_default();
-    asked.max(i32::try_from(left).unwrap_or(i32::MAX))
 }
 
 /// The text of the strategy's configuration, inline or from the `ConfigMap` it refers to.

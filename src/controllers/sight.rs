@@ -41,6 +41,19 @@ pub fn bots(entries: &[Entry], fleet: Option<&str>) -> State {
     without_health(entries.iter().filter(of_bots), pods(entries, Component::Bot, fleet))
 }
 
+/// Bots that a fleet has been given. Those of a `StatefulSet` that is not known, as while it is replaced around its pods, are all up to the
+/// last one that is there: it makes its pods by number.
+pub fn running(entries: &[Entry], fleet: &str) -> i32 {
+    let workload = names::fleet_workload(fleet);
+    let is_set = |entry: &&Entry| entry.slot == Slot::Child(ChildKind::StatefulSet) && entry.name == workload;
+    if let Some(set) = entries.iter().find(is_set) {
+        return set.desired.unwrap_or(i32::MAX);
+    }
+    let pods = entries.iter().filter(|entry| entry.slot == Slot::Pod);
+    let last = pods.filter_map(|pod| workloads::ordinal(&pod.name, &workload)).max();
+    last.map_or(0, |last| last.saturating_add(1))
+}
+
 /// State of the workloads of one part together; one that is up counts as starting.
 fn without_health<'a>(workloads: impl Iterator<Item = &'a Entry>, pods: usize) -> State {
     let mut state = if pods > 0 { State::Stopping } else { State::Missing };
@@ -165,6 +178,22 @@ mod tests {
 
     fn redis(entries: &[Entry]) -> State {
         look(entries, &[wanted("redis", 1, "full")], None, None).redis
+    }
+
+    #[test]
+    fn what_runs_is_what_the_set_asks_for_or_all_up_to_the_last_pod() {
+        let (set, bot) = (
+            |desired| set("bots-a", Component::Bot, desired, 2, 3),
+            |number: i32| pod(&format!("bots-a-{number}"), Component::Bot, false),
+        );
+        assert_eq!(running(&[], "a"), 0);
+        assert_eq!(running(&[set(Some(1)), bot(0), bot(2)], "a"), 1);
+        assert_eq!(running(&[set(None)], "a"), i32::MAX, "unknown is not none");
+        assert_eq!(
+            running(&[bot(1), bot(2), pod("bots-b-5", Component::Bot, false)], "a"),
+            3,
+            "the first is being replaced"
+        );
     }
 
     #[test]

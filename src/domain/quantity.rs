@@ -155,9 +155,6 @@ impl std::iter::Sum for Size {
 }
 
 impl Size {
-    /// No bound.
-    pub const MOST: Size = Size { cpu: Cpu(i64::MAX), memory: Bytes(i64::MAX) };
-
     /// Whether this size fits into another in both dimensions.
     pub fn fits_into(self, room: Size) -> bool {
         self.cpu <= room.cpu && self.memory <= room.memory

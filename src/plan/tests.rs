@@ -40,11 +40,11 @@ fn fleets(tenant: &ValidatedTenant) -> Vec<ValidatedFleet> {
     let tier = tenant.fleet_context();
     let facts: Vec<FleetFacts> =
         tenant.fleets.iter().map(|(name, spec)| FleetFacts::new(name.clone(), None, spec, &tier)).collect();
-    let bots = allot(tier.max_bots, tier.room(), &facts);
+    let shares = allot(tier.max_bots, tier.room(), &facts);
     let plan = |(name, spec): &(String, crate::api::BotFleetSpec)| {
         let mut fleet = BotFleet::new(name, spec.clone());
         fleet.metadata.uid = Some("5678".to_owned());
-        let desired = Desired { replicas: bots[name] };
+        let desired = Desired { replicas: shares[name].bots };
         validate::fleet(&fleet, &tier, desired, CONFIG).expect("valid")
     };
     tenant.fleets.iter().map(plan).collect()

@@ -249,14 +249,17 @@ fn policy(findings: &mut Findings, spec: &TenantSpec, catalog: &Catalog) -> Poli
 
 /// Checks every fleet by itself, and then whether the bots that would start fit into the tier.
 fn fleets(findings: &mut Findings, fleets: &[TenantFleet], context: &FleetContext) {
-    let facts = |fleet: &TenantFleet| FleetFacts::new(fleet.name.clone(), None, &fleet.spec, context);
-    let wanted: Vec<FleetFacts> = fleets.iter().map(facts).collect();
-    // By number alone, in the order of names: bots that are too many are left out and no error, sizes that do not fit are one.
-    let started = allot(context.max_bots, Size::MOST, &wanted);
+    // As if all of them ran, and so by number alone: bots that are too many are left out and no error, sizes that do not fit are one.
+    let facts = |fleet: &TenantFleet| FleetFacts {
+        running: i32::MAX,
+        ..FleetFacts::new(fleet.name.clone(), None, &fleet.spec, context)
+    };
+    let facts: Vec<FleetFacts> = fleets.iter().map(facts).collect();
+    let shares = allot(context.max_bots, context.room(), &facts);
     let mut sum = Size::default();
     for fleet in fleets {
         let size = fleet::check(findings, &format!("spec.fleets[{}]", fleet.name), &fleet.spec, context);
-        sum = sum + size * i64::from(started.get(&fleet.name).copied().unwrap_or_default());
+        sum = sum + size * i64::from(shares.get(&fleet.name).copied().unwrap_or_default().bots);
     }
     let room = context.room();
     if !sum.fits_into(room) {

@@ -272,10 +272,22 @@ pub fn surplus_bots_are_not_started(ctx: &Ctx) -> Result<(), String> {
     // What runs is not stopped for its size: nine bots' worth beside five are more than there is, and the fifth does not start.
     patch(ctx, &["tenant", "crowded"], &json!({"spec": {"fleets": [fleet("old", 5)]}}))?;
     eventually(LIMIT, || same("bots", &bots(ctx, namespace)?.len(), &6))?;
-    let old = ["bf", "old", "-n", namespace];
-    let short = await_reason_within(ctx, LIMIT, &old, "Ready", "False", "Progressing")?;
-    ensure(short.starts_with("bots-old 4/5 ready"), || short)?;
+    eventually(LIMIT, || {
+        let ready = condition(&ctx.get(&["bf", "old", "-n", namespace])?, "Ready").clone();
+        let short = ready["reason"] == "Progressing" && text(&ready["message"]).starts_with("bots-old 4/5 ready");
+        ensure(short, || format!("no word of the fifth bot: {ready}"))
+    })?;
     same("young", &ctx.get(&young)?["status"]["desiredReplicas"], &json!(2))?;
+    // Nor when its StatefulSet is made anew around them, one of them being away.
+    let kept = ["statefulset", "bots-young", "-n", namespace];
+    let uid = ctx.get(&kept)?["metadata"]["uid"].clone();
+    ctx.kubectl(&["delete", "pod", "bots-young-0", "-n", namespace, "--wait=false"])?;
+    ctx.kubectl(&["delete", "statefulset", "bots-young", "-n", namespace, "--cascade=orphan"])?;
+    eventually(LIMIT, || {
+        let set = ctx.get(&kept)?;
+        same("bots asked for", &set["spec"]["replicas"], &json!(2))?;
+        ensure(set["metadata"]["uid"] != uid, || "the StatefulSet is not made anew".to_owned())
+    })?;
     patch(ctx, &["tenant", "crowded"], &json!({"spec": {"fleets": [fleet("old", 3)]}}))?;
     counts(3, 2)?;
     ctx.await_ready("crowded").map(drop)

@@ -369,7 +369,8 @@ impl Lane {
             tell(workflow, &case.name(), subject, wrong, violations);
             return Ok(met);
         }
-        let mut subject = subject.to_owned();
+        let (mut subject, mut more) = (subject.to_owned(), Vec::new());
+        let mut met = false;
         for attempt in 1..=ATTEMPTS {
             let plans = case.plans(&subject);
             self.rig.doomed = case.met.iter().find_map(|(_, fault)| fault.component);
@@ -379,14 +380,15 @@ impl Lane {
                 eprintln!("  {line}");
             }
             tell(workflow, &case.name(), &subject, outcome.violations, violations);
-            if outcome.met >= case.met.len() {
-                return Ok(true);
+            met = outcome.met >= case.met.len();
+            if met || attempt == ATTEMPTS {
+                break;
             }
-            if attempt < ATTEMPTS {
-                subject = self.prepare(workflow, 1).await?.remove(0);
-            }
+            subject = self.prepare(workflow, 1).await?.remove(0);
+            more.push(subject.clone());
         }
-        Ok(false)
+        self.clean(workflow, &more).await;
+        Ok(met)
     }
 
     /// New subjects where the workflow begins.

@@ -245,7 +245,7 @@ mod tests {
             ..Request::default()
         };
         let at = Instant::now();
-        Record { number: 0, at, ended: at, request, body, code: Some(200), delivered: true }
+        Record { number: 0, at, ended: at, request, body, code: Some(200), delivered: true, second: false }
     }
 
     #[test]

@@ -193,7 +193,8 @@ pub struct View {
     pub millis: u64,
     /// Of what came late about one object only the newest is told.
     pub newest_only: bool,
-    /// Every other connection leads to a second API server, which hears of etcd so many milliseconds late; 0: there is none.
+    /// Half of the watches and a fourth of all else lead to a second API server, which hears of etcd so many milliseconds late; 0: there is
+    /// none.
     pub second_behind: u64,
 }
 
@@ -252,13 +253,13 @@ impl Plan {
         met.take(self.rules.len()).collect()
     }
 
-    /// What is left of it, with what has been counted: the rules that have not been met.
+    /// What is left of it, with what has been counted: the rules that have not been met, or are for more than one request.
     #[must_use]
     pub fn rest(&self) -> Self {
-        let left: Vec<bool> = self.met().into_iter().map(|met| !met).collect();
         let counts = self.counts.iter().copied().chain(std::iter::repeat(0));
+        let rules = self.rules.iter().cloned().zip(counts).zip(self.met());
         let (rules, counts) =
-            self.rules.iter().cloned().zip(counts).zip(left).filter_map(|(rule, left)| left.then_some(rule)).unzip();
+            rules.filter_map(|((rule, count), met)| (!met || rule.nth.is_none()).then_some((rule, count))).unzip();
         Self { rules, view: self.view, counts, met: Vec::new() }
     }
 

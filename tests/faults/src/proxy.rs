@@ -65,7 +65,7 @@ pub struct Proxy {
 /// What all connections share.
 pub(crate) struct Shared {
     upstream: String,
-    /// Where every other connection leads while the plan says so, and by what that server is late.
+    /// Where some requests are passed on to while the plan says so, and by what that server is late.
     second: OnceLock<(String, Relay)>,
     client: reqwest::Client,
     state: Mutex<State>,
@@ -287,11 +287,11 @@ impl Shared {
         self.closed.send_replace(true);
     }
 
-    /// Where requests of that connection are passed on to.
-    fn upstream(&self, connection: usize) -> String {
-        let behind = self.state().plan.view.second_behind > 0 && connection % 2 == 1;
-        let second = self.second.get().filter(|_| behind).map(|(upstream, _)| upstream);
-        second.unwrap_or(&self.upstream).clone()
+    /// Whether a request is passed on to the second API server, while there is one: every other watch, by its connection, and each fourth of
+    /// the others, which a client sends over few connections.
+    fn is_second(&self, connection: usize, number: usize, asked: &Request) -> bool {
+        let chosen = if asked.verb == "watch" { connection % 2 == 1 } else { number % 4 == 3 };
+        chosen && self.second.get().is_some() && self.state().plan.view.second_behind > 0
     }
 
     async fn handle(
@@ -310,7 +310,12 @@ impl Shared {
             return silence().await;
         }
         let (number, action) = self.note(&asked, json);
-        let url = format!("{}{}", self.upstream(connection), self.shown(&asked, path));
+        let second = self.second.get().filter(|_| self.is_second(connection, number, &asked));
+        if let Some(record) = self.state().record(number) {
+            record.second = second.is_some();
+        }
+        let upstream = second.map_or(&self.upstream, |(upstream, _)| upstream);
+        let url = format!("{upstream}{}", self.shown(&asked, path));
         let forwarded = Forwarded { method: head.method, url, headers: head.headers, body };
         if asked.verb == "watch" {
             return self.watch(asked, forwarded, action).await;
@@ -380,7 +385,16 @@ impl Shared {
         let number = state.count();
         let at = Instant::now();
         let request = asked.clone();
-        state.records.push(Record { number, at, ended: at, request, body, code: None, delivered: false });
+        state.records.push(Record {
+            number,
+            at,
+            ended: at,
+            request,
+            body,
+            code: None,
+            delivered: false,
+            second: false,
+        });
         (number, action)
     }
 

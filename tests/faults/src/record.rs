@@ -23,6 +23,8 @@ pub struct Record {
     pub code: Option<u16>,
     /// Whether the process was given that answer.
     pub delivered: bool,
+    /// Whether it was passed on to the second API server.
+    pub second: bool,
 }
 
 impl Record {

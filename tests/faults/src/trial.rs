@@ -105,6 +105,7 @@ pub async fn run(
 ) -> Result<Outcome> {
     let start = Start::of(rig, workflow, &[subject]).await?;
     let lateness = plans.iter().map(|plan| plan.view.latest()).max().unwrap_or_default();
+    let behind = plans.last().is_some_and(|plan| plan.view.second_behind > 0);
     let limit = LIMIT + LIMIT_LATE * u32::from(!lateness.is_zero());
     rig.proxy.remember(&rig.api.version().await?);
 
@@ -123,6 +124,9 @@ pub async fn run(
         outcome.violations.push(format!("has arrived {took:?} after what was killed was started again"));
     }
     outcome.met += rig.proxy.met();
+    if behind && !rig.proxy.since(start.number).iter().any(|record| record.second) {
+        outcome.violations.push("nothing was asked of the second API server".to_owned());
+    }
     rig.proxy.set(Plan::default());
     let events = start.events(rig).await?;
     start.judge(rig, &way, (&events, unlogged), began, found, &mut outcome);
@@ -404,6 +408,7 @@ mod tests {
             body: Value::Null,
             code: None,
             delivered: false,
+            second: false,
         };
         let found = boundaries(&[record.clone(), record], "c-1");
         assert_eq!(found[1].to_string(), "apply services tenant-$subject/redis #2");

@@ -140,7 +140,7 @@ pub const ALL: [Workflow; 26] = [
     workflow("change-spec", &[MADE], (Step::ChangeSpec, Goal::Ready), Pods::Any),
     workflow("change-fleets", &[MADE], (Step::ChangeFleets, Goal::Ready), Pods::Any),
     workflow("change-tier", &[MADE], (Step::ChangeTier, Goal::Ready), Pods::Any),
-    workflow("change-catalog", &[MADE], (Step::ChangeCatalog, Goal::Ready), Pods::Any),
+    workflow("change-catalog", &[MADE], (Step::ChangeCatalog, Goal::Ready), Pods::Start),
     workflow("grow-volumes", &[MADE], (Step::GrowVolumes, Goal::Ready), Pods::Start),
     workflow("sleep", &[MADE], ASLEEP, Pods::Stop),
     workflow("stop-bots", &[MADE], BOTS_STOPPED, Pods::Stop),
