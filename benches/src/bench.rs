@@ -52,7 +52,7 @@ pub const QUICK: Size = Size {
     burst: 20,
     curve: &[20, 40],
     helm_block: 4,
-    helm_pairs: 2,
+    helm_pairs: 1,
     members: 1_000,
     idle: Duration::from_secs(10),
     logins: Duration::from_secs(10),

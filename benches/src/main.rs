@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use jiff::Timestamp;
 use torpor_bench::bench::{Bench, FULL, QUICK, Size};
-use torpor_bench::measure::{ALL, Measurement};
+use torpor_bench::measure::{ALL, Measurement, SLOW};
 use torpor_bench::report::{Machine, Report, Row};
 use torpor_bench::world::project;
 
@@ -56,7 +56,7 @@ fn run(arguments: &Arguments, size: Size, names: &[&str]) -> Result<ExitCode> {
         Report { size: size.name.to_owned(), began: began.to_string(), machine: Machine::here(), rows: Vec::new() };
     let mut failed = 0;
     let wanted = |one: &&Measurement| match names {
-        [] => one.quick || size.name != QUICK.name,
+        [] => size.name != QUICK.name || !SLOW.contains(&one.name),
         names => names.contains(&one.name),
     };
     for Measurement { name, about, run, .. } in ALL.iter().filter(wanted) {

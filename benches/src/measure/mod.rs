@@ -21,52 +21,27 @@ pub struct Measurement {
     pub name: &'static str,
     /// In a few words.
     pub about: &'static str,
-    /// Whether a quick run of everything has time for it.
-    pub quick: bool,
     /// Runs it; figures go into the bench.
     pub run: fn(&mut Bench) -> Result<()>,
 }
+
+/// What a quick run of everything has no time for, or could tell nothing of: a further tenant beside forty costs what chance makes of it.
+pub const SLOW: [&str; 4] = ["twin", "cost", "hibernator", "logins"];
 
 /// All of them. The first six share the tenants that the first one makes; the sixth puts them to sleep for good.
 pub const ALL: [Measurement; 10] = [
     Measurement {
         name: "creation",
         about: "the operator against a blind replayer, and writes per tenant",
-        quick: true,
         run: creation::run,
     },
-    Measurement {
-        name: "memory",
-        about: "resident memory, settled and during a relist",
-        quick: true,
-        run: memory::run,
-    },
-    Measurement {
-        name: "restart",
-        about: "until every tenant was verified, and writes",
-        quick: true,
-        run: restart::run,
-    },
-    Measurement {
-        name: "twin",
-        about: "memory and verification of a controller-runtime manager",
-        quick: true,
-        run: twin::run,
-    },
-    Measurement { name: "wake", about: "single wakes and a burst, through the gateway", quick: true, run: wake::run },
-    Measurement {
-        name: "sleep",
-        about: "all idle tenants at once, after the breaker's release",
-        quick: true,
-        run: sleep::run,
-    },
-    Measurement { name: "cost", about: "processor time and memory of a further tenant", quick: true, run: cost::run },
-    Measurement {
-        name: "hibernator",
-        about: "the hibernator alone beside many Tenants",
-        quick: false,
-        run: hibernator::run,
-    },
-    Measurement { name: "logins", about: "a thousand reports of activity a second", quick: false, run: logins::run },
-    Measurement { name: "helm", about: "the same tenant as a Helm release", quick: true, run: helm::run },
+    Measurement { name: "memory", about: "resident memory, settled and during a relist", run: memory::run },
+    Measurement { name: "restart", about: "until every tenant was verified, and writes", run: restart::run },
+    Measurement { name: "twin", about: "memory and verification of a controller-runtime manager", run: twin::run },
+    Measurement { name: "wake", about: "single wakes and a burst, through the gateway", run: wake::run },
+    Measurement { name: "sleep", about: "all idle tenants at once, after the breaker's release", run: sleep::run },
+    Measurement { name: "cost", about: "processor time and memory of a further tenant", run: cost::run },
+    Measurement { name: "hibernator", about: "the hibernator alone beside many Tenants", run: hibernator::run },
+    Measurement { name: "logins", about: "a thousand reports of activity a second", run: logins::run },
+    Measurement { name: "helm", about: "the same tenant as a Helm release", run: helm::run },
 ];
