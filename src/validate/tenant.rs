@@ -251,16 +251,16 @@ fn policy(findings: &mut Findings, spec: &TenantSpec, catalog: &Catalog) -> Poli
 fn fleets(findings: &mut Findings, fleets: &[TenantFleet], context: &FleetContext) {
     // As if all of them ran, and so by number alone: bots that are too many are left out and no error, sizes that do not fit are one.
     let facts = |fleet: &TenantFleet| FleetFacts {
+        name: fleet.name.clone(),
+        created: None,
+        wanted: fleet.spec.wanted(),
+        size: fleet::check(findings, &format!("spec.fleets[{}]", fleet.name), &fleet.spec, context),
         running: i32::MAX,
-        ..FleetFacts::new(fleet.name.clone(), None, &fleet.spec, context)
     };
     let facts: Vec<FleetFacts> = fleets.iter().map(facts).collect();
     let shares = allot(context.max_bots, context.room(), &facts);
-    let mut sum = Size::default();
-    for fleet in fleets {
-        let size = fleet::check(findings, &format!("spec.fleets[{}]", fleet.name), &fleet.spec, context);
-        sum = sum + size * i64::from(shares.get(&fleet.name).copied().unwrap_or_default().bots);
-    }
+    let bots = |fleet: &FleetFacts| shares.get(&fleet.name).copied().unwrap_or_default().bots;
+    let sum: Size = facts.iter().map(|fleet| fleet.size * i64::from(bots(fleet))).sum();
     let room = context.room();
     if !sum.fits_into(room) {
         findings.add(

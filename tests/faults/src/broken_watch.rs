@@ -250,13 +250,10 @@ pub async fn run(settings: &Settings) -> Result<Found> {
     for _ in 0..lanes {
         rigs.push(Rig::start(&settings.torpor, &settings.root).await?);
     }
-    let lanes = rigs.iter_mut().enumerate().map(|(lane, rig)| some(rig, settings, (lane, lanes)));
+    let lanes = rigs.iter().enumerate().map(|(lane, rig)| some(rig, settings, (lane, lanes)));
     let found = futures::future::try_join_all(lanes).await?;
-    let (mut rows, mut measured): Found = found.into_iter().fold(Found::default(), |mut all, (rows, measured)| {
-        all.0.extend(rows);
-        all.1.extend(measured);
-        all
-    });
+    let (rows, measured): (Vec<_>, Vec<_>) = found.into_iter().unzip();
+    let (mut rows, mut measured) = (rows.concat(), measured.concat());
     rows.sort_by(|a, b| a.workflow.cmp(&b.workflow));
     measured.sort_by(|a, b| a.watch.cmp(&b.watch));
     Ok((rows, measured))

@@ -287,11 +287,12 @@ impl Shared {
         self.closed.send_replace(true);
     }
 
-    /// Whether a request is passed on to the second API server, while there is one: every other watch, by its connection, and each fourth of
+    /// The second API server, where there is one and a request is passed on to it: every other watch, by its connection, and each fourth of
     /// the others, which a client sends over few connections.
-    fn is_second(&self, connection: usize, number: usize, asked: &Request) -> bool {
+    fn second(&self, connection: usize, number: usize, asked: &Request) -> Option<&str> {
         let chosen = if asked.verb == "watch" { connection % 2 == 1 } else { number % 4 == 3 };
-        chosen && self.second.get().is_some() && self.state().plan.view.second_behind > 0
+        let (upstream, _) = self.second.get()?;
+        (chosen && self.state().plan.view.second_behind > 0).then_some(upstream)
     }
 
     async fn handle(
@@ -310,12 +311,11 @@ impl Shared {
             return silence().await;
         }
         let (number, action) = self.note(&asked, json);
-        let second = self.second.get().filter(|_| self.is_second(connection, number, &asked));
+        let second = self.second(connection, number, &asked);
         if let Some(record) = self.state().record(number) {
             record.second = second.is_some();
         }
-        let upstream = second.map_or(&self.upstream, |(upstream, _)| upstream);
-        let url = format!("{upstream}{}", self.shown(&asked, path));
+        let url = format!("{}{}", second.unwrap_or(&self.upstream), self.shown(&asked, path));
         let forwarded = Forwarded { method: head.method, url, headers: head.headers, body };
         if asked.verb == "watch" {
             return self.watch(asked, forwarded, action).await;

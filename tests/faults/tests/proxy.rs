@@ -1,6 +1,5 @@
 //! The proxy before a server that answers as an API server does, over TLS on both sides.
 
-use std::borrow::Borrow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -71,8 +70,8 @@ async fn answer(stream: &mut (impl AsyncWriteExt + Unpin), request: &[u8]) -> st
     stream.write_all(format!("{head}{body}").as_bytes()).await
 }
 
-struct Pair<P = Proxy> {
-    proxy: P,
+struct Pair {
+    proxy: Proxy,
     client: reqwest::Client,
 }
 
@@ -83,20 +82,20 @@ async fn pair() -> Result<Pair> {
     Ok(Pair { proxy, client: proxy::client(&authority.cert)? })
 }
 
-impl<P: Borrow<Proxy>> Pair<P> {
+impl Pair {
     fn plan(&self, text: &str) -> Result<()> {
-        self.proxy.borrow().set(Plan::parse(text)?);
+        self.proxy.set(Plan::parse(text)?);
         Ok(())
     }
 
     async fn create(&self, name: &str) -> Result<reqwest::Response, reqwest::Error> {
-        let url = format!("https://{}/api/v1/namespaces/a/configmaps", self.proxy.borrow().address);
+        let url = format!("https://{}/api/v1/namespaces/a/configmaps", self.proxy.address);
         let body = format!("{{\"metadata\":{{\"name\":\"{name}\"}}}}");
         self.client.post(url).bearer_auth("secret").body(body).timeout(Duration::from_secs(2)).send().await
     }
 
     async fn watch(&self) -> Result<reqwest::Response, reqwest::Error> {
-        self.client.get(format!("https://{}/api/v1/configmaps?watch=true", self.proxy.borrow().address)).send().await
+        self.client.get(format!("https://{}/api/v1/configmaps?watch=true", self.proxy.address)).send().await
     }
 }
 
@@ -244,7 +243,7 @@ async fn some_requests_are_passed_on_to_the_server_that_is_behind() -> Result<()
     // Between proxy and server it tells which of them has answered.
     let relay = Relay::start(second.trim_start_matches("https://").parse()?).await?;
     proxy.second(format!("https://{}", relay.address), relay);
-    let pair = Pair { proxy: &proxy, client: proxy::client(&authority.cert)? };
+    let pair = Pair { proxy, client: proxy::client(&authority.cert)? };
     let late = async || {
         let began = Instant::now();
         pair.create("one").await?;
@@ -261,7 +260,7 @@ async fn some_requests_are_passed_on_to_the_server_that_is_behind() -> Result<()
         found.push(late().await?);
     }
     assert_eq!(found.iter().filter(|late| **late).count(), 2, "{found:?}");
-    let recorded: Vec<bool> = proxy.since(4).iter().map(|record| record.second).collect();
+    let recorded: Vec<bool> = pair.proxy.since(4).iter().map(|record| record.second).collect();
     assert_eq!(recorded, found);
     pair.plan("{}")?;
     for _ in 0..4 {
