@@ -43,10 +43,14 @@ impl History {
         }
     }
 
-    /// The cluster is at this version of the collection, by a list that had to be up to date. `false` where a watch has been
-    /// at a newer one; then whoever waits for [`History::set_back`] is told.
-    pub fn is_at(&self, path: &str, version: u64) -> bool {
-        let newest = self.asked().get(path).copied().unwrap_or_default();
+    /// The newest version from which a watch of this collection was to go on; 0 before there was one.
+    pub fn newest(&self, path: &str) -> u64 {
+        self.asked().get(path).copied().unwrap_or_default()
+    }
+
+    /// Whether the cluster, which is at this version of the collection by a list that had to be up to date, is where watches were
+    /// before it was asked. Where it is not, whoever waits for [`History::set_back`] is told.
+    pub fn goes_on(&self, path: &str, newest: u64, version: u64) -> bool {
         if version >= newest {
             return true;
         }
@@ -86,12 +90,16 @@ mod tests {
         note(&history, "/api/v1/pods?resourceVersion=70&watch=true&labelSelector=a");
         note(&history, "/api/v1/pods?watch=true&resourceVersion=60");
         note(&history, "/api/v1/pods?limit=50&resourceVersion=90");
-        assert!(history.is_at("/api/v1/nodes", 1), "another kind may be kept elsewhere");
-        assert!(history.is_at("/api/v1/pods", 70));
+        let at = |path: &str, version: u64| history.goes_on(path, history.newest(path), version);
+        assert!(at("/api/v1/nodes", 1), "another kind may be kept elsewhere");
+        assert!(at("/api/v1/pods", 70));
+        let before = history.newest("/api/v1/pods");
+        note(&history, "/api/v1/pods?watch=true&resourceVersion=80");
+        assert!(history.goes_on("/api/v1/pods", before, 75), "a watch that opened while the cluster was asked");
         assert!(history.set_back().now_or_never().is_none());
-        assert!(!history.is_at("/api/v1/pods", 69));
-        assert!(!history.is_at("/api/v1/pods", 68));
+        assert!(!at("/api/v1/pods", 79));
+        assert!(!at("/api/v1/pods", 78));
         let told = history.set_back().now_or_never().expect("told");
-        assert!(told.starts_with("/api/v1/pods went back from version 70 to 69"), "{told}");
+        assert!(told.starts_with("/api/v1/pods went back from version 80 to 79"), "{told}");
     }
 }

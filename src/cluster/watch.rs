@@ -245,10 +245,12 @@ impl Watches {
     where
         K: Resource + Clone + DeserializeOwned + Debug,
     {
+        // Before the question, or a watch that opens meanwhile would be newer than the answer.
+        let newest = self.history.newest(api.resource_url());
         // Without a version in the question the answer is up to date, whichever API server gives it.
         let list = tokio::time::timeout(CALM, api.list_metadata(one)).await.ok()?.ok()?;
         let version = list.metadata.resource_version?.parse().ok()?;
-        Some(self.history.is_at(api.resource_url(), version))
+        Some(self.history.goes_on(api.resource_url(), newest, version))
     }
 
     /// Watches every kind of child into the index and tells `notify` of each change. Ends never.

@@ -36,7 +36,6 @@ use crate::plan::Settings;
 
 /// Passes that run at the same time, per kind. More only makes the API server queue them.
 const CONCURRENCY: u16 = 16;
-/// A pass that hangs must not hold its place for good.
 /// How often each loop proves that it still turns.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// A loop that was silent for so long is stuck.
