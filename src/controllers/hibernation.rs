@@ -147,6 +147,8 @@ fn tenant_event(
 ) {
     // The receiver lives as long as the process.
     let send = |happened| drop(tell.send(happened));
+    // Only a listing ends, and what came since is known to whoever is told.
+    let listing = matches!(event, Event::InitApply(_));
     match event {
         Event::Init => present.clear(),
         Event::InitDone => send(Happened::Listed(std::mem::take(present))),
@@ -155,7 +157,9 @@ fn tenant_event(
             // One that cannot be read gets no decision, and without one it is awake; the operator says so.
             match object.0.as_ref().ok().and_then(|tenant| Facts::read(tenant, catalog)) {
                 Some(facts) => {
-                    present.insert(facts.name.to_string());
+                    if listing {
+                        present.insert(facts.name.to_string());
+                    }
                     send(Happened::Seen(Box::new(facts)));
                 }
                 None => send(Happened::Gone(object.name_any().into())),

@@ -15,8 +15,8 @@ pub struct Activity {
     pub newest: Timestamp,
     /// The newest time that somebody reported, which creation and suspension are not.
     pub reported: Option<Timestamp>,
-    /// When manual sleep was last asked for.
-    pub sleep_requested_at: Option<Timestamp>,
+    /// When manual sleep was last asked for, by annotation and through the gateway.
+    pub sleep_requests: [Option<Timestamp>; 2],
     /// Annotations that hold no time.
     pub malformed: Vec<&'static str>,
 }
@@ -41,9 +41,14 @@ impl Activity {
     }
 
     /// When manual sleep was asked for. A request that names a time in the future is most likely a mistake, and no
-    /// later activity would be newer; it does not count before that time.
+    /// later activity would be newer; it does not count before that time, and hides no other one.
     pub fn sleep_request(&self, now: Timestamp) -> Option<Timestamp> {
-        self.sleep_requested_at.filter(|at| !in_future(*at, now))
+        self.sleep_request_of(|at| !in_future(*at, now))
+    }
+
+    /// The newest sleep request of those that `count`.
+    pub fn sleep_request_of(&self, count: impl Fn(&Timestamp) -> bool) -> Option<Timestamp> {
+        self.sleep_requests.into_iter().flatten().filter(count).max()
     }
 
     /// The newest activity if it lies in the future.
@@ -51,9 +56,9 @@ impl Activity {
         Some(self.newest).filter(|newest| *newest != Timestamp::MAX && in_future(*newest, now))
     }
 
-    /// The sleep request if it lies in the future.
+    /// The next sleep request that lies in the future.
     pub fn sleep_request_ahead(&self, now: Timestamp) -> Option<Timestamp> {
-        self.sleep_requested_at.filter(|at| in_future(*at, now))
+        self.sleep_requests.into_iter().flatten().filter(|at| in_future(*at, now)).min()
     }
 }
 
@@ -78,12 +83,12 @@ pub fn read(tenant: &Tenant) -> Activity {
     ];
     let reported = reported.into_iter().flatten().max();
     let by_gateway = requests.and_then(|requests| requests.sleep_requested_at);
-    let sleep_requested_at = annotated(annotation::SLEEP_REQUESTED_AT).max(by_gateway);
+    let sleep_requests = [annotated(annotation::SLEEP_REQUESTED_AT), by_gateway];
     let created = tenant.metadata.creation_timestamp.as_ref().map(|time| time.0);
     let resumed = sleep.and_then(|sleep| sleep.resumed_at);
     let resumes = !tenant.spec.suspended && sleep.is_some_and(|sleep| sleep.suspended_since.is_some());
     let newest = [reported, created, resumed].into_iter().flatten().max().filter(|_| !resumes);
-    Activity { newest: newest.unwrap_or(Timestamp::MAX), reported, sleep_requested_at, malformed }
+    Activity { newest: newest.unwrap_or(Timestamp::MAX), reported, sleep_requests, malformed }
 }
 
 /// The facts that decide a tenant's stage at `now`.
@@ -158,6 +163,10 @@ mod tests {
         assert_eq!(stage(false, json!({}), sleep("2026-01-02T00:00:00Z")), Stage::Active, "a tie means awake");
         let newer = json!({"torpor.dev/sleep-requested-at": "2026-01-04T00:00:00Z"});
         assert_eq!(stage(false, newer, sleep("2026-01-02T00:00:00Z")), Stage::DatabaseOnly, "the newer of the two");
+        let mistake = json!({"torpor.dev/sleep-requested-at": "2062-01-01T00:00:00Z"});
+        assert_eq!(stage(false, mistake, sleep("2026-01-03T00:00:00Z")), Stage::DatabaseOnly, "it hides no other one");
+        let mistake = json!({"torpor.dev/sleep-requested-at": "2026-01-03T00:00:00Z"});
+        assert_eq!(stage(false, mistake, sleep("2062-01-01T00:00:00Z")), Stage::DatabaseOnly, "it hides no other one");
     }
 
     #[test]

@@ -54,7 +54,7 @@ pub fn change(ask: Ask, tenant: &Tenant, now: Timestamp) -> Result<Option<Value>
     let known = activity::read(tenant);
     // Our clock may be the one that is behind. Whoever enacts the request may count it already.
     let past = |at: &Timestamp| at.duration_since(now) <= CLOCKS || noted_at(tenant).is_some_and(|noted| *at <= noted);
-    let asked = known.sleep_requested_at.filter(past);
+    let asked = known.sleep_request_of(past);
     let asleep = effective_stage(&activity::facts(tenant, now.max(asked.unwrap_or(now)))) > Stage::Active;
     let suspended = tenant.spec.suspended;
     let approved = approved_at(tenant).filter(|at| *at >= known.newest && at.duration_since(now) <= CLOCKS);

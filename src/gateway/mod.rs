@@ -20,7 +20,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex as StdMutex, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{ConnectInfo, FromRequestParts, Path};
@@ -98,7 +98,7 @@ pub struct Gateway {
     pages: DefaultKeyedRateLimiter<String>,
     places: events::Places,
     /// Tenants that were seen lately as the API server has them.
-    confirmed: moka::sync::Cache<String, ()>,
+    confirmed: moka::sync::Cache<String, Instant>,
     /// The newest login of tenants that are to be looked at once more.
     second_looks: StdMutex<HashMap<String, Timestamp>>,
     locks: Vec<Mutex<()>>,
@@ -184,9 +184,11 @@ impl Gateway {
     /// # Errors
     /// 404, 409 or 503.
     async fn ask(self: &Arc<Self>, name: &str, ask: Ask) -> Result<(Arc<Tenant>, bool), Problem> {
+        let began = self.clock.monotonic();
         let tenant = self.find(name).await?;
-        let needless = change(ask, &tenant, self.clock.now())?.is_none();
-        if needless && !matches!(ask, Ask::Wake | Ask::Sleep) && self.confirmed.contains_key(name) {
+        let first = change(ask, &tenant, self.clock.now());
+        let exact = matches!(ask, Ask::Wake | Ask::Sleep);
+        if first == Ok(None) && !exact && self.confirmed.contains_key(name) {
             if matches!(ask, Ask::Activity) {
                 self.look_later(name);
             }
@@ -195,17 +197,21 @@ impl Gateway {
         // Of many who report the same login, one writes and the others find it written.
         let lock = usize::try_from(self.hasher.hash_one(name)).unwrap_or_default() % LOCKS;
         let _alone = self.locks[lock].lock().await;
-        // The watch may be behind another replica's write, and nobody would come to mend it.
-        if needless && (matches!(ask, Ask::Wake | Ask::Sleep) || !self.confirmed.contains_key(name)) {
+        // The watch may be behind another replica's write, and nobody would come to mend it. Of those who waited for the lock, one looks
+        // for all.
+        let confirmed = self.confirmed.get(name);
+        let enough = confirmed.is_some_and(|since| since >= began || first.is_ok() && !exact);
+        if !matches!(first, Ok(Some(_))) && !enough {
             self.look_again(name).await?;
         }
         for _ in 0..TRIES {
             let tenant = self.tenant(name)?;
             let Some(fields) = change(ask, &tenant, self.clock.now())? else { return Ok((tenant, false)) };
+            let asked = self.clock.monotonic();
             match self.cluster.status.merge_unchanged(&tenant.metadata, &fields).await? {
                 Merged::Written(written) => {
                     self.tenants.put(*written);
-                    self.confirmed.insert(name.to_owned(), ());
+                    self.confirmed.insert(name.to_owned(), asked);
                     return Ok((self.tenant(name)?, true));
                 }
                 Merged::Gone => self.tenants.remove(name),
@@ -217,11 +223,12 @@ impl Gateway {
     }
 
     async fn look_again(&self, name: &str) -> Result<(), Problem> {
+        let asked = self.clock.monotonic();
         let read = tokio::time::timeout(PATIENCE, self.cluster.reader.tenant(name)).await;
         match read.map_err(|_| Problem::Unavailable)?? {
             Some(fresh) => {
                 self.tenants.put(fresh);
-                self.confirmed.insert(name.to_owned(), ());
+                self.confirmed.insert(name.to_owned(), asked);
             }
             None => self.tenants.remove(name),
         }

@@ -382,10 +382,11 @@ fn invalid(facts: &Facts, now: Timestamp) -> Option<Verdict> {
         future.push(format!("the newest activity, {newest}, lies in the future and counts as now"));
     }
     if let Some(asked) = facts.activity.sleep_request_ahead(now) {
-        future.push(format!(
-            "annotation {} names {asked}, which lies in the future, and is ignored until then",
-            annotation::SLEEP_REQUESTED_AT
-        ));
+        let place = match facts.activity.sleep_requests[0] {
+            Some(annotated) if annotated == asked => format!("annotation {}", annotation::SLEEP_REQUESTED_AT),
+            _ => "status.requests.sleepRequestedAt".to_owned(),
+        };
+        future.push(format!("{place} names {asked}, which lies in the future, and is ignored until then"));
     }
     (!future.is_empty()).then(|| holds(reasons::FUTURE, future.join("; ")))
 }

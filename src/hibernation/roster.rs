@@ -14,6 +14,7 @@ use super::decide::{Why, deadlines};
 use super::gate::{Notice, NoticeKind};
 use super::member::{Beyond, Facts, Failing, View, Written, worth_writing, written};
 use crate::api::Tier;
+use crate::domain::activity;
 use crate::domain::stage::Stage;
 
 /// A comparison with the API server's clock counts for so long.
@@ -44,6 +45,7 @@ struct Member {
 /// A notice on its way.
 #[derive(Clone, Copy, Debug)]
 struct Telling {
+    kind: NoticeKind,
     due_at: Timestamp,
     activity: Timestamp,
     since: Timestamp,
@@ -193,7 +195,7 @@ impl Roster {
     pub fn seen(&mut self, facts: Facts, now: Timestamp) {
         let name = facts.name.clone();
         // A time in the future is somebody's mistake, and would make a silent feed look alive until it comes.
-        let reported = facts.activity.reported.filter(|at| *at <= now);
+        let reported = facts.activity.reported.filter(|at| !activity::in_future(*at, now));
         self.newest_reported = self.newest_reported.max(reported);
         match self.members.get_mut(&name) {
             Some(member) if member.facts.uid == facts.uid => {
@@ -542,8 +544,11 @@ impl Member {
     /// Begins the next try of a notice.
     fn tell(&mut self, name: Arc<str>, notice: Notice, now: Timestamp) -> Tell {
         let activity = self.facts.activity.newest;
-        let known = self.telling.filter(|known| known.activity == activity && known.due_at == notice.due_at);
+        let same =
+            |known: &Telling| (known.kind, known.activity, known.due_at) == (notice.kind, activity, notice.due_at);
+        let known = self.telling.filter(same);
         let new = Telling {
+            kind: notice.kind,
             due_at: notice.due_at,
             activity,
             since: now,

@@ -501,6 +501,41 @@ fn the_event_of_a_warning_is_made_once() {
 }
 
 #[test]
+fn a_warning_that_follows_a_question_has_an_event_of_its_own() {
+    let mut world = four_tiers();
+    world.deaf = true;
+    world.pass(30 * DAY + 3_600);
+    let next = |world: &mut World| {
+        world.clock.advance(Duration::from_secs(600));
+        let now = world.clock.now();
+        world.roster.tick(now, world.clock.monotonic());
+        let tells = std::iter::from_fn(|| world.roster.take_notice(now)).collect::<Vec<_>>();
+        let tell = tells.into_iter().find(|tell| &*tell.name == "pro").expect("tried again");
+        world.roster.not_told(&tell, NotTold::Webhook("deaf".to_owned()), SignedDuration::from_mins(5), now);
+        (tell.notice.kind, tell.recorded)
+    };
+    assert_eq!(next(&mut world), (NoticeKind::Question, true));
+    world.tenants.get_mut("pro").expect("pro")["spec"]["hibernation"] = json!({"mode": "Auto"});
+    world.show("pro");
+    assert_eq!(next(&mut world), (NoticeKind::Warning, false));
+    assert_eq!(next(&mut world), (NoticeKind::Warning, true));
+}
+
+#[test]
+fn a_reporter_whose_clock_is_ahead_keeps_the_feed_alive() {
+    let mut world = World::new(Limits { feed_silence: Some(SignedDuration::from_hours(6)), ..Limits::default() });
+    world.tenant("free", "free");
+    world.list();
+    world.pass(5 * 3_600);
+    let ahead = world.clock.now().checked_add(Duration::from_secs(30)).expect("a time").to_string();
+    world.annotate("free", "torpor.dev/last-activity", &ahead);
+    world.pass(2 * 3_600);
+    assert_eq!(world.trip(), None);
+    world.pass(5 * 3_600);
+    assert_eq!(world.trip(), Some(Trip::FeedSilent));
+}
+
+#[test]
 fn time_under_a_hold_is_none_to_give_up_after() {
     let mut world = four_tiers();
     world.deaf = true;
