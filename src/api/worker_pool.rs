@@ -6,7 +6,7 @@ use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
 use super::common::{CEL_DNS_LABEL, CEL_DURATION, DNS_LABEL_MESSAGE, DURATION_MESSAGE, Tier};
-use super::conditions::Condition;
+use super::conditions::{Condition, ConditionStatus, STALLED};
 
 fn default_max_tenants() -> i32 {
     100
@@ -158,6 +158,16 @@ pub struct Autoscaling {
     #[schemars(length(max = 20))]
     #[x_kube(validation = Rule::new(CEL_DURATION).message(DURATION_MESSAGE))]
     pub window: String,
+}
+
+impl WorkerPool {
+    /// Whether all that is asked for was handled, by `status.observedGeneration`, and nothing of it was refused.
+    pub fn is_accepted(&self) -> bool {
+        let stalled = |condition: &Condition| condition.type_ == STALLED && condition.status == ConditionStatus::True;
+        self.status.as_ref().is_some_and(|status| {
+            status.observed_generation == self.metadata.generation && !status.conditions.iter().any(stalled)
+        })
+    }
 }
 
 /// What was seen of the pool.

@@ -33,6 +33,8 @@ pub struct Class {
 struct Known {
     nodes: BTreeMap<String, Node>,
     classes: BTreeMap<String, Class>,
+    /// Whether a `PriorityClass` of this name was there after it was last asked for.
+    answered: BTreeMap<String, bool>,
     /// Why nodes were refused their marks, by name.
     refused: BTreeMap<String, String>,
 }
@@ -109,9 +111,15 @@ impl Nodes {
         self.lock().classes.clone()
     }
 
-    /// Whether Torpor made a `PriorityClass` of this name.
-    pub fn has_class(&self, name: &str) -> bool {
-        self.lock().classes.contains_key(name)
+    /// Whether there is a `PriorityClass` of this name. `None` where Torpor made none and this process has not asked for one.
+    pub fn has_class(&self, name: &str) -> Option<bool> {
+        let known = self.lock();
+        known.classes.contains_key(name).then_some(true).or_else(|| known.answered.get(name).copied())
+    }
+
+    /// Whether this process has asked for that class, so that none of a catalogue before its own can have named it.
+    pub fn is_of_this_process(&self, name: &str) -> bool {
+        self.lock().answered.contains_key(name)
     }
 
     fn may_write(&self) -> Result<(), ClusterError> {
@@ -163,6 +171,28 @@ impl Nodes {
     /// # Errors
     /// [`ClusterError::NotOwned`] when it says something else.
     pub async fn create_class(&self, name: &str, value: i32, preemption: &str) -> Result<(), ClusterError> {
+        let done = self.try_class(name, value, preemption, false).await;
+        match &done {
+            Ok(()) | Err(ClusterError::NotOwned { .. }) => drop(self.lock().answered.insert(name.to_owned(), true)),
+            Err(ClusterError::Refused { .. }) => drop(self.lock().answered.insert(name.to_owned(), false)),
+            Err(_) => {}
+        }
+        done
+    }
+
+    /// Replaces a `PriorityClass` that Torpor made by one that says something else, if it is still the one that was seen. Not before the
+    /// other one is known to be permitted: until there is one, no pod that names it can be made.
+    ///
+    /// # Errors
+    /// As those of [`Nodes::create_class`] and [`Nodes::delete_class`].
+    pub async fn replace_class(&self, name: &str, uid: &str, value: i32, preemption: &str) -> Result<(), ClusterError> {
+        self.try_class(name, value, preemption, true).await?;
+        self.remove_class(name, uid).await?;
+        self.create_class(name, value, preemption).await
+    }
+
+    /// Whether it is only tried: then one that is there is as good as none, and says nothing.
+    async fn try_class(&self, name: &str, value: i32, preemption: &str, dry: bool) -> Result<(), ClusterError> {
         self.may_write()?;
         let what = format!("PriorityClass {name}");
         let mut class = PriorityClass {
@@ -178,11 +208,15 @@ impl Nodes {
                 .into(),
         );
         let api: Api<PriorityClass> = Api::all(self.client.clone());
-        let params = PostParams { field_manager: Some(OPERATOR.to_owned()), ..PostParams::default() };
+        let params = PostParams { field_manager: Some(OPERATOR.to_owned()), dry_run: dry };
         let answer = api.create(&params, &class).await;
-        self.metrics.api_write("create", "PriorityClass");
+        if !dry {
+            self.metrics.api_write("create", "PriorityClass");
+        }
         match answer {
             Ok(_) => Ok(()),
+            // Admission is asked before the name is.
+            Err(error) if dry && ClusterError::is_there(&error) => Ok(()),
             Err(error) if ClusterError::is_there(&error) => {
                 let found = api.get(name).await.map_err(|error| ClusterError::of(&what, &error))?;
                 let policy = found.preemption_policy.as_deref().unwrap_or("PreemptLowerPriority");
@@ -197,6 +231,12 @@ impl Nodes {
     /// # Errors
     /// [`ClusterError`], classified.
     pub async fn delete_class(&self, name: &str, uid: &str) -> Result<(), ClusterError> {
+        self.remove_class(name, uid).await?;
+        self.lock().answered.remove(name);
+        Ok(())
+    }
+
+    async fn remove_class(&self, name: &str, uid: &str) -> Result<(), ClusterError> {
         self.may_write()?;
         let api: Api<PriorityClass> = Api::all(self.client.clone());
         let preconditions = Preconditions { uid: Some(uid.to_owned()), resource_version: None };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use kube::ResourceExt;
 
-use super::context::{Context, Guarded, Key};
+use super::context::{Context, Guarded, Key, MOST_FLEETS};
 use super::outcome::Outcome;
 use super::report::Turn;
 use super::rollout::Pace;
@@ -20,7 +20,7 @@ use crate::domain::names::{self, Component, ISOLATION};
 use crate::domain::stage::{Stage, effective_stage};
 use crate::plan::{self, Child, ChildKind, Parts};
 use crate::status::{self, Seen, sleep};
-use crate::validate::{self, Desired, FleetFacts, Share, ValidatedTenant};
+use crate::validate::{self, Desired, FleetFacts, Problem, Share, ValidatedTenant};
 
 /// Runs one pass and tells when the next is due.
 pub async fn reconcile(guarded: Arc<Guarded<BotFleet>>, context: &Context) -> Turn {
@@ -190,6 +190,11 @@ async fn plan(
     let home = context.index.get(Slot::Child(ChildKind::Namespace), &namespace, &namespace);
     if home.is_none_or(|home| home.tenant.as_deref() != Some(&*tenant.name_any())) {
         return Err(Outcome::Waiting(format!("namespace {namespace} is not yet the Tenant's")));
+    }
+    if !context.looks_after(fleet) {
+        return Err(Outcome::Invalid(vec![Problem(format!(
+            "namespace {namespace} has {MOST_FLEETS} older BotFleets, and no more are looked after: ask one of them for more replicas, or delete some"
+        ))]));
     }
     let (most, planned) = if let Ok(validated) = validate::tenant(tenant, &context.catalog, &context.serving_pools()) {
         let (tier, entries) = (validated.fleet_context(), context.index.namespace(&namespace));

@@ -74,6 +74,10 @@ pub struct Context {
     pub rollout: Rollout,
 }
 
+/// Fleets of one namespace that are looked after, twice as many as a Tenant may name. Each of them is planned with an eye on all others,
+/// so that thousands would occupy the operator for everybody.
+pub const MOST_FLEETS: usize = 100;
+
 impl Context {
     /// The Tenant of this name, if it exists.
     pub fn tenant(&self, name: &str) -> Option<Arc<Guarded<Tenant>>> {
@@ -85,14 +89,30 @@ impl Context {
         self.fleets.get(&ObjectRef::new(name).within(namespace))
     }
 
-    /// The readable fleets of a namespace that are not being deleted.
+    /// The readable fleets of a namespace that are not being deleted, of those that are looked after.
     pub fn fleets_of(&self, namespace: &str) -> Vec<BotFleet> {
-        let names = self.index.names(Slot::Child(ChildKind::BotFleet), namespace);
-        let found = names.iter().filter_map(|name| self.fleet(namespace, name));
-        found
+        self.looked_after(namespace)
+            .iter()
             .filter_map(|guarded| guarded.0.as_ref().ok().cloned())
             .filter(|fleet| fleet.metadata.deletion_timestamp.is_none())
             .collect()
+    }
+
+    /// Whether a fleet is one of the oldest [`MOST_FLEETS`] of its namespace.
+    pub fn looks_after(&self, fleet: &BotFleet) -> bool {
+        let all = self.looked_after(&fleet.namespace().unwrap_or_default());
+        all.iter().any(|known| known.name_any() == fleet.name_any())
+    }
+
+    fn looked_after(&self, namespace: &str) -> Vec<Arc<Guarded<BotFleet>>> {
+        let names = self.index.names(Slot::Child(ChildKind::BotFleet), namespace);
+        let mut found: Vec<_> = names.iter().filter_map(|name| self.fleet(namespace, name)).collect();
+        if found.len() > MOST_FLEETS {
+            // In the order of names before: fleets of one second go by name.
+            found.sort_by_key(|fleet| fleet.meta().creation_timestamp.as_ref().map(|time| time.0));
+            found.truncate(MOST_FLEETS);
+        }
+        found
     }
 
     /// Forgets an object that has gone, and counts what is left.
@@ -156,6 +176,11 @@ impl Context {
     /// Whether an outdated pod of this workload may be replaced now.
     pub fn may_replace(&self, workload: (&str, &str), pace: Pace, held: bool, grace: Duration) -> bool {
         self.rollout.take(workload, pace, held, grace, self.clock.monotonic())
+    }
+
+    /// Whether a tenant would have a turn at replacing pods now.
+    pub fn has_turn(&self, namespace: &str) -> bool {
+        self.rollout.has_room(namespace, self.clock.monotonic())
     }
 
     /// An outdated pod of this workload was taken down.
@@ -223,7 +248,8 @@ impl Context {
     }
 
     /// The pools whose `PriorityClass` and node labels have been seen to once, for those of their tiers whose own class there is: without it
-    /// every new pod of such a tenant would be refused, and so none of those that run is taken down.
+    /// every new pod of such a tenant would be refused, and so none of those that run is taken down. Of a class that others made, and that
+    /// this process has not asked for yet, a pool's status tells.
     pub fn serving_pools(&self) -> Vec<PoolFacts> {
         let pools = self.pools.state();
         let ready: Vec<&WorkerPool> = pools
@@ -234,7 +260,8 @@ impl Context {
             .collect();
         let has_class = |tier: &Tier| {
             let class = &self.catalog.tier(*tier).priority_class;
-            self.nodes.has_class(class) || ready.iter().any(|pool| pool.spec.priority.class == *class)
+            let vouches = |pool: &&WorkerPool| pool.spec.priority.class == *class && pool.is_accepted();
+            self.nodes.has_class(class).unwrap_or_else(|| ready.iter().any(vouches))
         };
         ready
             .iter()

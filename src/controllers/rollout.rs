@@ -60,6 +60,15 @@ struct Known {
     waiting: BTreeSet<(String, String)>,
 }
 
+impl Known {
+    fn forget_ended(&mut self, now: Instant) {
+        self.taken.retain(|_, turns| {
+            turns.retain(|turn| now < turn.until);
+            !turns.is_empty()
+        });
+    }
+}
+
 /// Who replaces pods at present, and who waits for that. Losing it costs nothing but that a few more do at once.
 #[derive(Debug, Default)]
 pub struct Rollout {
@@ -83,8 +92,9 @@ impl Rollout {
     }
 
     /// Whether a tenant would have a turn now.
-    pub fn has_room(&self, namespace: &str) -> bool {
-        let known = self.lock();
+    pub fn has_room(&self, namespace: &str, now: Instant) -> bool {
+        let known = &mut *self.lock();
+        known.forget_ended(now);
         known.taken.contains_key(namespace) || known.taken.len() < self.at_once()
     }
 
@@ -102,10 +112,7 @@ impl Rollout {
             return true;
         }
         let known = &mut *self.lock();
-        known.taken.retain(|_, turns| {
-            turns.retain(|turn| now < turn.until);
-            !turns.is_empty()
-        });
+        known.forget_ended(now);
         let room = known.taken.len() < self.at_once();
         let turns = known.taken.get(namespace);
         let bots = names::is_fleet_workload(workload);
@@ -180,6 +187,9 @@ mod tests {
         rollout.awake(100);
         assert_eq!((0..8).filter(|tenant| take(*tenant)).count(), FEWEST);
         assert!(take(0), "it has its turn");
+        assert!(rollout.has_room("tenant-0", now) && !rollout.has_room("tenant-50", now));
+        assert!(rollout.has_room("tenant-50", expiry(GRACE, now)), "turns end by themselves");
+        assert_eq!((0..8).filter(|tenant| take(*tenant)).count(), FEWEST);
         rollout.awake(1_000);
         assert_eq!((5..30).filter(|tenant| take(*tenant)).count(), 15, "one in fifty of a thousand");
         let with = |tenant, pace| rollout.take((tenant, "postgres"), pace, false, GRACE, now);

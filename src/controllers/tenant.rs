@@ -159,11 +159,13 @@ impl Step {
         let entries = context.index.namespace(namespace);
         let for_least = sight::replaces_for_least(&entries, &self.workloads, self.least.as_ref());
         // Thousands may wait for their turn, and none of them has to be looked at before.
-        let waits = for_least && pace != Pace::AtOnce && !context.rollout.has_room(namespace);
-        if for_least && !waits {
+        let waits = for_least && pace != Pace::AtOnce && !context.has_turn(namespace);
+        // Without a pool what is taken down finds no node.
+        let replaces = !waits && !validated.pools.is_empty();
+        if for_least && replaces {
             recheck::still_sleeps(context, tenant, self.wanted, names::DATABASE).await?;
         }
-        if !waits {
+        if replaces {
             let made = self.workloads.iter().filter(|workload| failures.has_made(workload));
             let replaced = children::replace_pods(context, namespace, made, pace, changed).await;
             failures.first.keep(replaced)?;

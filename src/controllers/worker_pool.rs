@@ -12,9 +12,10 @@ use super::outcome::Outcome;
 use super::report::Turn;
 use super::{report, undecodable};
 use crate::api::worker_pool::{Allocatable, NodeCount, Preemption};
-use crate::api::{WorkerPool, WorkerPoolStatus};
+use crate::api::{Tenant, WorkerPool, WorkerPoolStatus};
 use crate::cluster::error::ClusterError;
 use crate::cluster::status::Own;
+use crate::domain::names;
 use crate::domain::quantity::{Bytes, Cpu};
 use crate::domain::stage::Stage;
 use crate::placement::assign::{Assignment, Node, Pool, assign};
@@ -90,13 +91,12 @@ async fn class(context: &Context, pool: &WorkerPool) -> Result<(), Outcome> {
         )));
     }
     let policy = preemption(wanted.preemption);
-    if let Some(found) = context.nodes.classes().get(&wanted.class) {
-        if found.value == wanted.value && found.preemption == policy {
-            return Ok(());
-        }
-        context.nodes.delete_class(&wanted.class, &found.uid).await?;
-    }
-    match context.nodes.create_class(&wanted.class, wanted.value, policy).await {
+    let done = match context.nodes.classes().get(&wanted.class) {
+        Some(found) if found.value == wanted.value && found.preemption == policy => return Ok(()),
+        Some(found) => context.nodes.replace_class(&wanted.class, &found.uid, wanted.value, policy).await,
+        None => context.nodes.create_class(&wanted.class, wanted.value, policy).await,
+    };
+    match done {
         Err(ClusterError::NotOwned { .. }) => Err(Outcome::Conflict(format!(
             "PriorityClass {} exists with another value and is not Torpor's; choose another priority.class",
             wanted.class
@@ -175,9 +175,13 @@ pub async fn keep_nodes(context: Arc<Context>, changed: Arc<Notify>) {
     let mut failures = 0_u32;
     loop {
         match mark(&context).await {
-            Ok(()) => {
+            Ok(Classes::AllNeeded) => {
                 failures = 0;
                 changed.notified().await;
+            }
+            Ok(Classes::StillUsed) => {
+                failures = 0;
+                let _ = tokio::time::timeout(STILL_USED, changed.notified()).await;
             }
             Err(error) => {
                 failures = failures.saturating_add(1);
@@ -193,9 +197,20 @@ pub async fn keep_nodes(context: Arc<Context>, changed: Arc<Notify>) {
     }
 }
 
+/// How often it is looked whether the last workload has let go of a class that nobody names any more.
+const STILL_USED: Duration = Duration::from_secs(10);
+
+/// What is known of the `PriorityClasses` that Torpor made.
+enum Classes {
+    /// All that are left are named by a pool or the catalogue, or nobody can tell.
+    AllNeeded,
+    /// Pods that run may still have one that nobody names.
+    StillUsed,
+}
+
 /// # Errors
 /// The first error; a node or class that cannot be written holds up no other.
-async fn mark(context: &Context) -> Result<(), ClusterError> {
+async fn mark(context: &Context) -> Result<Classes, ClusterError> {
     let mut result = Ok(());
     let unread = unread(context);
     for edit in assign(&pools(context), &unread, &context.nodes.nodes()).edits {
@@ -203,7 +218,7 @@ async fn mark(context: &Context) -> Result<(), ClusterError> {
     }
     // Which class a pool or a Tenant needs that cannot be read is not known.
     if !unread.is_empty() || context.tenants.state().iter().any(|guarded| guarded.0.is_err()) {
-        return result;
+        return result.map(|()| Classes::AllNeeded);
     }
     let named: HashSet<String> = readable(context).into_iter().map(|pool| pool.spec.priority.class).collect();
     let tenants = context.tenants.state();
@@ -212,10 +227,20 @@ async fn mark(context: &Context) -> Result<(), ClusterError> {
         .filter_map(|guarded| guarded.0.as_ref().ok())
         .map(|tenant| context.catalog.tier(tenant.spec.tier).priority_class.as_str())
         .collect();
-    for (name, class) in context.nodes.classes() {
-        if !named.contains(&name) && !used.contains(name.as_str()) {
-            result = result.and(context.nodes.delete_class(&name, &class.uid).await);
+    let known = context.nodes.classes();
+    let left = known.iter().filter(|(name, _)| !named.contains(*name) && !used.contains(name.as_str()));
+    // What a catalogue before this one named, workloads have for as long as they are not as planned, and pods of theirs are made anew.
+    let planned = |tenant: &Arc<Guarded<Tenant>>| context.is_as_planned(&names::namespace(&tenant.name_any()));
+    let mut all_planned = None;
+    let mut classes = Classes::AllNeeded;
+    for (name, class) in left {
+        let free =
+            context.nodes.is_of_this_process(name) || *all_planned.get_or_insert_with(|| tenants.iter().all(planned));
+        if free {
+            result = result.and(context.nodes.delete_class(name, &class.uid).await);
+        } else {
+            classes = Classes::StillUsed;
         }
     }
-    result
+    result.map(|()| classes)
 }

@@ -204,12 +204,10 @@ fn edit(node: &Node, pool: Option<&Pool>) -> Option<Edit> {
         time_added: None,
     });
     let kept = |taint: &Taint| wanted.as_ref().is_some_and(|wanted| wanted.says(taint));
-    let mut taints: Vec<Taint> = node
-        .taints
-        .iter()
-        .filter(|taint| !(taint.key == label::POOL && marks.taint.as_ref() == Some(&taint.value)) || kept(taint))
-        .cloned()
-        .collect();
+    let ours = |taint: &Taint| {
+        taint.key == label::POOL && taint.effect == EFFECT && marks.taint.as_ref() == Some(&taint.value)
+    };
+    let mut taints: Vec<Taint> = node.taints.iter().filter(|taint| !ours(taint) || kept(taint)).cloned().collect();
     match wanted {
         Some(taint) if !taints.iter().any(|present| present.says(&taint)) => {
             marks.taint = Some(taint.value.clone());
@@ -279,14 +277,15 @@ mod tests {
         let pools = [pool("big", &[("node.kind", "big")], true)];
         let mut other = node("n1", &[("node.kind", "big")]);
         other.taints.push(taint("spot", "", Some(Timestamp::UNIX_EPOCH)));
+        other.taints.push(Taint { effect: "NoExecute".to_owned(), ..taint(label::POOL, "big", None) });
         let put = assign(&pools, std::slice::from_ref(&other));
         let marked = written(&other, &put.edits[0]);
         assert_eq!(marked.labels[label::POOL], "big");
-        assert_eq!(marked.taints.len(), 2);
+        assert_eq!(marked.taints.len(), 3);
         assert!(assign(&pools, std::slice::from_ref(&marked)).edits.is_empty(), "settled after one write");
         let undedicated = [pool("big", &[("node.kind", "big")], false)];
         let freed = written(&marked, &assign(&undedicated, std::slice::from_ref(&marked)).edits[0]);
-        assert_eq!((freed.taints.len(), freed.labels.contains_key(label::POOL)), (1, true));
+        assert_eq!((freed.taints.len(), freed.labels.contains_key(label::POOL)), (2, true));
         let clean = written(&marked, &assign(&[], std::slice::from_ref(&marked)).edits[0]);
         assert_eq!(clean, other, "nothing of ours is left, and nothing of others is gone");
     }

@@ -197,11 +197,26 @@ pub const fn config_key(kind: StrategyKind) -> &'static str {
     }
 }
 
+/// libyaml takes the square of the depth of brackets, and of the number of directives: a text of 900 KB that does nothing but open
+/// brackets occupies it for many minutes, in which no fleet of any tenant is looked at. Where a bracket stands in quotes only a
+/// parser can tell, so all of them count; a thousand levels take some milliseconds.
+const MOST_BRACKETS: usize = 1_000;
+const MOST_TAGS: usize = 10;
+
 /// Finds what would make every bot of the fleet end at once with a configuration error.
 fn check_config(findings: &mut Findings, kind: StrategyKind, config: &str) {
     let field = "spec.strategy";
     if config.len() > MOST_CONFIG {
         findings.add(field, format_args!("the configuration has {} bytes, at most {MOST_CONFIG} fit", config.len()));
+        return;
+    }
+    if config.matches(['[', '{']).count() > MOST_BRACKETS || config.matches("%TAG").count() > MOST_TAGS {
+        findings.add(
+            field,
+            format_args!(
+                "the configuration has more than {MOST_BRACKETS} brackets or {MOST_TAGS} %TAG directives; write its lists and mappings as lines"
+            ),
+        );
         return;
     }
     // Placeholders are replaced before the file is YAML; a number and a word stand for any value.
@@ -268,6 +283,17 @@ mod tests {
     fn a_text_that_refers_to_itself_many_times_is_passed_over() {
         let many = format!("script_file_name: a.py\na: &a [{}]\nb: [{}]\n", "1,".repeat(8_000), "*a,".repeat(5_000));
         assert!(read(json!({}), 1, &many).is_ok());
+    }
+
+    #[test]
+    fn a_text_that_nests_deeply_is_refused_unread() {
+        let flat = format!("script_file_name: a.py\nlevels: [{}]\n", "[1, 2],".repeat(MOST_BRACKETS - 1));
+        assert!(read(json!({}), 1, &flat).is_ok());
+        // In quotes a bracket closes nothing.
+        for deep in ["[?".repeat(400_000), "[\"]\",".repeat(100_000), "%TAG !a! b\n".repeat(50_000)] {
+            let config = format!("script_file_name: a.py\nlevels: {deep}");
+            assert!(read(json!({}), 1, &config).expect_err("deep").contains("as lines"));
+        }
     }
 
     #[test]

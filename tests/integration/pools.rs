@@ -7,6 +7,7 @@ use torpor_cluster::Options;
 
 use crate::Ctx;
 use crate::harness::{condition, eventually};
+use crate::refused::{forbid, permit};
 use crate::tenants::{
     SOON, apply, await_reason, await_reason_within, brief, ensure, fleet, list, mark, patch, same, tenant, text, uids,
     writes,
@@ -66,13 +67,14 @@ type Step = (&'static str, fn(&Ctx) -> Result<(), String>);
 pub fn pools_keep_nodes_and_classes() -> Result<(), String> {
     let options = Options { nodes_per_pool: 1, ..Options::default() };
     let ctx = Ctx::with(options, &[])?;
-    let steps: [Step; 7] = [
+    let steps: [Step; 8] = [
         ("a tier without a pool", tiers_without_a_pool_wait),
         ("counts", tenants_and_nodes_are_counted),
         ("default pools", default_pools_adopt_their_nodes),
         ("marks", nodes_are_marked_and_freed),
         ("disputes", disputed_nodes_are_left_alone),
         ("classes", classes_are_replaced_or_left_alone),
+        ("a refused class", a_refused_class_takes_none_away),
         ("another pool for a tier", another_pool_disturbs_no_bot),
     ];
     for (what, step) in steps {
@@ -253,6 +255,25 @@ fn classes_are_replaced_or_left_alone(ctx: &Ctx) -> Result<(), String> {
     ctx.kubectl(&["delete", "wp", "foreign", "rival", "--timeout=5s"])?;
     std::thread::sleep(Duration::from_secs(1));
     same("foreign class", &text(&class("test-foreign")?["metadata"]["uid"]), &foreign)
+}
+
+/// A class whose successor is refused stays, and so do the pods that name it and their tenants.
+fn a_refused_class_takes_none_away(ctx: &Ctx) -> Result<(), String> {
+    let class = ["priorityclass", "torpor-medium"];
+    let before = text(&ctx.get(&class)?["metadata"]["uid"]);
+    let constraints = json!({"resourceRules": [{"apiGroups": ["scheduling.k8s.io"], "apiVersions": ["*"],
+        "operations": ["CREATE"], "resources": ["priorityclasses"]}]});
+    let attempt = ["create", "priorityclass", "test-refused", "--value=5", "--dry-run=server"];
+    forbid(ctx, "no-classes", &constraints, &attempt)?;
+    patch(ctx, &["wp", "worker-mid"], &json!({"spec": {"priority": {"value": 23_456}}}))?;
+    await_reason(ctx, &["wp", "worker-mid"], "Stalled", "True", "Refused")?;
+    same("class", &text(&ctx.get(&class)?["metadata"]["uid"]), &before)?;
+    // A pass of the tenant finds its pool all the same.
+    patch(ctx, &["tenant", "homeless"], &json!({"spec": {"displayName": "while it is refused"}}))?;
+    ctx.await_ready("homeless")?;
+    permit(ctx, "no-classes", &attempt)?;
+    patch(ctx, &["wp", "worker-mid"], &json!({"spec": {"priority": {"value": 34_567}}}))?;
+    eventually(SOON, || same("value", &ctx.get(&class)?["value"], &json!(34_567)))
 }
 
 /// The example of any selector: its nodes are found when they come, and bots and databases stay where they are.

@@ -21,6 +21,11 @@ fn refuse(ctx: &Ctx, name: &str, rule: Value, attempt: &[&str]) -> Result<(), St
     let constraints = json!({
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": NAMESPACE}}, "resourceRules": [rule],
     });
+    forbid(ctx, name, &constraints, attempt)
+}
+
+/// The same of what matches these constraints, anywhere.
+pub fn forbid(ctx: &Ctx, name: &str, constraints: &Value, attempt: &[&str]) -> Result<(), String> {
     let rules = json!([{"expression": "false", "message": "frozen by somebody"}]);
     let object = |kind: &str, spec: Value| json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": {"name": name}, "spec": spec});
     let policy = json!({"failurePolicy": "Fail", "matchConstraints": constraints, "validations": rules});
@@ -36,7 +41,7 @@ fn refuse(ctx: &Ctx, name: &str, rule: Value, attempt: &[&str]) -> Result<(), St
 }
 
 /// The policy is gone, and `attempt` goes through: a pass that came before would be refused once more, and wait a minute.
-fn permit(ctx: &Ctx, name: &str, attempt: &[&str]) -> Result<(), String> {
+pub fn permit(ctx: &Ctx, name: &str, attempt: &[&str]) -> Result<(), String> {
     ctx.kubectl(&["delete", "validatingadmissionpolicybinding,validatingadmissionpolicy", name])?;
     eventually(LIMIT, || ctx.kubectl(attempt).map(drop))
 }
