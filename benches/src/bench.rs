@@ -15,6 +15,8 @@ use crate::world::{LONG, World};
 pub struct Size {
     /// What it is called.
     pub name: &'static str,
+    /// What a run of everything has no time for, or could tell nothing of.
+    pub by_name_only: &'static [&'static str],
     /// Tenants of one block of creation.
     pub block: usize,
     /// Pairs of such blocks: one by the operator, one by the replayer.
@@ -44,6 +46,8 @@ pub struct Size {
 /// Minutes.
 pub const QUICK: Size = Size {
     name: "quick",
+    // A further tenant beside forty costs what chance makes of it.
+    by_name_only: &["twin", "cost", "hibernator", "logins"],
     block: 6,
     pairs: 2,
     restarts: 3,
@@ -61,6 +65,7 @@ pub const QUICK: Size = Size {
 /// A thousand tenants and more.
 pub const FULL: Size = Size {
     name: "full",
+    by_name_only: &["twin", "hibernator", "logins"],
     block: 50,
     pairs: 10,
     restarts: 10,

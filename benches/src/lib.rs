@@ -6,6 +6,7 @@
 pub mod audit;
 pub mod bench;
 pub mod chart;
+pub mod copies;
 pub mod door;
 pub mod measure;
 pub mod memory;

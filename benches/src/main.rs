@@ -8,14 +8,14 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use jiff::Timestamp;
 use torpor_bench::bench::{Bench, FULL, QUICK, Size};
-use torpor_bench::measure::{ALL, Measurement, SLOW};
+use torpor_bench::measure::{ALL, Measurement};
 use torpor_bench::report::{Machine, Report, Row};
 use torpor_bench::world::project;
 
 /// Measures Torpor on a local control plane.
 #[derive(Parser)]
 struct Arguments {
-    /// `quick` (the default) or `full`, and measurements by name; without a name all of them.
+    /// `quick` (the default) or `full`, and measurements by name; without a name those that are done in 8 or 40 minutes.
     words: Vec<String>,
     /// The binary under test. Default: torpor beside this program.
     #[arg(long)]
@@ -56,7 +56,7 @@ fn run(arguments: &Arguments, size: Size, names: &[&str]) -> Result<ExitCode> {
         Report { size: size.name.to_owned(), began: began.to_string(), machine: Machine::here(), rows: Vec::new() };
     let mut failed = 0;
     let wanted = |one: &&Measurement| match names {
-        [] => size.name != QUICK.name || !SLOW.contains(&one.name),
+        [] => !size.by_name_only.contains(&one.name),
         names => names.contains(&one.name),
     };
     for Measurement { name, about, run, .. } in ALL.iter().filter(wanted) {

@@ -48,7 +48,7 @@ pub struct Row {
     pub value: f64,
     /// Its unit, empty for ratios and counts.
     pub unit: &'static str,
-    /// 95 % confidence interval, where there are several samples.
+    /// 95 % confidence interval, where there are six samples or more: the interval of a median of fewer is their range, and covers less.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interval: Option<(f64, f64)>,
     /// Number of samples.
@@ -139,7 +139,7 @@ impl fmt::Display for Report {
         let Machine { cpus, model, memory_mib } = &self.machine;
         writeln!(f, "size {}, {cpus} CPUs ({model}), {memory_mib} MiB; everything runs on this machine\n", self.size)?;
         let cells: Vec<[String; 6]> = self.rows.iter().map(cells).collect();
-        let head = ["measurement", "what", "value", "95 % interval", "goal", "met"].map(str::to_owned);
+        let head = ["measurement", "what", "value", "95 % interval, or range of < 6", "goal", "met"].map(str::to_owned);
         let all = || std::iter::once(&head).chain(&cells);
         let width = |column: usize| all().map(|row| row[column].chars().count()).max().unwrap_or(0);
         let widths: [usize; 6] = std::array::from_fn(width);

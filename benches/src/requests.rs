@@ -10,7 +10,7 @@ use torpor_cluster::AuditEvent;
 
 use crate::audit::{agent, is_creation};
 
-const APPLIED_HASH: &str = "torpor.dev/applied-hash";
+pub(crate) const APPLIED_HASH: &str = "torpor.dev/applied-hash";
 
 /// One request that makes an object.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -62,9 +62,7 @@ impl Recording {
             event.user_agent.starts_with(agent::OPERATOR) && is_creation(event) && here
         };
         for event in events.iter().filter(ours) {
-            let body = event.body.clone().with_context(|| format!("{} has no body", event.request_uri))?;
-            let body = if event.verb == "create" { without_defaults(body) } else { body };
-            let request = Request { verb: event.verb.clone(), uri: event.request_uri.clone(), body };
+            let request = Request::of(event).with_context(|| format!("{} has no body", event.request_uri))?;
             request.check()?;
             let owner = &request.body["metadata"]["ownerReferences"][0];
             let text = |field: &str| owner[field].as_str().unwrap_or_default().to_owned();
@@ -119,6 +117,13 @@ impl Chain {
 }
 
 impl Request {
+    /// What was sent; `None` where the log does not have it.
+    pub fn of(event: &AuditEvent) -> Option<Self> {
+        let body = event.body.clone()?;
+        let body = if event.verb == "create" { without_defaults(body) } else { body };
+        Some(Request { verb: event.verb.clone(), uri: event.request_uri.clone(), body })
+    }
+
     fn replaced(&self, old: &str, new: &str) -> Result<Self> {
         let mut body: Value = serde_json::from_str(&self.body.to_string().replace(old, new))?;
         if self.body["metadata"]["annotations"][APPLIED_HASH].is_string() {
@@ -127,8 +132,8 @@ impl Request {
         Ok(Request { verb: self.verb.clone(), uri: self.uri.replace(old, new), body })
     }
 
-    /// A hash that comes out differently here would make the operator write every object of the replayer anew.
-    fn check(&self) -> Result<()> {
+    /// A hash that comes out differently here would make the operator write every such object anew.
+    pub fn check(&self) -> Result<()> {
         let Some(recorded) = self.body["metadata"]["annotations"][APPLIED_HASH].as_str() else { return Ok(()) };
         let computed = applied_hash(&self.body);
         ensure!(computed == recorded, "{}: hash {computed}, recorded {recorded}: {}", self.uri, self.body);
@@ -137,7 +142,7 @@ impl Request {
 }
 
 /// ARCHITECTURE.md, "How an unchanged object is recognised without a read".
-fn applied_hash(body: &Value) -> String {
+pub(crate) fn applied_hash(body: &Value) -> String {
     let mut body = body.clone();
     if let Some(metadata) = body["metadata"].as_object_mut()
         && let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut)

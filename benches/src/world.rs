@@ -51,11 +51,25 @@ impl World {
     /// A cluster with nodes for some thousand tenants, the custom resources, accounts, rights and policies of the chart,
     /// and the default pools. No program runs yet.
     pub fn start(binary: &Path, progress: &Progress) -> Result<Self> {
+        Self::start_with(binary, progress, &[])
+    }
+
+    /// The same with objects that a [`crate::copies::Template`] can read in etcd.
+    pub fn start_readable(binary: &Path, progress: &Progress) -> Result<Self> {
+        Self::start_with(binary, progress, &["--storage-media-type=application/json"])
+    }
+
+    fn start_with(binary: &Path, progress: &Progress, api_server: &[&str]) -> Result<Self> {
         progress.say("starting a cluster");
         let users = COMPONENTS.map(|component| format!("system:serviceaccount:{HOME}:torpor-{component}"));
         let capacity = NodeCapacity { cpu: "1000".into(), memory: "4Ti".into(), pods: 5_000 };
-        let options =
-            Options { nodes_per_pool: 4, capacity, log_bodies_of: vec![users[0].clone()], ..Options::default() };
+        let options = Options {
+            nodes_per_pool: 4,
+            capacity,
+            log_bodies_of: vec![users[0].clone()],
+            api_server: api_server.iter().map(ToString::to_string).collect(),
+            ..Options::default()
+        };
         let cluster = Cluster::start(options)?;
         torpor::install_crds(binary, &cluster).map_err(Error::msg)?;
         torpor::install_accounts(&cluster, &project().join("charts/torpor")).map_err(Error::msg)?;
@@ -176,6 +190,13 @@ impl World {
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
         self.runtime.block_on(future)
     }
+}
+
+/// A client for what listens on this machine.
+pub fn http_client() -> Result<reqwest::Client> {
+    // The first one stays; it is the same.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Ok(reqwest::Client::builder().no_proxy().build()?)
 }
 
 /// The condition of a type, or null.

@@ -1,59 +1,64 @@
 //! What one further tenant costs the operator, at four sizes: processor time to make it, and memory to know it.
 //!
 //! Tenants are suspended, so that each becomes one pod instead of five or more: the operator's work is the same but for
-//! the replicas, and the rest of the machine's is not.
+//! the replicas, and the rest of the machine's is not. Those that are not measured are copies of one that it made.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde_json::Value;
 
-use crate::audit::{Tail, agent};
+use crate::audit::{Counts, Tail, agent};
 use crate::bench::Bench;
+use crate::copies::Template;
+use crate::measure::restart;
 use crate::memory::{cpu_ms, rss};
 use crate::report::{Goal, Row};
-use crate::stats::{median, slope};
+use crate::stats::slope;
 use crate::tenants::{Tenant, alike};
 use crate::world::{LONG, QUIET, World};
 
 const NAME: &str = "cost";
 const KIB_PER_MIB: f64 = 1024.0;
+const TIER: &str = "free";
 /// Tenants whose processor time is one sample; made quickly enough that nobody's ten minutes are over.
 const SAMPLE: usize = 125;
 /// So many samples are taken at each size.
 const SAMPLES: usize = 2;
 /// The longest that one tenant may take; the API server of two processors takes half of it.
 const EACH: Duration = Duration::from_secs(1);
+/// Who else acts on what appears.
+const CONTROLLERS: [&str; 3] = ["kube-controller-manager", "kube-scheduler", "kwok"];
 
 /// Measures.
 pub fn run(bench: &mut Bench) -> Result<()> {
     bench.forget_fleet();
-    let mut world = World::start(&bench.binary, &bench.progress)?;
+    let mut world = World::start_readable(&bench.binary, &bench.progress)?;
     let sizes = bench.size.curve;
     let (least, most) = (sizes[0], sizes[sizes.len() - 1]);
-    let all = alike("c", "free", most);
-    let (mut made, mut costs, mut fresh) = (0, Vec::new(), Vec::new());
+    let mut template = template(&mut world)?;
+    let all = alike(NAME, TIER, most);
+    let (mut made, mut costs, mut fresh, mut writes) = (0, Vec::new(), Vec::new(), 0);
     for &size in sizes {
-        // Those before the samples are not counted: while they are made, settled tenants are looked at once in ten minutes,
-        // which is a cost of time and not of a tenant. The operator that makes a sample has just been started.
         let part = SAMPLE.min((size - made) / SAMPLES);
         let before = size - SAMPLES * part;
-        make(&mut world, &all[made..before])?;
+        copy(&world, &mut template, &all[made..before], before)?;
+        bench.progress.say(format_args!("cost: {before} tenants are there, {} of them by copying", before - made));
+        writes += writes_of_a_start(&mut world)?;
         let (mut samples, mut grown) = (Vec::new(), 0.0);
         for sample in all[before..size].chunks(part) {
             let (cost, peak) = make(&mut world, sample)?;
             samples.push(cost);
             grown = peak;
         }
-        world.start_operator(&[])?;
-        world.await_settled()?;
+        started(&mut world)?;
         let settled = rss(world.operator()?)?;
         world.stop_operator()?;
-        fresh.push(settled);
+        fresh.push((size as f64, settled.now));
         bench
             .progress
             .say(format_args!("cost: {samples:.1?} ms of CPU for each of {part} tenants beside {before} and more"));
-        costs.push(median(&samples));
+        costs.extend(samples.iter().map(|cost| (size as f64, *cost)));
         made = size;
         // At once: the last size takes longer than all else, and may fail.
         bench.rows.extend([
@@ -63,21 +68,72 @@ pub fn run(bench: &mut Bench) -> Result<()> {
             Row::one(NAME, format!("operator started beside {size}, peak"), settled.peak, "MiB"),
         ]);
     }
-    let points: Vec<(f64, f64)> = sizes.iter().zip(&fresh).map(|(size, rss)| (*size as f64, rss.now)).collect();
-    bench.rows.push(
+    // By the line through all samples: the most of several figures that scatter is more than each of them.
+    let (least, most) = (least as f64, most as f64);
+    bench.rows.extend([
         Row::one(
             NAME,
-            format!("processor time of a tenant, the most of all sizes / up to {least}"),
-            costs.iter().copied().fold(0.0, f64::max) / costs[0],
+            format!("processor time of a tenant beside {most} / beside {least}, by the line through all samples"),
+            line(&costs, most) / line(&costs, least),
             "",
         )
         .goal(Goal::AtMost(1.1)),
-    );
-    bench.rows.push(
-        Row::one(NAME, "settled memory of each further tenant", slope(&points) * KIB_PER_MIB, "KiB")
+        Row::one(NAME, "settled memory of each further tenant", slope(&fresh) * KIB_PER_MIB, "KiB")
             .goal(Goal::AtMost(10.0)),
-    );
+        Row::one(NAME, "writes of operators that were started beside copies", writes as f64, "")
+            .goal(Goal::AtMost(0.0)),
+    ]);
     Ok(())
+}
+
+/// A tenant that the operator makes, to be copied.
+fn template(world: &mut World) -> Result<Template> {
+    let tenant = Tenant { name: format!("{NAME}-template"), ..alike(NAME, TIER, 1).remove(0) };
+    let mut tail = Tail::start(&world.cluster)?.with_bodies();
+    make(world, std::slice::from_ref(&tenant))?;
+    tail.await_silence(&CONTROLLERS, QUIET, LONG)?;
+    Template::take(world, &tenant.name, &tail.events)
+}
+
+/// Copies until so many are there besides the template, and everybody has heard of them.
+fn copy(world: &World, template: &mut Template, tenants: &[Tenant], count: usize) -> Result<()> {
+    let names: Vec<String> = tenants.iter().map(|tenant| tenant.name.clone()).collect();
+    let mut tail = Tail::start(&world.cluster)?;
+    template.put(world, &names)?;
+    let since = Instant::now();
+    loop {
+        let known = world.tenants()?.len();
+        if known == count + 1 {
+            break;
+        }
+        ensure!(since.elapsed() < LONG, "{known} tenants instead of {count} and the template");
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    tail.await_silence(&CONTROLLERS, QUIET, LONG)
+}
+
+/// What an operator writes that finds all of it as wanted.
+fn writes_of_a_start(world: &mut World) -> Result<usize> {
+    let mut tail = Tail::start(&world.cluster)?;
+    started(world)?;
+    world.stop_operator()?;
+    tail.pull()?;
+    Ok(Counts::of(tail.of(agent::OPERATOR)).writes())
+}
+
+/// Starts an operator and waits until it has looked at every tenant.
+fn started(world: &mut World) -> Result<()> {
+    let count = world.tenants()?.len();
+    world.start_operator(&[])?;
+    restart::await_verified(world, count, Duration::from_millis(200))?;
+    world.await_settled()
+}
+
+/// The value at `x` of the line through these points.
+fn line(points: &[(f64, f64)], x: f64) -> f64 {
+    let count = points.len() as f64;
+    let mean = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / count;
+    mean(|point| point.1) + slope(points) * (x - mean(|point| point.0))
 }
 
 /// Makes tenants by an operator that is started for it and stopped afterwards. Its processor time for each in ms, and its peak in
@@ -86,8 +142,7 @@ fn make(world: &mut World, part: &[Tenant]) -> Result<(f64, f64)> {
     if part.is_empty() {
         return Ok((0.0, 0.0));
     }
-    world.start_operator(&[])?;
-    world.await_settled()?;
+    started(world)?;
     let names: Vec<String> = part.iter().map(|tenant| tenant.name.clone()).collect();
     let before = cpu_ms(world.operator()?)?;
     let mut tail = Tail::start(&world.cluster)?;

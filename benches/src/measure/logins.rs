@@ -11,7 +11,7 @@ use crate::memory::rss;
 use crate::report::Row;
 use crate::stats::percentile;
 use crate::tenants::alike;
-use crate::world::World;
+use crate::world::{World, http_client};
 
 const NAME: &str = "logins";
 const TENANTS: usize = 1_000;
@@ -54,8 +54,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
 /// in milliseconds. Also tells how many were refused because the gateway had too many at once.
 async fn load(door: &Door, tenants: usize, length: Duration) -> Result<(Vec<f64>, usize)> {
     // Nothing is encrypted here, but the client wants to know how it would be. Fails only where that is known already.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let client = reqwest::Client::builder().no_proxy().build()?;
+    let client = http_client()?;
     let mut due = tokio::time::interval(Duration::from_secs(1) / PER_SECOND);
     let mut requests = tokio::task::JoinSet::new();
     let end = Instant::now() + length;

@@ -25,9 +25,6 @@ pub struct Measurement {
     pub run: fn(&mut Bench) -> Result<()>,
 }
 
-/// What a quick run of everything has no time for, or could tell nothing of: a further tenant beside forty costs what chance makes of it.
-pub const SLOW: [&str; 4] = ["twin", "cost", "hibernator", "logins"];
-
 /// All of them. The first six share the tenants that the first one makes; the sixth puts them to sleep for good.
 pub const ALL: [Measurement; 10] = [
     Measurement {

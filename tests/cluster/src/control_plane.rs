@@ -144,8 +144,7 @@ pub(crate) fn components(tools: &Tools, data: &Path, ports: &Ports, options: &Op
         component(
             API_SERVER,
             api_server_at(data, ports.etcd, ports.api_server, &options.service_cidr),
-            // The last of a flag counts.
-            &Vec::from_iter(options.audit_log.iter().map(|file| format!("--audit-log-path={}", file.display()))),
+            &further(options),
         ),
         component(
             "kube-controller-manager",
@@ -168,6 +167,12 @@ pub(crate) fn components(tools: &Tools, data: &Path, ports: &Ports, options: &Op
             &[],
         ),
     ]
+}
+
+/// What the API server is told after all else, because the last of a flag counts.
+fn further(options: &Options) -> Vec<String> {
+    let log = options.audit_log.iter().map(|file| format!("--audit-log-path={}", file.display()));
+    log.chain(options.api_server.iter().cloned()).collect()
 }
 
 /// Arguments of etcd on loopback ports.

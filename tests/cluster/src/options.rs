@@ -34,6 +34,8 @@ pub struct Options {
     pub log_bodies_of: Vec<String>,
     /// Another file for the audit log, which [`crate::Cluster::audit`] then does not read.
     pub audit_log: Option<PathBuf>,
+    /// Further arguments of the API server; the last of a flag counts.
+    pub api_server: Vec<String>,
     /// The range of Service addresses.
     pub service_cidr: String,
     /// A data folder to use and to keep, instead of a temporary one; must be absent or empty.
@@ -51,6 +53,7 @@ impl Default for Options {
             pod_address: None,
             log_bodies_of: Vec::new(),
             audit_log: None,
+            api_server: Vec::new(),
             service_cidr: "10.200.0.0/16".into(),
             keep_dir: None,
         }

@@ -127,6 +127,8 @@ const EVERYTHING: [(Part, u64, Option<usize>); 12] = [
 ];
 /// Clusters beside each other in such a run. Most of the time is spent on waiting.
 const LANES: usize = 3;
+/// Pairs of kills of each workflow that has some, in such a run.
+const PAIRS: usize = 6;
 /// Minutes of a run of everything where none are given.
 const HOUR: u64 = 60;
 
@@ -160,8 +162,9 @@ fn run(cli: Cli) -> Result<usize> {
         let only = matches!(part, Part::Disasters).then(|| "restored,clocks,disk".to_owned());
         let end = Some(Instant::now() + Duration::from_secs(share * minutes));
         let lanes = settings.lanes.max(LANES);
+        let pairs = settings.pairs.max(PAIRS);
         let part_began = Instant::now();
-        violations += one(part, &Settings { sample, only, seed, end, lanes, ..settings.clone() }, &cli.out)?;
+        violations += one(part, &Settings { sample, only, seed, end, lanes, pairs, ..settings.clone() }, &cli.out)?;
         took.push(format!("{} {:.1}", part.title().0, part_began.elapsed().as_secs_f64() / 60.0));
     }
     println!("{:.1} min: {}", began.elapsed().as_secs_f64() / 60.0, took.join(", "));

@@ -16,7 +16,7 @@ use crate::refused;
 use crate::report::{Row, Violation};
 use crate::request::Request;
 use crate::rig::Rig;
-use crate::trial::{self, Boundary, Course};
+use crate::trial::{self, Boundary, Course, Start};
 use crate::workflow::{self, Goal, Step, Workflow};
 
 /// So many subjects are made at once, and wait for their turn.
@@ -187,6 +187,7 @@ impl Lane {
         }
         let cases = cases(workflow, &expected, faults, settings, share);
         let mut row = Row::new(workflow.name, expected.boundaries.len());
+        row.not_chosen = self::cases(workflow, &expected, faults, settings, None).len() - cases.len();
         row.writes = expected.boundaries.iter().map(ToString::to_string).collect();
         let found = (&mut row, &mut violations);
         let trying = if faults.together && !workflow.is_of_all() {
@@ -217,6 +218,8 @@ impl Lane {
                 continue;
             }
             let subjects = self.prepare(workflow, some.len()).await?;
+            let all: Vec<&str> = subjects.iter().map(String::as_str).collect();
+            let begun = Start::of(&self.rig, workflow, &all).await?;
             for (case, subject) in some.iter().zip(&subjects) {
                 if settings.is_over() {
                     row.left_out += 1;
@@ -230,6 +233,12 @@ impl Lane {
                 if !met {
                     row.unmet.push(case.name());
                 }
+            }
+            // What happened to a subject in its own turn is told already.
+            let mut others = begun.look_back(&self.rig, workflow).await?;
+            others.retain(|(_, what)| !violations.iter().any(|told| told.what == *what));
+            for (subject, what) in others {
+                tell(workflow, "in another's turn", &subject, vec![what], violations);
             }
             self.clean(workflow, &subjects).await;
             let (name, tried, of) = (workflow.name, row.trials, cases.len());

@@ -1,7 +1,9 @@
 //! Judgement from outside: what the audit log, the proxy and the observer say of one run.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
+use jiff::Timestamp;
 use serde_json::Value;
 use torpor_cluster::AuditEvent;
 
@@ -27,7 +29,7 @@ pub fn creations(events: &[AuditEvent], subject: &str) -> Counts {
     made
 }
 
-/// Pods that StatefulSets made. kwok ends pods by name, now and then a second time, and hits the one that has come since: where
+/// Pods that StatefulSets made, and templates that Deployments were given. kwok ends pods by name, now and then a second time, and hits the one that has come since: where
 /// nobody else has asked for a pod's end, its successor does not count.
 pub fn pods_made(events: &[AuditEvent], subject: &str) -> Counts {
     let mut made = Counts::new();
@@ -52,7 +54,28 @@ pub fn pods_made(events: &[AuditEvent], subject: &str) -> Counts {
             _ => {}
         }
     }
+    // A template that was none of a Deployment's before is a set of its own, named by its hash.
+    let is_set = |event: &&AuditEvent| event.resource == "replicasets" && event.verb == "create" && event.code == 201;
+    for event in events.iter().filter(is_set).filter(|event| is_about(event, subject)) {
+        let deployment = event.name.rsplit_once('-').map_or(event.name.as_str(), |(name, _)| name).to_owned();
+        *made.entry(place(&AuditEvent { name: deployment, ..event.clone() }, subject)).or_default() += 1;
+    }
     made
+}
+
+/// Whether the operator's last write about the subject came so soon after what others had last written about it that it had waited
+/// for them.
+pub fn waited_for_others(events: &[AuditEvent], subject: &str, soon: Duration) -> bool {
+    let written = |event: &&AuditEvent| {
+        let changes = !matches!(event.verb.as_str(), "get" | "list" | "watch") && event.code < 300;
+        changes && event.resource != "events" && is_about(event, subject)
+    };
+    let at = |event: &AuditEvent| event.received_timestamp.parse::<Timestamp>().ok();
+    let (own, others): (Vec<&AuditEvent>, Vec<&AuditEvent>) =
+        events.iter().filter(written).partition(|event| event.user_agent.starts_with("torpor-operator/"));
+    let Some(last) = own.into_iter().filter_map(at).max() else { return false };
+    let before = others.into_iter().filter_map(at).filter(|at| *at <= last).max();
+    before.is_some_and(|before| last.duration_since(before).unsigned_abs() <= soon)
 }
 
 /// Objects that the operator ended, each incarnation once: to ask again for what goes already does nothing.
@@ -313,6 +336,28 @@ mod tests {
         let late = |event: &AuditEvent, at: &str| AuditEvent { received_timestamp: at.into(), ..event.clone() };
         assert_eq!(count(&[late(&asked, "1"), late(&made, "3"), late(&ended, "2")]), 1, "noted late");
         assert_eq!(count(&[made.clone(), asked, ended, made]), 2);
+    }
+
+    #[test]
+    fn templates_of_deployments_are_counted_and_who_waits_for_others_is_known() {
+        let event = |agent: &str, resource: &str, name: &str, second: u8| AuditEvent {
+            user_agent: agent.into(),
+            verb: "create".into(),
+            resource: resource.into(),
+            namespace: "tenant-c-1".into(),
+            name: name.into(),
+            code: 201,
+            received_timestamp: format!("2026-01-01T00:00:{second:02}Z"),
+            ..AuditEvent::default()
+        };
+        let sets =
+            ["dashboard-7d9c", "dashboard-55f4", "monitoring-1"].map(|name| event("kcm", "replicasets", name, 1));
+        assert_eq!(pods_made(&sets, "c-1").into_values().collect::<Vec<_>>(), [2, 1]);
+        let soon = Duration::from_secs(5);
+        let course = |other, own| [event("kcm", "pods", "x", other), event("torpor-operator/1", "services", "x", own)];
+        assert!(waited_for_others(&course(30, 33), "c-1", soon));
+        assert!(!waited_for_others(&course(30, 40), "c-1", soon), "the operator was the last to move");
+        assert!(!waited_for_others(&course(30, 20), "c-1", soon), "it had not waited for that");
     }
 
     #[test]

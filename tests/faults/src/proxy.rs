@@ -69,10 +69,20 @@ pub(crate) struct Shared {
     second: OnceLock<(String, Relay)>,
     client: reqwest::Client,
     state: Mutex<State>,
-    /// The gate: nothing of the process gets through while it is closed.
-    closed: watch::Sender<bool>,
+    gate: watch::Sender<Gate>,
     /// Running watches that this is about end.
     ending: watch::Sender<Option<Match>>,
+}
+
+/// What becomes of the process's requests.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Gate {
+    /// They get through.
+    Open,
+    /// Nothing gets through any more, and the process lives until it has read the last answer.
+    Shut,
+    /// The process is to be killed.
+    Doomed,
 }
 
 #[derive(Default)]
@@ -116,7 +126,7 @@ impl Proxy {
             second: OnceLock::new(),
             client,
             state: Mutex::default(),
-            closed: watch::Sender::new(false),
+            gate: watch::Sender::new(Gate::Open),
             ending: watch::Sender::new(None),
         });
         let accepting = tokio::spawn(accept(listener, acceptor, shared.clone()));
@@ -186,16 +196,16 @@ impl Proxy {
         self.shared.ending.send_replace(Some(of));
     }
 
-    /// Waits until the process is to be killed: the gate is closed.
+    /// Waits until the process is to be killed. Nothing of it gets through any more.
     pub async fn closed(&self) {
-        let mut closed = self.shared.closed.subscribe();
+        let mut gate = self.shared.gate.subscribe();
         // The sender lives as long as this proxy.
-        let _ = closed.wait_for(|closed| *closed).await;
+        let _ = gate.wait_for(|gate| *gate == Gate::Doomed).await;
     }
 
     /// Lets requests through again, those of the next process.
     pub fn open(&self) {
-        self.shared.closed.send_replace(false);
+        self.shared.gate.send_replace(Gate::Open);
     }
 
     /// How long the process has written nothing about a subject, from that number on. `None`: it never has, or an answer about it
@@ -284,7 +294,7 @@ impl Shared {
     }
 
     fn close(&self) {
-        self.closed.send_replace(true);
+        self.gate.send_replace(Gate::Doomed);
     }
 
     /// The second API server, where there is one and a request is passed on to it: every other watch, by its connection, and each fourth of
@@ -306,7 +316,7 @@ impl Shared {
         let json = serde_json::from_slice(&body).unwrap_or(Value::Null);
         let content_type = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let asked = Request::read(head.method.as_str(), &path, content_type, &json);
-        if *self.closed.borrow() {
+        if *self.gate.borrow() != Gate::Open {
             // Of a process that is about to die: it must neither arrive nor be answered.
             return silence().await;
         }
@@ -348,8 +358,8 @@ impl Shared {
             }
             Some(Action::Hold) => {
                 self.close();
-                let mut closed = self.closed.subscribe();
-                let _ = closed.wait_for(|closed| !*closed).await;
+                let mut gate = self.gate.subscribe();
+                let _ = gate.wait_for(|gate| *gate == Gate::Open).await;
                 self.answer(number, &forwarded).await
             }
             Some(Action::KillUnanswered) => {
@@ -360,7 +370,8 @@ impl Shared {
             }
             Some(Action::KillAfter) => {
                 let answer = self.answer(number, &forwarded).await?;
-                // A closed gate stops what comes next; the driver is told when this answer has been read.
+                // Nothing follows; the driver is told when this answer has been read.
+                self.gate.send_replace(Gate::Shut);
                 let shared = self.clone();
                 tokio::spawn(async move {
                     tokio::time::sleep(READ).await;

@@ -31,6 +31,8 @@ pub struct Row {
     pub unmet: Vec<String>,
     /// Cases for which no time was left; 1 where the workflow was not begun.
     pub left_out: usize,
+    /// Cases that were not among the sample.
+    pub not_chosen: usize,
     /// Violations.
     pub violations: Vec<Violation>,
     /// How long all of it took.
@@ -81,6 +83,10 @@ pub fn table(title: &str, rows: &[Row]) -> String {
         sum(|row| row.met),
         sum(|row| row.violations.len()),
     ));
+    let not_chosen = sum(|row| row.not_chosen);
+    if not_chosen > 0 {
+        lines.push(format!("a sample: {not_chosen} cases were not chosen"));
+    }
     let left_out = sum(|row| row.left_out);
     if left_out > 0 {
         let names: Vec<&str> = rows.iter().filter(|row| row.left_out > 0).map(|row| row.workflow.as_str()).collect();

@@ -27,6 +27,8 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// Nor may one be on its way for so long after what it stands on was started again: what was refused by an API server that does not know
 /// its rights yet is tried again after a minute.
 const HEALED: Duration = Duration::from_secs(75);
+/// What others have done is followed by the operator's last write as soon as this, a status that is told late included.
+const SOON: Duration = Duration::from_secs(5);
 /// So much more where all that the process hears is late: of two API servers, of which one is, some writes take seconds each.
 const LIMIT_LATE: Duration = Duration::from_secs(60);
 /// So much more for each further error that it meets: what is refused is tried again after a minute.
@@ -120,15 +122,18 @@ pub async fn run(
     let found = Box::pin(arrive(rig, &way, &mut plans, &mut outcome)).await?;
     outcome.took = began.elapsed();
     let healed = rig.healed.take().map(|healed| healed.elapsed().saturating_sub(way.quiet()));
-    if let Some(took) = healed.filter(|took| *took > HEALED) {
-        outcome.violations.push(format!("has arrived {took:?} after what was killed was started again"));
-    }
     outcome.met += rig.proxy.met();
-    if behind && !rig.proxy.since(start.number).iter().any(|record| record.second) {
+    // Of a kill that was not met there is no second process.
+    let followed = plans.next().is_none();
+    if behind && followed && !rig.proxy.since(start.number).iter().any(|record| record.second) {
         outcome.violations.push("nothing was asked of the second API server".to_owned());
     }
     rig.proxy.set(Plan::default());
     let events = start.events(rig).await?;
+    // Controllers and scheduler, each on its own, wait for up to a minute before they list again what their watches have lost.
+    if let Some(took) = healed.filter(|took| *took > HEALED && !oracle::waited_for_others(&events, subject, SOON)) {
+        outcome.violations.push(format!("has arrived {took:?} after what was killed was started again"));
+    }
     start.judge(rig, &way, (&events, unlogged), began, found, &mut outcome);
     Ok(outcome)
 }
@@ -169,7 +174,7 @@ pub async fn run_together(
 }
 
 /// What there was before a step is asked for.
-struct Start {
+pub(crate) struct Start {
     audited: AuditMark,
     /// Of the first request that belongs to it.
     number: usize,
@@ -178,7 +183,7 @@ struct Start {
 }
 
 impl Start {
-    async fn of(rig: &Rig, workflow: &Workflow, subjects: &[&str]) -> Result<Self> {
+    pub(crate) async fn of(rig: &Rig, workflow: &Workflow, subjects: &[&str]) -> Result<Self> {
         let audited = rig.cluster.audit().context("chaos needs an audit log of its own")?.mark()?;
         let number = rig.proxy.count();
         let mut before = BTreeMap::new();
@@ -188,6 +193,21 @@ impl Start {
             before.insert((*subject).to_owned(), (seen, data));
         }
         Ok(Self { audited, number, before })
+    }
+
+    /// What has befallen these subjects since, whoever of them was to be disturbed: those that had waited for their turn, and those
+    /// that had arrived.
+    pub(crate) async fn look_back(&self, rig: &Rig, workflow: &Workflow) -> Result<Vec<(String, String)>> {
+        let records = rig.proxy.since(self.number);
+        let mut found: Vec<(String, String)> =
+            oracle::requests(&records, workflow).into_iter().map(|what| ("all".to_owned(), what)).collect();
+        for (subject, (seen, before)) in &self.before {
+            let after = oracle::data(&Box::pin(workflow::objects(&rig.api, workflow, subject)).await?);
+            let mut wrong = oracle::data_lost(before, &after, workflow);
+            wrong.extend(oracle::pods(&rig.observer.seen(&workflow::namespace(subject)), *seen, workflow));
+            found.extend(wrong.into_iter().map(|what| (subject.clone(), what)));
+        }
+        Ok(found)
     }
 
     async fn events(&self, rig: &Rig) -> Result<Vec<AuditEvent>> {
