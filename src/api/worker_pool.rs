@@ -6,7 +6,7 @@ use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
 use super::common::{CEL_DNS_LABEL, CEL_DURATION, DNS_LABEL_MESSAGE, DURATION_MESSAGE, Tier};
-use super::conditions::{Condition, ConditionStatus, STALLED};
+use super::conditions::{Condition, STALLED, reasons};
 
 fn default_max_tenants() -> i32 {
     100
@@ -163,9 +163,9 @@ pub struct Autoscaling {
 impl WorkerPool {
     /// Whether all that is asked for was handled, by `status.observedGeneration`, and nothing of it was refused.
     pub fn is_accepted(&self) -> bool {
-        let stalled = |condition: &Condition| condition.type_ == STALLED && condition.status == ConditionStatus::True;
+        let refused = |condition: &Condition| condition.type_ == STALLED && condition.reason == reasons::REFUSED;
         self.status.as_ref().is_some_and(|status| {
-            status.observed_generation == self.metadata.generation && !status.conditions.iter().any(stalled)
+            status.observed_generation == self.metadata.generation && !status.conditions.iter().any(refused)
         })
     }
 }

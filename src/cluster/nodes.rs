@@ -111,15 +111,15 @@ impl Nodes {
         self.lock().classes.clone()
     }
 
-    /// Whether there is a `PriorityClass` of this name. `None` where Torpor made none and this process has not asked for one.
-    pub fn has_class(&self, name: &str) -> Option<bool> {
-        let known = self.lock();
-        known.classes.contains_key(name).then_some(true).or_else(|| known.answered.get(name).copied())
+    /// Whether Torpor made a `PriorityClass` of this name.
+    pub fn has_class(&self, name: &str) -> bool {
+        self.lock().classes.contains_key(name)
     }
 
-    /// Whether this process has asked for that class, so that none of a catalogue before its own can have named it.
-    pub fn is_of_this_process(&self, name: &str) -> bool {
-        self.lock().answered.contains_key(name)
+    /// Whether there was a `PriorityClass` of this name when this process last asked for one. `None` where it has not: then none of a
+    /// catalogue before its own can have been the first to name it.
+    pub fn class_answered(&self, name: &str) -> Option<bool> {
+        self.lock().answered.get(name).copied()
     }
 
     fn may_write(&self) -> Result<(), ClusterError> {
@@ -172,11 +172,17 @@ impl Nodes {
     /// [`ClusterError::NotOwned`] when it says something else.
     pub async fn create_class(&self, name: &str, value: i32, preemption: &str) -> Result<(), ClusterError> {
         let done = self.try_class(name, value, preemption, false).await;
-        match &done {
-            Ok(()) | Err(ClusterError::NotOwned { .. }) => drop(self.lock().answered.insert(name.to_owned(), true)),
-            Err(ClusterError::Refused { .. }) => drop(self.lock().answered.insert(name.to_owned(), false)),
-            Err(_) => {}
-        }
+        let is_there = match &done {
+            Ok(()) | Err(ClusterError::NotOwned { .. }) => true,
+            // Whoever may not create it may still use that of somebody else.
+            Err(ClusterError::Refused { .. }) => {
+                let api: Api<PriorityClass> = Api::all(self.client.clone());
+                let found = api.get_opt(name).await.map_err(|error| ClusterError::of(name, &error))?;
+                found.is_some()
+            }
+            Err(_) => return done,
+        };
+        self.lock().answered.insert(name.to_owned(), is_there);
         done
     }
 
@@ -187,6 +193,8 @@ impl Nodes {
     /// As those of [`Nodes::create_class`] and [`Nodes::delete_class`].
     pub async fn replace_class(&self, name: &str, uid: &str, value: i32, preemption: &str) -> Result<(), ClusterError> {
         self.try_class(name, value, preemption, true).await?;
+        // Nobody need wait for the moment in between.
+        self.lock().answered.insert(name.to_owned(), true);
         self.remove_class(name, uid).await?;
         self.create_class(name, value, preemption).await
     }

@@ -192,6 +192,8 @@ async fn plan(
         return Err(Outcome::Waiting(format!("namespace {namespace} is not yet the Tenant's")));
     }
     if !context.looks_after(fleet) {
+        let workload = names::fleet_workload(&fleet.name_any());
+        context.applier.scale_down(ChildKind::StatefulSet, &namespace, &workload, fleet.spec.wanted()).await?;
         return Err(Outcome::Invalid(vec![Problem(format!(
             "namespace {namespace} has {MOST_FLEETS} older BotFleets, and no more are looked after: ask one of them for more replicas, or delete some"
         ))]));

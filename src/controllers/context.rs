@@ -74,9 +74,9 @@ pub struct Context {
     pub rollout: Rollout,
 }
 
-/// Fleets of one namespace that are looked after, twice as many as a Tenant may name. Each of them is planned with an eye on all others,
-/// so that thousands would occupy the operator for everybody.
-pub const MOST_FLEETS: usize = 100;
+/// Fleets of one namespace that are looked after: as many as the largest tier may have bots. Each of them is planned with an eye on all
+/// others, so that thousands would occupy the operator for everybody.
+pub const MOST_FLEETS: usize = 200;
 
 impl Context {
     /// The Tenant of this name, if it exists.
@@ -260,8 +260,9 @@ impl Context {
             .collect();
         let has_class = |tier: &Tier| {
             let class = &self.catalog.tier(*tier).priority_class;
-            let vouches = |pool: &&WorkerPool| pool.spec.priority.class == *class && pool.is_accepted();
-            self.nodes.has_class(class).unwrap_or_else(|| ready.iter().any(vouches))
+            let names = |pool: &&WorkerPool| pool.spec.priority.class == *class;
+            let has = |pool: &WorkerPool| self.nodes.class_answered(class).unwrap_or_else(|| pool.is_accepted());
+            self.nodes.has_class(class) || ready.iter().copied().filter(names).any(has)
         };
         ready
             .iter()

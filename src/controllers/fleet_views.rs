@@ -109,7 +109,17 @@ pub fn retained(entries: &[Entry], fleets: &[BotFleet]) -> Vec<String> {
                 let prefix = format!("{}-{}", names::DATA_CLAIM, names::fleet_workload(&fleet.name_any()));
                 workloads::ordinal(&entry.name, &prefix)
             });
-            !matches!((fleet, ordinal), (Some(fleet), Some(ordinal)) if ordinal < fleet.spec.replicas)
+            // What a fleet asks for that cannot be read, or is not looked after, is not known.
+            let unknown = |other: &Entry| {
+                other.slot == Slot::Child(ChildKind::BotFleet)
+                    && !other.deleting
+                    && Some(&other.name) == entry.fleet.as_ref()
+            };
+            match (fleet, ordinal) {
+                (Some(fleet), Some(ordinal)) => ordinal >= fleet.spec.replicas,
+                (Some(_), None) => true,
+                (None, _) => !entries.iter().any(unknown),
+            }
         })
         .map(|entry| entry.name.clone())
         .collect();

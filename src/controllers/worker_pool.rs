@@ -234,8 +234,8 @@ async fn mark(context: &Context) -> Result<Classes, ClusterError> {
     let mut all_planned = None;
     let mut classes = Classes::AllNeeded;
     for (name, class) in left {
-        let free =
-            context.nodes.is_of_this_process(name) || *all_planned.get_or_insert_with(|| tenants.iter().all(planned));
+        let free = context.nodes.class_answered(name).is_some()
+            || *all_planned.get_or_insert_with(|| tenants.iter().all(planned));
         if free {
             result = result.and(context.nodes.delete_class(name, &class.uid).await);
         } else {

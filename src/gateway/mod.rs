@@ -206,7 +206,13 @@ impl Gateway {
         }
         for _ in 0..TRIES {
             let tenant = self.tenant(name)?;
-            let Some(fields) = change(ask, &tenant, self.clock.now())? else { return Ok((tenant, false)) };
+            let Some(fields) = change(ask, &tenant, self.clock.now())? else {
+                if !exact || self.confirmed.get(name).is_some_and(|since| since >= began) {
+                    return Ok((tenant, false));
+                }
+                self.look_again(name).await?;
+                continue;
+            };
             let asked = self.clock.monotonic();
             match self.cluster.status.merge_unchanged(&tenant.metadata, &fields).await? {
                 Merged::Written(written) => {

@@ -199,8 +199,8 @@ pub const fn config_key(kind: StrategyKind) -> &'static str {
 
 /// libyaml takes the square of the depth of brackets, and of the number of directives: a text of 900 KB that does nothing but open
 /// brackets occupies it for many minutes, in which no fleet of any tenant is looked at. Where a bracket stands in quotes only a
-/// parser can tell, so all of them count; a thousand levels take some milliseconds.
-const MOST_BRACKETS: usize = 1_000;
+/// parser can tell, so all of them count; two thousand levels take some ten milliseconds.
+const MOST_BRACKETS: usize = 2_000;
 const MOST_TAGS: usize = 10;
 
 /// Finds what would make every bot of the fleet end at once with a configuration error.

@@ -78,7 +78,7 @@ const SHARED: &[(&str, Test)] = &[
     ("own_fleets::what_waits_sleeps_and_waits_again", own_fleets::what_waits_sleeps_and_waits_again),
     ("own_fleets::bots_stop_whatever_becomes_of_their_tenant", own_fleets::bots_stop_whatever_becomes_of_their_tenant),
     ("own_fleets::a_fleet_that_comes_back_keeps_its_data", own_fleets::a_fleet_that_comes_back_keeps_its_data),
-    ("own_fleets::a_hundred_fleets_are_looked_after", own_fleets::a_hundred_fleets_are_looked_after),
+    ("own_fleets::two_hundred_fleets_are_looked_after", own_fleets::two_hundred_fleets_are_looked_after),
     ("rare::surplus_of_every_kind_goes", rare::surplus_of_every_kind_goes),
     ("rare::hosts_have_an_ingress", rare::hosts_have_an_ingress),
     ("rare::fleets_without_a_plan_sleep", rare::fleets_without_a_plan_sleep),

@@ -270,7 +270,11 @@ fn a_refused_class_takes_none_away(ctx: &Ctx) -> Result<(), String> {
     same("class", &text(&ctx.get(&class)?["metadata"]["uid"]), &before)?;
     // A pass of the tenant finds its pool all the same.
     patch(ctx, &["tenant", "homeless"], &json!({"spec": {"displayName": "while it is refused"}}))?;
-    ctx.await_ready("homeless")?;
+    eventually(SOON, || {
+        let tenant = ctx.get(&["tenant", "homeless"])?;
+        same("observedGeneration", &tenant["status"]["observedGeneration"], &tenant["metadata"]["generation"])?;
+        same("Ready", &condition(&tenant, "Ready")["status"], &json!("True"))
+    })?;
     permit(ctx, "no-classes", &attempt)?;
     patch(ctx, &["wp", "worker-mid"], &json!({"spec": {"priority": {"value": 34_567}}}))?;
     eventually(SOON, || same("value", &ctx.get(&class)?["value"], &json!(34_567)))

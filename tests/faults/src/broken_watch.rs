@@ -110,6 +110,12 @@ impl Probe {
 
     /// Changes something of that tenant's and waits for the reaction; none where it did not come within 20 s.
     pub async fn reaction(self, api: &Api, subject: &str, number: usize) -> Result<Option<Duration>> {
+        let changed = self.change(api, subject, number).await?;
+        Ok(changed.settled(api).await?.then(|| changed.began.elapsed()))
+    }
+
+    /// Changes something of that tenant's.
+    async fn change(self, api: &Api, subject: &str, number: usize) -> Result<Changed> {
         let mut path = self.path(subject);
         if matches!(self, Self::NetworkPolicy | Self::ConfigMap) {
             let list = api.list(&format!("{path}?labelSelector=app.kubernetes.io/managed-by=torpor")).await?;
@@ -132,23 +138,39 @@ impl Probe {
                 api.patch(&path, &json!({"spec": {"maxTenantsPerNode": tenants}})).await?;
             }
         }
-        let done = |found: &Value| match self {
-            Self::Service | Self::NetworkPolicy | Self::ConfigMap => {
+        Ok(Changed { probe: self, path, before, began })
+    }
+}
+
+/// Something that was changed, and what it was like before.
+struct Changed {
+    probe: Probe,
+    path: String,
+    before: Value,
+    began: Instant,
+}
+
+impl Changed {
+    /// Waits for the reaction. Whether it came within 20 s.
+    async fn settled(&self, api: &Api) -> Result<bool> {
+        let (asked, before) = (Instant::now(), &self.before);
+        let done = |found: &Value| match self.probe {
+            Probe::Service | Probe::NetworkPolicy | Probe::ConfigMap => {
                 !found.is_null() && found["metadata"]["uid"] != before["metadata"]["uid"]
             }
-            Self::Tenant | Self::WorkerPool => {
+            Probe::Tenant | Probe::WorkerPool => {
                 found["metadata"]["generation"] != before["metadata"]["generation"]
                     && found["status"]["observedGeneration"] == found["metadata"]["generation"]
             }
-            Self::StatefulSet => found["metadata"]["labels"] == before["metadata"]["labels"],
+            Probe::StatefulSet => found["metadata"]["labels"] == before["metadata"]["labels"],
         };
-        while began.elapsed() < NEVER {
-            if done(&api.get(&path).await?.unwrap_or_default()) {
-                return Ok(Some(began.elapsed()));
+        while asked.elapsed() < NEVER {
+            if done(&api.get(&self.path).await?.unwrap_or_default()) {
+                return Ok(true);
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        Ok(None)
+        Ok(false)
     }
 }
 
@@ -353,6 +375,13 @@ async fn one(
         let what = format!("metrics name {down:?}");
         row.violations.push(Violation { case: broken.name.to_owned(), what });
     }
+    // What happens to the kind itself meanwhile is seen to when the watch is whole again.
+    let own = Probe::ALL.into_iter().find(|probe| probe.resource() == resource && !name.ends_with("of others"));
+    let mut changed = None;
+    if let Some(probe) = own {
+        *number += 1;
+        changed = Some(probe.change(&rig.api, subject, *number).await?);
+    }
     rig.proxy.set(Plan::default());
     if !noticeable || broken.told {
         // What is not noticed does not end by itself within the time that this takes, and a watch that was opened meanwhile goes on as
@@ -360,11 +389,9 @@ async fn one(
         rig.proxy.cut_watches(of("watch"));
     }
     let began = Instant::now();
-    let own = Probe::ALL.into_iter().find(|probe| probe.resource() == resource && !name.ends_with("of others"));
     let mut healed = None;
-    if let Some(probe) = own {
-        *number += 1;
-        healed = probe.reaction(&rig.api, subject, *number).await?.map(|_| began.elapsed());
+    if let Some(changed) = changed {
+        healed = changed.settled(&rig.api).await?.then(|| began.elapsed());
         if healed.is_none_or(|healed| healed > HEALED) {
             let what = format!("heals {healed:?} after the fault");
             row.violations.push(Violation { case: broken.name.to_owned(), what });

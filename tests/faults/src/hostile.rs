@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use serde_json::{Value, json};
+use torpor_cluster::torpor::Process;
 
 use self::cases::{Case, Field};
 use crate::api::Api;
@@ -147,14 +148,20 @@ pub async fn run(settings: &Settings) -> Result<(Vec<Row>, Vec<Counts>)> {
     for tenant in [BYSTANDER, HOST] {
         await_well(&rig.api, &workflow::tenant_path(tenant)).await?;
     }
+    // They read the same objects.
+    let mut others = rig.start_others(&settings.torpor)?;
     let all = settings.sample.unwrap_or(CASES);
     let (mut rows, mut counts) = (Vec::new(), Vec::new());
     let kinds = KINDS.iter().filter(|kind| settings.only.as_deref().is_none_or(|only| kind.title().contains(only)));
     for kind in kinds {
         let (mut row, counted) = one(&rig, kind, all * kind.percent / 100, settings).await?;
-        let log = rig.operator.log_text();
-        let panics = log.lines().filter(|line| line.contains("panicked"));
-        let mut found: Vec<String> = panics.map(str::to_owned).collect();
+        let mut found = panics(&rig.operator);
+        for (name, process) in &mut others {
+            found.extend(panics(process));
+            if !process.runs() {
+                found.push(format!("the {name} ended with {:?}", process.ended()));
+            }
+        }
         if let Some(code) = rig.restart_if_ended().await? {
             found.push(format!("the operator ended with {code}"));
         }
@@ -164,6 +171,10 @@ pub async fn run(settings: &Settings) -> Result<(Vec<Row>, Vec<Counts>)> {
         counts.push(counted);
     }
     Ok((rows, counts))
+}
+
+fn panics(process: &Process) -> Vec<String> {
+    process.log_text().lines().filter(|line| line.contains("panicked")).map(str::to_owned).collect()
 }
 
 /// What the lanes of a kind share.

@@ -1,7 +1,6 @@
 //! Judgement from outside: what the audit log, the proxy and the observer say of one run.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -63,19 +62,21 @@ pub fn pods_made(events: &[AuditEvent], subject: &str) -> Counts {
     made
 }
 
-/// Whether the operator's last write about the subject came so soon after what others had last written about it that it had waited
-/// for them.
-pub fn waited_for_others(events: &[AuditEvent], subject: &str, soon: Duration) -> bool {
+/// Whether others than the operator ended the longest silence about the subject: then it had waited for them.
+pub fn waited_for_others(events: &[AuditEvent], subject: &str) -> bool {
     let written = |event: &&AuditEvent| {
         let changes = !matches!(event.verb.as_str(), "get" | "list" | "watch") && event.code < 300;
         changes && event.resource != "events" && is_about(event, subject)
     };
     let at = |event: &AuditEvent| event.received_timestamp.parse::<Timestamp>().ok();
-    let (own, others): (Vec<&AuditEvent>, Vec<&AuditEvent>) =
-        events.iter().filter(written).partition(|event| event.user_agent.starts_with("torpor-operator/"));
-    let Some(last) = own.into_iter().filter_map(at).max() else { return false };
-    let before = others.into_iter().filter_map(at).filter(|at| *at <= last).max();
-    before.is_some_and(|before| last.duration_since(before).unsigned_abs() <= soon)
+    let mut writes: Vec<(Timestamp, bool)> = events
+        .iter()
+        .filter(written)
+        .filter_map(|event| Some((at(event)?, event.user_agent.starts_with("torpor-operator/"))))
+        .collect();
+    writes.sort_unstable();
+    let longest = writes.windows(2).max_by_key(|pair| pair[1].0.duration_since(pair[0].0));
+    longest.is_some_and(|pair| !pair[1].1)
 }
 
 /// Objects that the operator ended, each incarnation once: to ask again for what goes already does nothing.
@@ -353,11 +354,12 @@ mod tests {
         let sets =
             ["dashboard-7d9c", "dashboard-55f4", "monitoring-1"].map(|name| event("kcm", "replicasets", name, 1));
         assert_eq!(pods_made(&sets, "c-1").into_values().collect::<Vec<_>>(), [2, 1]);
-        let soon = Duration::from_secs(5);
-        let course = |other, own| [event("kcm", "pods", "x", other), event("torpor-operator/1", "services", "x", own)];
-        assert!(waited_for_others(&course(30, 33), "c-1", soon));
-        assert!(!waited_for_others(&course(30, 40), "c-1", soon), "the operator was the last to move");
-        assert!(!waited_for_others(&course(30, 20), "c-1", soon), "it had not waited for that");
+        let (others, own) = (|at| event("kcm", "pods", "x", at), |at| event("torpor-operator/1", "services", "x", at));
+        assert!(waited_for_others(&[own(1), others(30), own(33)], "c-1"));
+        assert!(
+            !waited_for_others(&[others(1), own(30), others(31), own(33)], "c-1"),
+            "it was the operator that was stuck"
+        );
     }
 
     #[test]

@@ -23,7 +23,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use torpor_cluster::pki::Identity;
@@ -70,6 +70,8 @@ pub(crate) struct Shared {
     client: reqwest::Client,
     state: Mutex<State>,
     gate: watch::Sender<Gate>,
+    /// A request meets a rule.
+    meeting: Notify,
     /// Running watches that this is about end.
     ending: watch::Sender<Option<Match>>,
 }
@@ -127,6 +129,7 @@ impl Proxy {
             client,
             state: Mutex::default(),
             gate: watch::Sender::new(Gate::Open),
+            meeting: Notify::new(),
             ending: watch::Sender::new(None),
         });
         let accepting = tokio::spawn(accept(listener, acceptor, shared.clone()));
@@ -201,6 +204,11 @@ impl Proxy {
         let mut gate = self.shared.gate.subscribe();
         // The sender lives as long as this proxy.
         let _ = gate.wait_for(|gate| *gate == Gate::Doomed).await;
+    }
+
+    /// Waits until a request meets a rule, and returns before it is passed on.
+    pub async fn meeting(&self) {
+        self.shared.meeting.notified().await;
     }
 
     /// Lets requests through again, those of the next process.
@@ -392,7 +400,10 @@ impl Shared {
     fn note(&self, asked: &Request, body: Value) -> (usize, Option<Action>) {
         let mut state = self.state();
         let action = state.plan.decide(asked);
-        state.met += usize::from(action.is_some());
+        if action.is_some() {
+            state.met += 1;
+            self.meeting.notify_one();
+        }
         let number = state.count();
         let at = Instant::now();
         let request = asked.clone();

@@ -177,6 +177,15 @@ impl Rig {
         self.restart(plan).await
     }
 
+    /// Starts the two programs beside the operator.
+    pub fn start_others(&self, torpor: &Path) -> Result<Others> {
+        let start = |name, arguments: &[&str]| {
+            let program = Program::new(torpor, &self.cluster, name).arguments(arguments);
+            anyhow::Ok((name, program.start().map_err(Error::msg)?))
+        };
+        Ok(vec![start("hibernator", &["--lease-seconds", "60"])?, start("gateway", &["--address", "127.0.0.1:0"])?])
+    }
+
     /// Starts it again if it has ended by itself, and says with which code.
     pub async fn restart_if_ended(&mut self) -> Result<Option<i32>> {
         if self.operator.runs() {
@@ -220,6 +229,9 @@ impl Rig {
         self.delete_lease_of("operator").await
     }
 }
+
+/// Hibernator and gateway by name.
+pub type Others = Vec<(&'static str, Process)>;
 
 /// The catalogue that the operator comes with.
 fn usual_catalog(root: &Path) -> Result<String> {

@@ -27,8 +27,6 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// Nor may one be on its way for so long after what it stands on was started again: what was refused by an API server that does not know
 /// its rights yet is tried again after a minute.
 const HEALED: Duration = Duration::from_secs(75);
-/// What others have done is followed by the operator's last write as soon as this, a status that is told late included.
-const SOON: Duration = Duration::from_secs(5);
 /// So much more where all that the process hears is late: of two API servers, of which one is, some writes take seconds each.
 const LIMIT_LATE: Duration = Duration::from_secs(60);
 /// So much more for each further error that it meets: what is refused is tried again after a minute.
@@ -131,7 +129,7 @@ pub async fn run(
     rig.proxy.set(Plan::default());
     let events = start.events(rig).await?;
     // Controllers and scheduler, each on its own, wait for up to a minute before they list again what their watches have lost.
-    if let Some(took) = healed.filter(|took| *took > HEALED && !oracle::waited_for_others(&events, subject, SOON)) {
+    if let Some(took) = healed.filter(|took| *took > HEALED && !oracle::waited_for_others(&events, subject)) {
         outcome.violations.push(format!("has arrived {took:?} after what was killed was started again"));
     }
     start.judge(rig, &way, (&events, unlogged), began, found, &mut outcome);
@@ -352,6 +350,8 @@ async fn arrive(
     loop {
         let killed = tokio::select! {
             () = rig.proxy.closed() => true,
+            // The component dies while the request is on its way.
+            () = rig.proxy.meeting(), if rig.doomed.is_some() => false,
             () = tokio::time::sleep(Duration::from_millis(100)) => false,
         };
         if killed {

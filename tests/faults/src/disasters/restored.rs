@@ -4,14 +4,13 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Error, Result, ensure};
-use torpor_cluster::torpor::{Process, Program};
+use anyhow::{Result, ensure};
 
 use super::{HEALED, Kubelet, Told, create, forbidden, make, objects_of};
 use crate::canonical::{self, Objects};
 use crate::matrix::Settings;
 use crate::oracle;
-use crate::rig::Rig;
+use crate::rig::{Others, Rig};
 use crate::workflow::{self, ASLEEP, Goal, MADE, Step};
 
 const AFTER: [(&str, Step, Goal); 6] = [
@@ -37,7 +36,7 @@ pub(super) async fn run(settings: &Settings, told: &mut Told) -> Result<()> {
         ("r-asleep", asleep),
     ];
     make(&rig, &subjects).await?;
-    let mut others = others(&rig, settings)?;
+    let mut others = rig.start_others(&settings.torpor)?;
     // Until nothing is told late any more, and watches have been told by a bookmark how far the cluster is.
     tokio::time::sleep(Duration::from_secs(8)).await;
     let folder = rig.cluster.data_dir().to_owned();
@@ -110,19 +109,6 @@ pub(super) async fn run(settings: &Settings, told: &mut Told) -> Result<()> {
         told.found("set back", what);
     }
     Ok(())
-}
-
-type Others = Vec<(&'static str, Process)>;
-
-/// The two programs beside the operator.
-fn others(rig: &Rig, settings: &Settings) -> Result<Others> {
-    let lease = ["--lease-seconds", "60"];
-    let address = ["--address", "127.0.0.1:0"];
-    let start = |name, arguments: &[&str]| {
-        let program = Program::new(&settings.torpor, &rig.cluster, name).arguments(arguments);
-        anyhow::Ok((name, program.start().map_err(Error::msg)?))
-    };
-    Ok(vec![start("hibernator", &lease)?, start("gateway", &address)?])
 }
 
 /// A control plane that started anew without going back is no reason to end.
