@@ -31,6 +31,8 @@ pub struct Size {
     pub burst: usize,
     /// Numbers of tenants at which the cost of a further one is taken.
     pub curve: &'static [usize],
+    /// Tenants whose processor time is one sample of it; made quickly enough that nobody's ten minutes are over.
+    pub curve_sample: usize,
     /// Tenants of one block of the comparison with Helm.
     pub helm_block: usize,
     /// Pairs of such blocks: one by the operator, one by Helm.
@@ -54,7 +56,8 @@ pub const QUICK: Size = Size {
     twin_rounds: 1,
     wakes: 10,
     burst: 20,
-    curve: &[20, 40],
+    curve: &[20, 100],
+    curve_sample: 10,
     helm_block: 4,
     helm_pairs: 1,
     members: 1_000,
@@ -73,6 +76,7 @@ pub const FULL: Size = Size {
     wakes: 100,
     burst: 300,
     curve: &[250, 1_000, 4_000, 5_000],
+    curve_sample: 125,
     helm_block: 25,
     helm_pairs: 4,
     members: 10_000,

@@ -21,8 +21,6 @@ use crate::world::{LONG, QUIET, World};
 const NAME: &str = "cost";
 const KIB_PER_MIB: f64 = 1024.0;
 const TIER: &str = "free";
-/// Tenants whose processor time is one sample; made quickly enough that nobody's ten minutes are over.
-const SAMPLE: usize = 125;
 /// So many samples are taken at each size.
 const SAMPLES: usize = 2;
 /// The longest that one tenant may take; the API server of two processors takes half of it.
@@ -40,7 +38,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     let all = alike(NAME, TIER, most);
     let (mut made, mut costs, mut fresh, mut writes) = (0, Vec::new(), Vec::new(), 0);
     for &size in sizes {
-        let part = SAMPLE.min((size - made) / SAMPLES);
+        let part = bench.size.curve_sample.min((size - made) / SAMPLES);
         let before = size - SAMPLES * part;
         copy(&world, &mut template, &all[made..before], before)?;
         bench.progress.say(format_args!("cost: {before} tenants are there, {} of them by copying", before - made));
