@@ -51,7 +51,7 @@ pub fn what_waits_sleeps_and_waits_again(ctx: &Ctx) -> Result<(), String> {
 /// More fleets than any tenant has bots are not looked after, and say so, until there are fewer.
 pub fn two_hundred_fleets_are_looked_after(ctx: &Ctx) -> Result<(), String> {
     const MOST: usize = 200;
-    let (name, namespace) = ("crowded", "tenant-crowded");
+    let (name, namespace) = ("overfull", "tenant-overfull");
     apply(ctx, &tenant(name, json!({"tier": "basic"})))?;
     ctx.await_ready(name)?;
     // Invalid, so that they cost the cluster next to nothing.

@@ -112,8 +112,8 @@ fn main() -> ExitCode {
 
 /// What a run of everything consists of: a part, how many minutes it may take of 60, and how many cases that is enough for.
 const EVERYTHING: [(Part, u64, Option<usize>); 12] = [
-    (Part::Crash, 12, Some(275)),
-    (Part::Errors, 7, Some(300)),
+    (Part::Crash, 11, Some(250)),
+    (Part::Errors, 6, Some(260)),
     (Part::Refused, 5, Some(75)),
     (Part::World, 4, Some(50)),
     (Part::Stale, 4, Some(50)),
@@ -122,7 +122,7 @@ const EVERYTHING: [(Part, u64, Option<usize>); 12] = [
     (Part::Watches, 5, None),
     (Part::Disasters, 5, None),
     (Part::Deciders, 4, Some(12)),
-    (Part::Hostile, 2, None),
+    (Part::Hostile, 4, None),
     (Part::Soak, 2, None),
 ];
 /// Clusters beside each other in such a run. Most of the time is spent on waiting.
