@@ -188,6 +188,8 @@ fn main() {
         // Last: it judges what all others did.
         alone.push(Trial::test("rights::given_and_used", || rights::balance().map_err(Into::into)));
     }
+    // Most of such a test is waiting, also where there are two cores.
+    arguments.test_threads = arguments.test_threads.or(Some(3));
     let mut outcomes = vec![libtest_mimic::run(&arguments, trials)];
     drop(context);
     for (threads, trials) in [(2, paired), (1, alone)] {
