@@ -196,7 +196,9 @@ impl Start {
     /// What has befallen these subjects since, whoever of them was to be disturbed: those that had waited for their turn, and those
     /// that had arrived.
     pub(crate) async fn look_back(&self, rig: &Rig, workflow: &Workflow) -> Result<Vec<(String, String)>> {
-        let records = rig.proxy.since(self.number);
+        // Those of before may be on their way out.
+        let mut records = rig.proxy.since(self.number);
+        records.retain(|record| self.before.keys().any(|subject| is_about(&record.request, workflow, subject)));
         let mut found: Vec<(String, String)> =
             oracle::requests(&records, workflow).into_iter().map(|what| ("all".to_owned(), what)).collect();
         for (subject, (seen, before)) in &self.before {
