@@ -48,7 +48,7 @@ pub struct Size {
 /// Minutes.
 pub const QUICK: Size = Size {
     name: "quick",
-    // A further tenant beside forty costs what chance makes of it.
+    // A further tenant beside a hundred costs what chance makes of it.
     by_name_only: &["twin", "cost", "hibernator", "logins"],
     block: 6,
     pairs: 2,

@@ -15,7 +15,7 @@ use torpor_bench::world::project;
 /// Measures Torpor on a local control plane.
 #[derive(Parser)]
 struct Arguments {
-    /// `quick` (the default) or `full`, and measurements by name; without a name those that are done in 8 or 40 minutes.
+    /// `quick` (the default) or `full`, and measurements by name; without a name those that are done in about 8 or 40 minutes.
     words: Vec<String>,
     /// The binary under test. Default: torpor beside this program.
     #[arg(long)]

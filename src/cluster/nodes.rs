@@ -116,8 +116,8 @@ impl Nodes {
         self.lock().classes.contains_key(name)
     }
 
-    /// Whether there was a `PriorityClass` of this name when this process last asked for one. `None` where it has not: then none of a
-    /// catalogue before its own can have been the first to name it.
+    /// Whether there was a `PriorityClass` of this name when this process last asked for one; `None` where it has not. One that it has asked
+    /// for is none that only an earlier catalogue named.
     pub fn class_answered(&self, name: &str) -> Option<bool> {
         self.lock().answered.get(name).copied()
     }
@@ -177,8 +177,7 @@ impl Nodes {
             // Whoever may not create it may still use that of somebody else.
             Err(ClusterError::Refused { .. }) => {
                 let api: Api<PriorityClass> = Api::all(self.client.clone());
-                let found = api.get_opt(name).await.map_err(|error| ClusterError::of(name, &error))?;
-                found.is_some()
+                api.get_opt(name).await.is_ok_and(|found| found.is_some())
             }
             Err(_) => return done,
         };

@@ -260,9 +260,13 @@ impl Context {
             .collect();
         let has_class = |tier: &Tier| {
             let class = &self.catalog.tier(*tier).priority_class;
-            let names = |pool: &&WorkerPool| pool.spec.priority.class == *class;
-            let has = |pool: &WorkerPool| self.nodes.class_answered(class).unwrap_or_else(|| pool.is_accepted());
-            self.nodes.has_class(class) || ready.iter().copied().filter(names).any(has)
+            let naming: Vec<&WorkerPool> =
+                ready.iter().copied().filter(|pool| pool.spec.priority.class == *class).collect();
+            // While pools contradict each other nobody asks for their class.
+            let agreed = naming.windows(2).all(|two| two[0].spec.priority == two[1].spec.priority);
+            let accepted = || agreed && naming.iter().any(|pool| pool.is_accepted());
+            let answered = || self.nodes.class_answered(class).unwrap_or_else(accepted);
+            self.nodes.has_class(class) || !naming.is_empty() && answered()
         };
         ready
             .iter()

@@ -396,6 +396,13 @@ async fn one(
             let what = format!("heals {healed:?} after the fault");
             row.violations.push(Violation { case: broken.name.to_owned(), what });
         }
+        // A list alone would have told of that.
+        *number += 1;
+        let again = changed.probe.reaction(&rig.api, subject, *number).await?;
+        if again.is_none_or(|took| took > REACTION) {
+            let what = format!("reacts {again:?} once it has healed");
+            row.violations.push(Violation { case: broken.name.to_owned(), what });
+        }
     }
     tokio::time::sleep(HEALED.saturating_sub(began.elapsed())).await;
     let still_down = rig.probes.broken_watches(&rig.operator).await?;

@@ -206,7 +206,7 @@ impl Proxy {
         let _ = gate.wait_for(|gate| *gate == Gate::Doomed).await;
     }
 
-    /// Waits until a request meets a rule, and returns before it is passed on.
+    /// Waits until a request meets a rule. It goes on meanwhile.
     pub async fn meeting(&self) {
         self.shared.meeting.notified().await;
     }

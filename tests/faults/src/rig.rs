@@ -201,20 +201,22 @@ impl Rig {
     pub async fn doom(&mut self) -> Result<()> {
         /// Long enough for the operator to notice.
         const AWAY: Duration = Duration::from_secs(2);
+        // At once, while the request is on its way.
+        if self.proxy.met() > 0
+            && let Some(component) = self.doomed.take()
+        {
+            self.cluster.kill_component(component)?;
+            tokio::time::sleep(AWAY).await;
+            self.cluster.restart_component(component)?;
+            self.healed = Some(Instant::now());
+            self.kwok = Some(Reminder::default());
+            return Ok(());
+        }
         if let Some(kwok) = &mut self.kwok {
             // Its peers may end for it, such as a scheduler that finds its cache wrong.
             self.cluster.restart_ended()?;
             kwok.remind(&self.api).await;
         }
-        if self.proxy.met() == 0 {
-            return Ok(());
-        }
-        let Some(component) = self.doomed.take() else { return Ok(()) };
-        self.cluster.kill_component(component)?;
-        tokio::time::sleep(AWAY).await;
-        self.cluster.restart_component(component)?;
-        self.healed = Some(Instant::now());
-        self.kwok = Some(Reminder::default());
         Ok(())
     }
 
