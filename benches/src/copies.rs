@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use aho_corasick::{AhoCorasick, MatchKind};
 use anyhow::{Context, Result, ensure};
 use base64::{Engine, engine::general_purpose::STANDARD};
+use futures::future::try_join_all;
 use serde_json::{Value, json};
 use torpor_cluster::AuditEvent;
 
@@ -22,6 +23,8 @@ const VOLUMES: &str = "/registry/persistentvolumes/";
 const EVENTS: &str = "/registry/events/";
 /// Operations that etcd takes in one transaction.
 const AT_ONCE: usize = 128;
+/// Copies that are written at the same time.
+const BESIDE: usize = 8;
 /// Where copies' Services have their addresses, one after the other: `10.200.0.0/16` is the range of the cluster.
 const NETWORK: &str = "10.200";
 const UID: usize = 36;
@@ -80,11 +83,11 @@ impl Template {
     pub fn put(&mut self, world: &World, names: &[String]) -> Result<()> {
         let etcd = Etcd::of(world)?;
         let mut random = fastrand::Rng::new();
-        for name in names {
-            ensure!(*name != self.name, "{name} is the template");
-            let copy = self.copy(name, &mut random)?;
-            // All at once: the garbage collector deletes what has no owner yet.
-            world.block_on(etcd.write(&copy))?;
+        ensure!(!names.contains(&self.name), "{} is the template", self.name);
+        for some in names.chunks(BESIDE) {
+            let copies: Vec<_> = some.iter().map(|name| self.copy(name, &mut random)).collect::<Result<_>>()?;
+            // Each in one transaction: the garbage collector deletes what has no owner yet.
+            world.block_on(try_join_all(copies.iter().map(|copy| etcd.write(copy))))?;
         }
         Ok(())
     }
