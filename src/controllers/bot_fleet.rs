@@ -191,14 +191,12 @@ async fn plan(
     if home.is_none_or(|home| home.tenant.as_deref() != Some(&*tenant.name_any())) {
         return Err(Outcome::Waiting(format!("namespace {namespace} is not yet the Tenant's")));
     }
-    if !context.looks_after(fleet) {
-        let workload = names::fleet_workload(&fleet.name_any());
-        context.applier.scale_down(ChildKind::StatefulSet, &namespace, &workload, fleet.spec.wanted()).await?;
-        return Err(Outcome::Invalid(vec![Problem(format!(
+    let (most, planned) = if !context.looks_after(fleet) {
+        let problem = format!(
             "namespace {namespace} has {MOST_FLEETS} older BotFleets, and no more are looked after: ask one of them for more replicas, or delete some"
-        ))]));
-    }
-    let (most, planned) = if let Ok(validated) = validate::tenant(tenant, &context.catalog, &context.serving_pools()) {
+        );
+        (fleet.spec.wanted(), Err(Outcome::Invalid(vec![Problem(problem)])))
+    } else if let Ok(validated) = validate::tenant(tenant, &context.catalog, &context.serving_pools()) {
         let (tier, entries) = (validated.fleet_context(), context.index.namespace(&namespace));
         let facts = |fleet: &BotFleet| FleetFacts::of(fleet, &tier, sight::running(&entries, &fleet.name_any()));
         let facts: Vec<FleetFacts> = context.fleets_of(&namespace).iter().map(facts).collect();
