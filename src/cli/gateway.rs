@@ -87,6 +87,8 @@ fn web_address(text: &str) -> Result<String, String> {
 
 /// How often files that may change are looked at.
 const LOOK: Duration = Duration::from_secs(10);
+/// Files that cannot be used are told of once a minute.
+const LOOKS_PER_WARNING: u32 = 6;
 /// After this process has said that it is not ready, load balancers need a moment to send nothing more.
 const LEAVE: Duration = Duration::from_secs(3);
 
@@ -96,16 +98,16 @@ const LEAVE: Duration = Duration::from_secs(3);
 /// [`Failure`], one line.
 pub fn run(args: GatewayArgs) -> Result<(), Failure> {
     process::logs(&args.observe)?;
-    let files = Files::of(&args);
-    let (keys, tls) = (files.keys()?, files.tls()?);
-    process::block_on(serve(args, files, keys, tls))
+    let keys = args.link_key_file.clone().map(|file| Followed::open(KeyFile(file))).transpose()?;
+    let files = args.tls_cert_file.clone().zip(args.tls_key_file.clone());
+    let tls = files.map(|(certificate, key)| Followed::open(TlsFiles { certificate, key })).transpose()?;
+    process::block_on(serve(args, keys, tls))
 }
 
 async fn serve(
     args: GatewayArgs,
-    files: Files,
-    keys: Option<LinkKeys>,
-    tls: Option<Arc<ServerConfig>>,
+    keys: Option<(Followed<KeyFile>, LinkKeys)>,
+    tls: Option<(Followed<TlsFiles>, Arc<ServerConfig>)>,
 ) -> Result<(), Failure> {
     let server = Server::bind(args.address).await.map_err(Failure::input)?;
     let address = server.address();
@@ -120,23 +122,25 @@ async fn serve(
     let cluster = Cluster::new(names::GATEWAY, connection, &metrics, &LeaderGuard::unelected());
     let (watches, all) = (cluster.watches(health.clone()).of_a_server(), cluster.all::<Guarded<Tenant>>());
     let gateway = Arc::new(Gateway::new(options(&args), cluster, clock, metrics));
+    let (key_file, keys) = keys.unzip();
     gateway.set_keys(keys);
     let watching = {
         let tenants = gateway.tenants().clone();
         tokio::spawn(async move { watches.run("Tenant", all, None, |event| tenants.take(event)).await })
     };
-    let tls = tls.map(RustlsConfig::from_config);
+    let tls = tls.map(|(files, config)| (files, RustlsConfig::from_config(config)));
+    let config = tls.as_ref().map(|(_, config)| config.clone());
     let (leave, left) = tokio::sync::oneshot::channel::<()>();
     let ending = async move { drop(left.await) };
-    let mut serving = tokio::spawn(server.serve_with(routes(gateway.clone()), tls.clone(), ending));
-    tracing::info!(%address, tls = tls.is_some(), pages = files.keys.is_some(), "answering");
+    let mut serving = tokio::spawn(server.serve_with(routes(gateway.clone()), config, ending));
+    tracing::info!(%address, tls = tls.is_some(), pages = key_file.is_some(), "answering");
     tokio::select! {
         ended = watching => return Err(Failure::run(format!("the watch ended unexpectedly: {ended:?}"))),
         ended = &mut serving => return Err(Failure::run(format!("the server ended unexpectedly: {ended:?}"))),
         ended = &mut probes => return Err(Failure::run(format!("the probe server ended: {ended:?}"))),
         told = history.set_back() => return Err(process::set_back(&told)),
         () = gateway.tidy() => {}
-        () = files.follow(&gateway, tls.as_ref()) => {}
+        () = follow(&gateway, key_file, tls) => {}
         signal = stop_signal() => signal?,
     }
     health.pending("its end");
@@ -161,67 +165,222 @@ fn options(args: &GatewayArgs) -> Options {
     }
 }
 
-/// Files that may change while the gateway runs.
-struct Files {
-    keys: Option<PathBuf>,
-    tls: Option<(PathBuf, PathBuf)>,
+/// Files that are used together, and what they are made into.
+trait Source {
+    type Held: PartialEq;
+    type Made;
+
+    /// What the log calls them.
+    const WHAT: &str;
+
+    fn read(&self) -> Result<Self::Held, Failure>;
+    fn make(&self, held: &Self::Held) -> Result<Self::Made, Failure>;
 }
 
-impl Files {
-    fn of(args: &GatewayArgs) -> Self {
-        Files { keys: args.link_key_file.clone(), tls: args.tls_cert_file.clone().zip(args.tls_key_file.clone()) }
+/// The keys of links.
+struct KeyFile(PathBuf);
+
+impl Source for KeyFile {
+    type Held = Vec<u8>;
+    type Made = LinkKeys;
+
+    const WHAT: &str = "the keys of links";
+
+    fn read(&self) -> Result<Vec<u8>, Failure> {
+        read(&self.0)
     }
 
-    fn keys(&self) -> Result<Option<LinkKeys>, Failure> {
-        let Some(file) = &self.keys else { return Ok(None) };
-        let keys = LinkKeys::parse(&read(file)?);
-        keys.map(Some).map_err(|error| Failure::input(format!("{}: {error}", file.display())))
+    fn make(&self, held: &Vec<u8>) -> Result<LinkKeys, Failure> {
+        LinkKeys::parse(held).map_err(|error| bad(&self.0, &error))
+    }
+}
+
+/// A certificate chain and its private key.
+struct TlsFiles {
+    certificate: PathBuf,
+    key: PathBuf,
+}
+
+impl Source for TlsFiles {
+    type Held = (Vec<u8>, Vec<u8>);
+    type Made = Arc<ServerConfig>;
+
+    const WHAT: &str = "the certificate";
+
+    fn read(&self) -> Result<Self::Held, Failure> {
+        Ok((read(&self.certificate)?, read(&self.key)?))
     }
 
-    fn tls(&self) -> Result<Option<Arc<ServerConfig>>, Failure> {
-        let Some((certificate, key)) = &self.tls else { return Ok(None) };
-        let bad = |file: &Path, error: &dyn std::fmt::Display| Failure::input(format!("{}: {error}", file.display()));
-        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(certificate)?).collect();
-        let chain = chain.map_err(|error| bad(certificate, &error))?;
-        let secret = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|error| bad(key, &error))?;
+    fn make(&self, (certificate, key): &Self::Held) -> Result<Arc<ServerConfig>, Failure> {
+        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(certificate).collect();
+        let chain = chain.map_err(|error| bad(&self.certificate, &error))?;
+        let secret = PrivateKeyDer::from_pem_slice(key).map_err(|error| bad(&self.key, &error))?;
         // An error means that the process has its cryptography already, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, secret);
-        let mut config = config.map_err(|error| bad(certificate, &error))?;
+        let mut config = config.map_err(|error| bad(&self.certificate, &error))?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Some(Arc::new(config)))
+        Ok(Arc::new(config))
+    }
+}
+
+/// What a look at files comes to.
+#[derive(Debug)]
+enum Look<T> {
+    /// Nothing is to be done or said.
+    Nothing,
+    /// They have changed, and this is used from now on.
+    New(T),
+    /// They cannot be used as they are, and that is to be said.
+    Bad(Failure),
+}
+
+/// Files that may change while the gateway runs, and what they held when they were last taken over.
+struct Followed<S: Source> {
+    source: S,
+    used: S::Held,
+    /// Looks in a row that found what cannot be used.
+    bad: u32,
+}
+
+impl<S: Source> Followed<S> {
+    /// Reads them for the first time.
+    ///
+    /// # Errors
+    /// [`Failure`] where they cannot be used.
+    fn open(source: S) -> Result<(Self, S::Made), Failure> {
+        let used = source.read()?;
+        let made = source.make(&used)?;
+        Ok((Followed { source, used, bad: 0 }, made))
     }
 
-    /// What the files hold, for noticing changes.
-    fn contents(&self) -> Vec<Option<Vec<u8>>> {
-        let tls = self.tls.iter().flat_map(|(certificate, key)| [certificate, key]);
-        self.keys.iter().chain(tls).map(|file| std::fs::read(file).ok()).collect()
-    }
-
-    /// Takes over what changes; what cannot be used leaves everything as it is. Ends never.
-    async fn follow(&self, gateway: &Gateway, tls: Option<&RustlsConfig>) {
-        let mut known = self.contents();
-        loop {
-            tokio::time::sleep(LOOK).await;
-            let now = self.contents();
-            if now == known {
-                continue;
+    /// Judges what was read. Files that cannot be used leave everything as it is, and are judged anew at each look: they may be in the
+    /// middle of an exchange, and whoever does not hear of it will wonder when the old ones expire.
+    fn judge(&mut self, read: Result<S::Held, Failure>) -> Look<S::Made> {
+        let made = match read {
+            Ok(held) if held == self.used => {
+                self.bad = 0;
+                return Look::Nothing;
             }
-            known = now;
-            match (self.keys(), self.tls()) {
-                (Ok(keys), Ok(config)) => {
-                    gateway.set_keys(keys);
-                    if let (Some(tls), Some(config)) = (tls, config) {
-                        tls.reload_from_config(config);
-                    }
-                    tracing::info!("keys and certificate were read anew");
-                }
-                (Err(error), _) | (_, Err(error)) => tracing::warn!(%error, "the files as they are now cannot be used"),
+            Ok(held) => self.source.make(&held).map(|made| (held, made)),
+            Err(failure) => Err(failure),
+        };
+        match made {
+            Ok((held, made)) => {
+                (self.used, self.bad) = (held, 0);
+                Look::New(made)
+            }
+            Err(failure) => {
+                self.bad = self.bad.wrapping_add(1);
+                if self.bad % LOOKS_PER_WARNING == 1 { Look::Bad(failure) } else { Look::Nothing }
+            }
+        }
+    }
+
+    /// Looks at them, and takes over what has changed.
+    fn look(&mut self, take: impl FnOnce(S::Made)) {
+        match self.judge(self.source.read()) {
+            Look::Nothing => {}
+            Look::New(made) => {
+                take(made);
+                tracing::info!(files = S::WHAT, "files that have changed were taken over");
+            }
+            Look::Bad(error) => {
+                tracing::warn!(%error, files = S::WHAT, "the files as they are now cannot be used");
             }
         }
     }
 }
 
+/// Takes over what changes, keys and certificate each for itself. Ends never.
+async fn follow(
+    gateway: &Gateway,
+    mut keys: Option<Followed<KeyFile>>,
+    mut tls: Option<(Followed<TlsFiles>, RustlsConfig)>,
+) {
+    loop {
+        // The first look is at once: the API server may have been waited for since they were read.
+        if let Some(keys) = &mut keys {
+            keys.look(|made| gateway.set_keys(Some(made)));
+        }
+        if let Some((files, config)) = &mut tls {
+            files.look(|made| config.reload_from_config(made));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
 fn read(file: &Path) -> Result<Vec<u8>, Failure> {
-    std::fs::read(file).map_err(|error| Failure::input(format!("{}: {error}", file.display())))
+    std::fs::read(file).map_err(|error| bad(file, &error))
+}
+
+fn bad(file: &Path, error: &dyn std::fmt::Display) -> Failure {
+    Failure::input(format!("{}: {error}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Texts that are numbers.
+    struct Numbers;
+
+    impl Source for Numbers {
+        type Held = String;
+        type Made = u32;
+
+        const WHAT: &str = "numbers";
+
+        fn read(&self) -> Result<String, Failure> {
+            Ok("1".to_owned())
+        }
+
+        fn make(&self, held: &String) -> Result<u32, Failure> {
+            held.parse().map_err(Failure::input)
+        }
+    }
+
+    fn opened() -> Followed<Numbers> {
+        let (followed, made) = Followed::open(Numbers).expect("a number");
+        assert_eq!(made, 1);
+        followed
+    }
+
+    #[test]
+    fn what_has_changed_since_it_was_first_read_is_taken_over() {
+        let mut followed = opened();
+        assert!(matches!(followed.judge(Ok("1".to_owned())), Look::Nothing));
+        assert!(matches!(followed.judge(Ok("2".to_owned())), Look::New(2)));
+        assert!(matches!(followed.judge(Ok("2".to_owned())), Look::Nothing));
+        assert!(matches!(followed.judge(Ok("1".to_owned())), Look::New(1)), "back again");
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_told_again_and_again_and_tried_each_time() {
+        let mut followed = opened();
+        let told = |look: Look<u32>| matches!(look, Look::Bad(_));
+        let gone = || Err(Failure::input("it has gone"));
+        let warnings: Vec<bool> = (0..13).map(|_| told(followed.judge(Ok("none".to_owned())))).collect();
+        let first_of_six: Vec<bool> = (0..13).map(|look| look % 6 == 0).collect();
+        assert_eq!(warnings, first_of_six);
+        assert!(matches!(followed.judge(Ok("2".to_owned())), Look::New(2)));
+        assert!(told(followed.judge(gone())), "at once, after it was well");
+        assert!(matches!(followed.judge(Ok("2".to_owned())), Look::Nothing), "what is used is back");
+        assert!(told(followed.judge(gone())));
+    }
+
+    #[test]
+    fn a_certificate_that_is_exchanged_needs_its_own_key() {
+        let files = TlsFiles { certificate: "tls.crt".into(), key: "tls.key".into() };
+        let made = || rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+        let (one, other) = (made(), made());
+        let pem = |certificate: &rcgen::CertifiedKey<rcgen::KeyPair>, key: &rcgen::CertifiedKey<rcgen::KeyPair>| {
+            (certificate.cert.pem().into_bytes(), key.signing_key.serialize_pem().into_bytes())
+        };
+        assert!(files.make(&pem(&one, &one)).is_ok());
+        let mut followed = Followed { source: files, used: pem(&one, &one), bad: 0 };
+        // The file of the key comes a moment after that of the certificate.
+        assert!(matches!(followed.judge(Ok(pem(&other, &one))), Look::Bad(_)));
+        assert!(matches!(followed.judge(Ok(pem(&other, &other))), Look::New(_)));
+    }
 }

@@ -15,7 +15,7 @@ use crate::cluster::client::{ConnectError, Connection, connect};
 use crate::controllers::run::{self, Ended};
 use crate::domain::catalog::Catalog;
 use crate::http::probes::{Health, routes};
-use crate::http::{HttpError, Server};
+use crate::http::{HttpError, Server, descriptors};
 use crate::leader::{self, Identity, LeaderGuard, LeaderParams};
 use crate::metrics::Metrics;
 use crate::telemetry::{self, LogFormat};
@@ -176,11 +176,12 @@ async fn connected(component: &str, health: &Health) -> Result<Connection, Conne
     }
 }
 
-/// Runs a future of a subcommand.
+/// Runs a future of a subcommand, which may have as many open files as the system lets it.
 ///
 /// # Errors
 /// Its failure, or that of starting a runtime.
 pub fn block_on(future: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    descriptors::raise();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::run)?;
     runtime.block_on(future)
 }

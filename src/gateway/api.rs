@@ -117,13 +117,13 @@ async fn activity(
 async fn wake(State(gateway): State<Arc<Gateway>>, Name(name): Name, caller: Caller) -> Result<Response, Problem> {
     gateway.access.check(&caller.headers, caller.peer, access::WAKE, &name).await?;
     let (tenant, _) = gateway.ask(&name, Ask::Wake).await?;
-    let progress = gateway.progress(&tenant);
+    let progress = gateway.progress(&tenant).await;
     let awake = progress.is_awake();
     let pause = retry_after(&progress).to_string();
     let progress_url = format!("/v1/tenants/{name}");
     let events_url = format!("{progress_url}/events");
-    let body =
-        Json(Woken { progress, progress_url: progress_url.clone(), events_url, page_url: gateway.link(&tenant) });
+    let page_url = gateway.link(&tenant).await;
+    let body = Json(Woken { progress, progress_url: progress_url.clone(), events_url, page_url });
     if awake {
         return Ok(body.into_response());
     }
@@ -148,7 +148,7 @@ async fn sleep(
 ) -> Result<(StatusCode, Json<Progress>), Problem> {
     gateway.access.check(&caller.headers, caller.peer, access::SLEEP, &name).await?;
     let (tenant, _) = gateway.ask(&name, Ask::Sleep).await?;
-    Ok((StatusCode::ACCEPTED, Json(gateway.progress(&tenant))))
+    Ok((StatusCode::ACCEPTED, Json(gateway.progress(&tenant).await)))
 }
 
 /// Agree, for the tenant's user, that it sleeps when it is due.
@@ -181,7 +181,7 @@ async fn progress(
     caller: Caller,
 ) -> Result<Json<Progress>, Problem> {
     gateway.access.check(&caller.headers, caller.peer, access::PROGRESS, &name).await?;
-    Ok(Json(gateway.progress(&*gateway.find(&name).await?)))
+    Ok(Json(gateway.progress(&*gateway.find(&name).await?).await))
 }
 
 /// Listen to where the tenant is, until it is awake.

@@ -7,7 +7,8 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use crate::api::Tenant;
-use crate::domain::activity;
+use crate::api::tenant::Decision;
+use crate::domain::activity::{self, Activity};
 use crate::domain::stage::{Stage, effective_stage};
 
 /// Activity of a tenant that is awake is written at most this often, and more often only where it sleeps so soon that
@@ -57,8 +58,9 @@ pub fn change(ask: Ask, tenant: &Tenant, now: Timestamp) -> Result<Option<Value>
     let asked = known.sleep_request_of(past);
     let asleep = effective_stage(&activity::facts(tenant, now.max(asked.unwrap_or(now)))) > Stage::Active;
     let suspended = tenant.spec.suspended;
-    let approved = approved_at(tenant).filter(|at| *at >= known.newest && at.duration_since(now) <= CLOCKS);
-    let beaten = known.newest.max(asked.unwrap_or(Timestamp::MIN)).max(approved.unwrap_or(Timestamp::MIN));
+    let newest = if asleep && !suspended { known.newest } else { told(tenant, &known, now) };
+    let approved = approved_at(tenant).filter(|at| *at >= newest && at.duration_since(now) <= CLOCKS);
+    let beaten = newest.max(asked.unwrap_or(Timestamp::MIN)).max(approved.unwrap_or(Timestamp::MIN));
     if matches!(ask, Ask::Sleep | Ask::Approve) {
         if known.newest == Timestamp::MAX {
             return Err(Hindered::Resuming);
@@ -67,8 +69,13 @@ pub fn change(ask: Ask, tenant: &Tenant, now: Timestamp) -> Result<Option<Value>
             return Err(Hindered::ActivityAhead);
         }
     }
-    // An approval counts until the next activity, so after one that activity is news.
-    let news = |at: Timestamp| approved.is_some() || at.duration_since(known.newest) >= interval(tenant);
+    // An approval counts until the next activity, so after one that activity is news, whichever way it was given; and so it is after a
+    // request to sleep that has no effect only because something lies in the future.
+    let decision = decision(tenant);
+    let for_it = |decision: &Decision| decision.approved_for.is_some_and(|at| at == newest && at < Timestamp::MAX);
+    let hindered = || known.ahead(now).is_some() && asked.is_some_and(|at| at > newest);
+    let voids = approved.is_some() || decision.is_some_and(for_it) || hindered();
+    let news = |at: Timestamp| voids || at.duration_since(newest) >= interval(decision);
     Ok(match ask {
         Ask::Wake if suspended => return Err(Hindered::Suspended),
         Ask::Wake if asleep => Some(wake(newer(now, beaten))),
@@ -93,15 +100,28 @@ fn noted_at(tenant: &Tenant) -> Option<Timestamp> {
     decided.max(sleep.since)
 }
 
+/// The activity that a tenant which is awake is known to have had. What lies in the future is a mistake: when it is corrected only what
+/// was told here is left, so that alone counts meanwhile.
+fn told(tenant: &Tenant, known: &Activity, now: Timestamp) -> Timestamp {
+    if known.ahead(now).is_none() {
+        return known.newest;
+    }
+    let last = tenant.status.as_ref().and_then(|status| status.last_activity_time);
+    let created = || tenant.metadata.creation_timestamp.as_ref().map(|time| time.0);
+    last.or_else(created).unwrap_or(known.newest)
+}
+
 fn approved_at(tenant: &Tenant) -> Option<Timestamp> {
     tenant.status.as_ref()?.requests.as_ref()?.hibernation_approved_at
 }
 
+fn decision(tenant: &Tenant) -> Option<&Decision> {
+    tenant.status.as_ref()?.hibernation.as_ref()?.decision.as_ref()
+}
+
 /// How old the newest activity must be before another one is worth a write: the time until the tenant sleeps is felt in
 /// days, and where it is minutes, a 24th of it is.
-fn interval(tenant: &Tenant) -> SignedDuration {
-    let sleep = tenant.status.as_ref().and_then(|status| status.hibernation.as_ref());
-    let decision = sleep.and_then(|sleep| sleep.decision.as_ref());
+fn interval(decision: Option<&Decision>) -> SignedDuration {
     let idle = decision.and_then(|decision| Some(decision.next_transition_time?.duration_since(decision.based_on)));
     let share = idle.filter(SignedDuration::is_positive).map_or(COALESCE, |idle| idle / 24);
     share.clamp(SignedDuration::from_secs(1), COALESCE)
@@ -266,6 +286,48 @@ mod tests {
     }
 
     #[test]
+    fn a_login_is_recorded_while_an_annotation_lies_in_the_future() {
+        let mistaken = |mut tenant: Tenant| {
+            let year = "2062-06-01T00:00:00Z".to_owned();
+            tenant.metadata.annotations = Some([("torpor.dev/last-activity".to_owned(), year)].into());
+            tenant
+        };
+        let noted = Some(json!({"lastActivityTime": NOW}));
+        let seen = |last: &str| mistaken(tenant(json!({"lastActivityTime": last})));
+        for ask in [Ask::Activity, Ask::Wake] {
+            assert_eq!(changed(ask, &mistaken(tenant(json!({})))), noted, "news since it was made");
+            assert_eq!(changed(ask, &seen("2026-05-31T23:55:00Z")), noted);
+            assert_eq!(changed(ask, &seen("2026-05-31T23:55:01Z")), None, "less than five minutes ago");
+            assert_eq!(changed(ask, &seen("2026-06-01T01:00:00Z")), None, "it never moves back");
+            assert_eq!(changed(ask, &seen("2063-01-01T00:00:00Z")), None, "it never moves back");
+        }
+        let made = at("2026-05-31T23:59:00Z");
+        let followed = Some(json!({"lastActivityTime": made}));
+        assert_eq!(changed(Ask::Follow(made), &seen("2026-05-31T23:50:00Z")), followed);
+        assert_eq!(changed(Ask::Follow(made), &seen("2026-05-31T23:58:00Z")), None);
+        let mut idle = seen("2026-05-31T23:50:00Z");
+        idle.spec.suspended = true;
+        assert_eq!(changed(Ask::Activity, &idle), noted, "noted, though it cannot wake");
+        // What was asked for before the mistake has its effect as soon as that is corrected, and the login is the newer one.
+        for requests in [
+            json!({"sleepRequestedAt": "2026-05-31T23:59:30Z"}),
+            json!({"hibernationApprovedAt": "2026-05-31T23:59:30Z"}),
+        ] {
+            let asked = mistaken(tenant(json!({"lastActivityTime": "2026-05-31T23:59:00Z", "requests": requests})));
+            assert_eq!(changed(Ask::Activity, &asked), noted, "{requests}");
+            assert_eq!(changed(Ask::Activity, &after(&asked, &json!({"lastActivityTime": NOW}))), None, "once");
+        }
+        // Whoever sleeps is woken by what is newer than everything.
+        let year = "2026-06-01T00:30:00Z";
+        let sleeping = tenant(json!({
+            "lastActivityTime": "2026-02-01T00:00:00Z", "requests": {"wakeRequestedAt": year},
+            "hibernation": {"decision": {"stage": "DatabaseOnly", "basedOn": year}},
+        }));
+        assert_eq!(changed(Ask::Wake, &sleeping), Some(wake(at("2026-06-01T00:30:00.001Z"))));
+        assert_eq!(changed(Ask::Follow(made), &sleeping), None);
+    }
+
+    #[test]
     fn nothing_is_tied_to_a_time_that_nobody_has_seen() {
         let ahead = tenant(json!({"lastActivityTime": "2026-07-01T00:00:00Z"}));
         let resuming = tenant(json!({"hibernation": {"suspendedSince": "2026-05-01T00:00:00Z"}}));
@@ -300,5 +362,34 @@ mod tests {
         }));
         let voided = changed(Ask::Activity, &recent).expect("a login voids an approval, however soon it comes");
         assert_eq!(voided, json!({"lastActivityTime": "2026-06-01T00:00:20.001Z"}));
+    }
+
+    #[test]
+    fn a_login_voids_an_approval_by_annotation_however_soon_it_comes() {
+        let last = "2026-05-31T23:58:00Z";
+        let approved = |period: &str| {
+            tenant(json!({
+                "lastActivityTime": last,
+                "hibernation": {"decision": {"stage": "Active", "basedOn": last, "approvedFor": period}},
+            }))
+        };
+        for ask in [Ask::Activity, Ask::Wake] {
+            let voided = changed(ask, &approved(last)).expect("a login soon after the approval");
+            assert_eq!(voided, json!({"lastActivityTime": NOW}));
+            assert_eq!(changed(ask, &after(&approved(last), &voided)), None, "once is enough");
+            assert_eq!(changed(ask, &approved("2026-05-01T00:00:00Z")), None, "another period's is void already");
+        }
+        let made = at("2026-05-31T23:59:00Z");
+        assert_eq!(changed(Ask::Follow(made), &approved(last)), Some(json!({"lastActivityTime": made})));
+        let given = changed(Ask::Approve, &approved(last)).expect("nobody has approved through the gateway");
+        assert_eq!(given, json!({"requests": {"hibernationApprovedAt": NOW}}));
+        // The end of a suspension is not recorded yet: no time is newer than that.
+        let resuming = tenant(json!({
+            "hibernation": {
+                "suspendedSince": "2026-05-01T00:00:00Z",
+                "decision": {"stage": "Active", "basedOn": last, "approvedFor": Timestamp::MAX},
+            },
+        }));
+        assert_eq!(changed(Ask::Activity, &resuming), None);
     }
 }

@@ -142,7 +142,7 @@ impl Listener {
                 self.wait().await;
             }
             if !self.over {
-                self.look();
+                self.look().await;
             }
         }
     }
@@ -167,15 +167,15 @@ impl Listener {
         }
     }
 
-    fn look(&mut self) {
+    async fn look(&mut self) {
         let Some(tenant) = self.gateway.tenants.get(&self.name) else {
             self.over = true;
             self.queue.push_back(Event::default().event("gone").data("{}"));
             return;
         };
         let progress = match self.audience {
-            Audience::Portals => self.gateway.progress(&tenant),
-            Audience::People(_) => self.gateway.progress(&tenant).for_people(),
+            Audience::Portals => self.gateway.progress(&tenant).await,
+            Audience::People(_) => self.gateway.progress(&tenant).await.for_people(),
         };
         if self.told.as_ref() == Some(&progress) {
             return;

@@ -1,7 +1,7 @@
 //! The gateway: the door through which portals report logins and wake tenants, and the page on which users wait.
 //!
 //! Stateless: what it knows it watches, what it is told it writes into the Tenant's status at once, and the operator
-//! acts on that. [`ask`], [`links`] and [`progress`] decide and are pure; the rest is HTTP.
+//! acts on that. [`ask`], [`links`] and [`progress`] decide and are pure; `time` says when it is; the rest is HTTP.
 
 pub mod access;
 mod api;
@@ -13,6 +13,9 @@ mod page;
 pub mod problem;
 pub mod progress;
 pub mod store;
+#[cfg(test)]
+mod tests;
+mod time;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -37,6 +40,7 @@ use self::links::{Link, LinkKeys};
 use self::problem::Problem;
 use self::progress::Progress;
 use self::store::Tenants;
+use self::time::Time;
 use crate::api::Tenant;
 use crate::clock::Clock;
 use crate::cluster::Cluster;
@@ -51,6 +55,11 @@ pub use self::api::openapi;
 const LOCKS: usize = 256;
 /// Tenants whose confirmation is remembered; others cost a read.
 const CONFIRMED: u64 = 100_000;
+/// So long a name is known to be nobody's: whoever asks again and again for a tenant that does not exist costs one read in that time. One
+/// that is made meanwhile is found when the watch shows it, and after this time in any case.
+const ABSENT: Duration = Duration::from_secs(1);
+/// Names without a Tenant that are remembered; others cost a read.
+const ABSENT_NAMES: u64 = 10_000;
 /// A Tenant that changes so often between a look and a write is left to the next request.
 const TRIES: u32 = 5;
 /// So long a Tenant that the watch shows is believed when it says that a login is no news. A watch may be dead without
@@ -91,8 +100,12 @@ pub struct Options {
 pub struct Gateway {
     options: Options,
     clock: Arc<dyn Clock>,
+    time: Time,
     cluster: Cluster,
     tenants: Tenants,
+    /// Names that were looked for a moment ago because the watch showed none. `tenants` is asked first, so this hides nobody who has come
+    /// meanwhile.
+    absent: moka::future::Cache<String, ()>,
     access: Access,
     keys: RwLock<Option<LinkKeys>>,
     pages: DefaultKeyedRateLimiter<String>,
@@ -112,7 +125,9 @@ impl Gateway {
         let pages = NonZeroU32::new(PAGES_PER_SECOND).unwrap_or(NonZeroU32::MIN);
         Gateway {
             access: Access::new(cluster.reviewer(), options.audiences.clone(), options.per_second),
+            time: Time::new(clock.clone()),
             tenants: Tenants::default(),
+            absent: moka::future::Cache::builder().max_capacity(ABSENT_NAMES).time_to_live(ABSENT).build(),
             keys: RwLock::default(),
             pages: RateLimiter::keyed(Quota::per_second(pages)),
             places: events::Places::of(options.streams),
@@ -151,6 +166,11 @@ impl Gateway {
         self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// What time it is. The API server is asked for its own at most once a minute, and only while somebody asks something of us.
+    async fn now(&self) -> Timestamp {
+        self.time.now(self.cluster.reader.time()).await
+    }
+
     fn tenant(&self, name: &str) -> Result<Arc<Tenant>, Problem> {
         self.tenants.get(name).ok_or(if self.tenants.complete() { Problem::NotFound } else { Problem::Unavailable })
     }
@@ -158,19 +178,21 @@ impl Gateway {
     /// The Tenant of this name. One that the watch does not show may have been made a moment ago.
     async fn find(&self, name: &str) -> Result<Arc<Tenant>, Problem> {
         if self.tenants.get(name).is_none() && access::is_name(name) {
-            self.look_again(name).await?;
+            // Many who ask at once are one question.
+            let looked = self.absent.try_get_with_by_ref(name, self.look_again(name)).await;
+            looked.map_err(|problem| (*problem).clone())?;
         }
         self.tenant(name)
     }
 
-    fn progress(&self, tenant: &Tenant) -> Progress {
+    async fn progress(&self, tenant: &Tenant) -> Progress {
         let usual = self.tenants.usual_seconds(tenant.spec.tier);
-        progress::of(tenant, usual, &self.options.public_scheme, self.clock.now())
+        progress::of(tenant, usual, &self.options.public_scheme, self.now().await)
     }
 
     /// A link to the waiting page of a tenant that somebody else has woken already: it never wakes by itself.
-    fn link(&self, tenant: &Tenant) -> Option<String> {
-        let now = self.clock.now();
+    async fn link(&self, tenant: &Tenant) -> Option<String> {
+        let now = self.now().await;
         let made_at = activity::read(tenant).newest.min(now).max(store::created(tenant));
         let longest = made_at.checked_add(links::LONGEST_LIFE).ok()?;
         let expires_at = now.checked_add(self.options.link_life).ok()?.min(longest);
@@ -186,11 +208,12 @@ impl Gateway {
     async fn ask(self: &Arc<Self>, name: &str, ask: Ask) -> Result<(Arc<Tenant>, bool), Problem> {
         let began = self.clock.monotonic();
         let tenant = self.find(name).await?;
-        let first = change(ask, &tenant, self.clock.now());
+        let now = self.now().await;
+        let first = change(ask, &tenant, now);
         let exact = matches!(ask, Ask::Wake | Ask::Sleep);
         if first == Ok(None) && !exact && self.confirmed.contains_key(name) {
             if matches!(ask, Ask::Activity) {
-                self.look_later(name);
+                self.look_later(name, now);
             }
             return Ok((tenant, false));
         }
@@ -206,7 +229,7 @@ impl Gateway {
         }
         for _ in 0..TRIES {
             let tenant = self.tenant(name)?;
-            let Some(fields) = change(ask, &tenant, self.clock.now())? else {
+            let Some(fields) = change(ask, &tenant, self.now().await)? else {
                 if !exact || self.confirmed.get(name).is_some_and(|since| since >= began) {
                     return Ok((tenant, false));
                 }
@@ -243,9 +266,9 @@ impl Gateway {
 
     /// A sleep request may have gone through another replica just before this login and not be seen here yet. Soon it
     /// is, and then this login is the newer one.
-    fn look_later(self: &Arc<Self>, name: &str) {
+    fn look_later(self: &Arc<Self>, name: &str, login: Timestamp) {
         let mut looks = self.second_looks.lock().unwrap_or_else(PoisonError::into_inner);
-        if looks.insert(name.to_owned(), self.clock.now()).is_some() {
+        if looks.insert(name.to_owned(), login).is_some() {
             return;
         }
         let (gateway, name) = (self.clone(), name.to_owned());
@@ -274,7 +297,7 @@ impl Gateway {
 
     /// Whether this login wakes whom it should, as far as can be seen here.
     async fn second_look(self: &Arc<Self>, name: &str, login: Timestamp) -> bool {
-        let now = self.clock.now();
+        let now = self.now().await;
         let missed = self.tenants.get(name).is_some_and(|tenant| {
             let asleep = effective_stage(&activity::facts(&tenant, now)) > Stage::Active;
             asleep && matches!(change(Ask::Follow(login), &tenant, now), Ok(Some(_)))

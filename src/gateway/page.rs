@@ -17,6 +17,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, extract::OriginalUri};
 use base64::{Engine, engine::general_purpose::STANDARD};
+use jiff::Timestamp;
 use kube::ResourceExt;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -107,9 +108,10 @@ async fn listen(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let given = query.ok().and_then(|query| query.0.link);
-    let guest = admitted(&gateway, &name, given.as_deref(), &headers).ok_or(Problem::Forbidden)?;
+    let now = gateway.now().await;
+    let guest = admitted(&gateway, &name, given.as_deref(), &headers, now).ok_or(Problem::Forbidden)?;
     within_pace(&gateway, &guest.tenant)?;
-    let left = guest.link.expires_at.duration_since(gateway.clock.now());
+    let left = guest.link.expires_at.duration_since(now);
     api::stream(&gateway, &name, Audience::People(Duration::try_from(left).unwrap_or_default()))
 }
 
@@ -130,27 +132,31 @@ pub(super) async fn anywhere(
         return visit(&gateway, &tenant.name_any(), query.as_deref(), headers).await;
     }
     // Takes as long as for a host that somebody has.
-    let _ = admitted(&gateway, "", query.as_deref(), headers);
+    let _ = admitted(&gateway, "", query.as_deref(), headers, gateway.now().await);
     refused(&gateway, headers)
 }
 
 /// Shows how far a tenant is to whoever has a link to it, and wakes it if the link is new.
 async fn visit(gateway: &Arc<Gateway>, name: &str, given: Option<&str>, headers: &HeaderMap) -> Response {
-    let Some(guest) = admitted(gateway, name, given, headers) else {
+    let now = gateway.now().await;
+    let Some(guest) = admitted(gateway, name, given, headers, now) else {
         return refused(gateway, headers);
     };
     if let Err(problem) = within_pace(gateway, &guest.tenant) {
         return problem.into_response();
     }
-    let progress = match gateway.ask(name, Ask::Follow(guest.link.made_at)).await {
-        Ok((tenant, _)) => gateway.progress(&tenant).for_people(),
+    let tenant = match gateway.ask(name, Ask::Follow(guest.link.made_at)).await {
+        Ok((tenant, _)) => tenant,
         Err(Problem::NotFound) => return refused(gateway, headers),
         Err(problem) => return problem.into_response(),
     };
+    let mut progress = gateway.progress(&tenant).await.for_people();
+    // Where an older tenant claims the same host, what answers there is that one's, and it must not be handed this link.
+    progress.dashboard = progress.dashboard.filter(|_| gateway.tenants.owns_its_host(&tenant));
     let mut response =
         if wants_json(headers) { document(&progress) } else { waiting(gateway, &progress, guest.text, headers) };
     // What came as a cookie need not be set again, and what did not verify must not be.
-    if let Some(cookie) = cookie(gateway, guest.text, guest.link).filter(|_| given == Some(guest.text)) {
+    if let Some(cookie) = cookie(gateway, guest.text, guest.link, now).filter(|_| given == Some(guest.text)) {
         response.headers_mut().append(SET_COOKIE, cookie);
     }
     response
@@ -164,9 +170,14 @@ struct Guest<'a> {
 }
 
 /// Lets in whoever has a valid link, in the address or kept from an earlier visit.
-fn admitted<'a>(gateway: &Gateway, name: &str, given: Option<&'a str>, headers: &'a HeaderMap) -> Option<Guest<'a>> {
+fn admitted<'a>(
+    gateway: &Gateway,
+    name: &str,
+    given: Option<&'a str>,
+    headers: &'a HeaderMap,
+    now: Timestamp,
+) -> Option<Guest<'a>> {
     let keys = gateway.keys()?;
-    let now = gateway.clock.now();
     let mut texts = given.into_iter().chain(cookies(headers).take(COOKIES));
     let verified = texts.find_map(|text| keys.verify(name, text, now).map(|link| (link, text)));
     let tenant = gateway.tenants.get(name).filter(|_| is_name(name));
@@ -192,8 +203,8 @@ fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
 }
 
 /// Keeps the link for the next load of the page, for as long as it is valid.
-fn cookie(gateway: &Gateway, link: &str, valid: Link) -> Option<HeaderValue> {
-    let left = valid.expires_at.duration_since(gateway.clock.now()).as_secs();
+fn cookie(gateway: &Gateway, link: &str, valid: Link, now: Timestamp) -> Option<HeaderValue> {
+    let left = valid.expires_at.duration_since(now).as_secs();
     let secure = if gateway.options.public_scheme == "https" { "; Secure" } else { "" };
     let text = format!("{LINK_COOKIE}={link}; Path=/; Max-Age={left}; HttpOnly; SameSite=Lax{secure}");
     HeaderValue::from_str(&text).ok()

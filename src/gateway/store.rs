@@ -81,6 +81,12 @@ impl Tenants {
         })
     }
 
+    /// Whether the host of this tenant's dashboard is its own, and no older tenant's.
+    pub fn owns_its_host(&self, tenant: &Tenant) -> bool {
+        let owner = progress::host(tenant).and_then(|host| self.by_host(host));
+        owner.is_some_and(|owner| owner.metadata.name == tenant.metadata.name)
+    }
+
     /// Names of Tenants that changed, from now on.
     pub fn news(&self) -> broadcast::Receiver<Arc<str>> {
         self.news.subscribe()
@@ -253,6 +259,8 @@ mod tests {
         };
         tenants.put(claims("b", 20));
         tenants.put(claims("a", 10));
+        assert!(tenants.owns_its_host(&claims("a", 10)) && !tenants.owns_its_host(&claims("b", 20)));
+        assert!(!tenants.owns_its_host(&tenant("c", 1, None)));
         let owner = |tenants: &Tenants| tenants.by_host("x.example.com").map(|tenant| tenant.name_any());
         assert_eq!(owner(&tenants).as_deref(), Some("a"), "whoever was seen first");
         tenants.remove("a");

@@ -1,6 +1,7 @@
 //! HTTP servers: one place that binds, serves and ends them.
 
 mod connections;
+pub mod descriptors;
 pub mod probes;
 
 use std::{future::Future, io, net::SocketAddr, time::Duration};
@@ -12,7 +13,7 @@ use axum_server::{
 };
 use tokio::net::TcpListener;
 
-use self::connections::Room;
+use self::connections::{Complaints, Room};
 
 /// How long requests that are under way may take to finish once the server is told to end.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -44,9 +45,6 @@ pub enum HttpError {
     },
 }
 
-/// Connections at a time, where nothing else is said.
-const CONNECTIONS: usize = 8_192;
-
 /// A server that has its address but answers nobody yet, so that a wrong address is known before any work begins.
 #[derive(Debug)]
 pub struct Server {
@@ -64,7 +62,7 @@ impl Server {
         let refused = |source| HttpError::Bind { address, source };
         let listener = TcpListener::bind(address).await.map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
-        Ok(Self { listener, address, connections: CONNECTIONS })
+        Ok(Self { listener, address, connections: descriptors::connections(descriptors::limit()) })
     }
 
     /// The address with the port that was really taken.
@@ -95,7 +93,9 @@ impl Server {
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), HttpError> {
         let Self { listener, address, connections } = self;
-        let room = Room::of(connections);
+        let (room, complaints) = (Room::of(connections), Complaints::new());
+        tracing::debug!(%address, connections, descriptors = ?descriptors::limit(), "so many connections at a time");
+        let complain = move |peer: Option<&SocketAddr>, error: &io::Error| complaints.take(peer, error);
         let failed = |source| HttpError::Serve { address, source };
         let listener = listener.into_std().map_err(failed)?;
         let handle = Handle::new();
@@ -108,12 +108,13 @@ impl Server {
         let ended = match tls {
             None => {
                 let server = axum_server::from_tcp(listener).map_err(failed)?.handle(handle).http1_only();
-                let mut server = server.acceptor(room);
+                let mut server = server.accept_error_handler(complain).acceptor(room);
                 bound(server.http_builder());
                 server.serve(routes).await
             }
             Some(tls) => {
                 let server = axum_server::from_tcp(listener).map_err(failed)?.handle(handle).http1_only();
+                let server = server.accept_error_handler(complain);
                 let mut server = server.acceptor(RustlsAcceptor::new(tls).acceptor(room));
                 bound(server.http_builder());
                 server.serve(routes).await
@@ -135,7 +136,7 @@ pub(crate) mod tests {
     use axum::routing::get;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
-        net::TcpStream,
+        net::{TcpSocket, TcpStream},
         time::timeout,
     };
 
@@ -191,6 +192,30 @@ pub(crate) mod tests {
         drop(held);
         tokio::time::sleep(Duration::from_millis(50)).await;
         assert_eq!(request(address, "/").await.body, "hello");
+        serving.abort();
+    }
+
+    #[tokio::test]
+    async fn one_peer_cannot_take_the_last_seats() {
+        let mut server = Server::bind(([127, 0, 0, 1], 0).into()).await.expect("a free port");
+        server.connections = 8;
+        let address = server.address();
+        let serving = tokio::spawn(server.serve(Router::new().route("/", get(async || "hello")), pending()));
+        let mut held = Vec::new();
+        for _ in 0..6 {
+            held.push(TcpStream::connect(address).await.expect("a connection"));
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let mut refused = TcpStream::connect(address).await.expect("a connection");
+        let closed = timeout(Duration::from_secs(2), refused.read(&mut [0; 1])).await.expect("an end in time");
+        assert!(!matches!(closed, Ok(1..)), "{closed:?}");
+        let other = TcpSocket::new_v4().expect("a socket");
+        other.bind(([127, 0, 0, 2], 0).into()).expect("another address of this machine");
+        let mut other = other.connect(address).await.expect("a connection");
+        other.write_all(b"GET / HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n").await.expect("a sent request");
+        let mut text = String::new();
+        other.read_to_string(&mut text).await.expect("a response");
+        assert!(text.ends_with("hello"), "{text}");
         serving.abort();
     }
 
