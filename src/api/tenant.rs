@@ -383,6 +383,9 @@ pub struct Decision {
     /// The deadline for which the user was asked, in mode Prompt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked_for: Option<Timestamp>,
+    /// The stage that this question was about. No deeper one is entered for its answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked_stage: Option<Stage>,
     /// The activity for whose idle period `torpor.dev/hibernate: approved` was given, or approval through the gateway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approved_for: Option<Timestamp>,

@@ -7,7 +7,7 @@
 
 use jiff::Timestamp;
 
-use super::decide::{Deadline, Due, Situation, Why, deadlines, later, stage_at};
+use super::decide::{Deadline, Due, Situation, Why, deadlines, later};
 use crate::api::HibernationMode;
 use crate::api::tenant::Decision;
 use crate::domain::stage::Stage;
@@ -29,8 +29,8 @@ pub struct Record {
     pub stage: Stage,
     /// The last warning.
     pub warned: Option<Announced>,
-    /// The deadline for which the user was asked.
-    pub asked_for: Option<Timestamp>,
+    /// The last question: for which deadline, and about which stage.
+    pub asked: Option<Announced>,
 }
 
 impl Record {
@@ -39,8 +39,12 @@ impl Record {
         let Some(decision) = decision.filter(|decision| decision.based_on == situation.activity) else {
             return Record::default();
         };
-        let warned = decision.warned_for.zip(decision.warned_stage).map(|(at, stage)| Announced { at, stage });
-        let record = Record { stage: decision.stage, warned, asked_for: decision.asked_for };
+        let announced = |(at, stage)| Announced { at, stage };
+        let record = Record {
+            stage: decision.stage,
+            warned: decision.warned_for.zip(decision.warned_stage).map(announced),
+            asked: decision.asked_for.zip(decision.asked_stage).map(announced),
+        };
         Record { stage: record.stage.min(record.agreed(situation)), ..record }
     }
 
@@ -53,8 +57,7 @@ impl Record {
     /// A question that was answered with yes is as good as a warning; one that was not answered is none.
     fn answered(&self, situation: &Situation) -> Option<Announced> {
         let asks = situation.policy.mode == HibernationMode::Prompt && situation.approved;
-        let at = self.asked_for.filter(|_| asks)?;
-        Some(Announced { at, stage: stage_at(&deadlines(&situation.policy, situation.activity), at) })
+        self.asked.filter(|_| asks)
     }
 }
 
@@ -135,7 +138,8 @@ fn before_next(stay: Gate, situation: &Situation, due: &Due, record: &Record, no
 
 fn question(stay: Gate, situation: &Situation, record: &Record) -> Gate {
     let first = deadlines(&situation.policy, situation.activity).into_iter().next();
-    let notice = first.filter(|first| record.asked_for.is_none_or(|asked| asked < first.at)).map(|first| Notice {
+    let unasked = |first: &Deadline| record.asked.is_none_or(|asked| asked.at < first.at || asked.stage < first.stage);
+    let notice = first.filter(unasked).map(|first| Notice {
         kind: NoticeKind::Question,
         stage: first.stage,
         due_at: first.at,
@@ -155,8 +159,13 @@ fn deeper(stay: Gate, situation: &Situation, due: &Due, record: &Record, now: Ti
     if let Some(at) = said.iter().map(|said| said.at).min() {
         return Gate { wait: Some(Wait::Announced(at)), look_again: Some(at), ..stay };
     }
-    let missed = deadlines(&situation.policy, situation.activity).into_iter().rev().find(|missed| missed.at <= now);
-    Gate { wait: Some(Wait::Warning), notice: missed.map(|missed| warning(situation, &missed, now)), ..stay }
+    let mut missed = deadlines(&situation.policy, situation.activity);
+    missed.retain(|deadline| deadline.at <= now && deadline.stage > record.stage);
+    // Stages that are entered at once have the longest of their leads, as where the policy has them come together.
+    let lead = missed.iter().map(|deadline| deadline.at.duration_since(deadline.warn_at)).max().unwrap_or_default();
+    let last =
+        missed.last().map(|last| Deadline { warn_at: last.at.checked_sub(lead).unwrap_or(last.warn_at), ..*last });
+    Gate { wait: Some(Wait::Warning), notice: last.map(|last| warning(situation, &last, now)), ..stay }
 }
 
 /// The warning of a deadline. One that comes late names a moment a whole lead from now, and the stage of that moment.

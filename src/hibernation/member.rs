@@ -159,7 +159,7 @@ impl View {
             Some(told) if told.kind == NoticeKind::Warning => {
                 record.warned = Some(Announced { at: told.deadline, stage: told.stage });
             }
-            Some(told) => record.asked_for = Some(told.due_at),
+            Some(told) => record.asked = Some(Announced { at: told.due_at, stage: told.stage }),
             None => {}
         }
         let gate = gate(&situation, &due, &record, now);
@@ -236,7 +236,8 @@ pub fn written(facts: &Facts, view: &View, beyond: Beyond, now: Timestamp) -> Wr
         next_transition_time: next,
         warned_for: record.warned.map(|warned| warned.at),
         warned_stage: record.warned.map(|warned| warned.stage),
-        asked_for: record.asked_for,
+        asked_for: record.asked.map(|asked| asked.at),
+        asked_stage: record.asked.map(|asked| asked.stage),
         approved_for: view.approved_for,
         held: hold.as_ref().map(|verdict| verdict.message.chars().take(HELD_LENGTH).collect()),
     };
@@ -296,6 +297,7 @@ pub fn worth_writing(facts: &Facts, new: &Written) -> bool {
         || old.warned_for != new_decision.warned_for
         || old.warned_stage != new_decision.warned_stage
         || old.asked_for != new_decision.asked_for
+        || old.asked_stage != new_decision.asked_stage
         || old.approved_for != new_decision.approved_for
         || words(&facts.conditions) != words(&new.conditions)
 }

@@ -10,6 +10,7 @@ pub mod breaker;
 pub mod decide;
 pub mod gate;
 pub mod member;
+pub mod notices;
 pub mod roster;
 
 pub use decide::{Deadline, Due, Situation, Why, decide};

@@ -11,9 +11,9 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::breaker::{Breaker, DueTenant};
 use super::decide::{Why, deadlines};
-use super::gate::{Notice, NoticeKind};
+use super::gate::Notice;
 use super::member::{Beyond, Facts, Failing, View, Written, worth_writing, written};
-use crate::api::Tier;
+use super::notices::{NotTold, Tell, Telling};
 use crate::domain::activity;
 use crate::domain::stage::Stage;
 
@@ -40,69 +40,6 @@ struct Member {
     failing: Option<Failing>,
     /// The activity for whose idle period a deeper stage was permitted, and that stage.
     permitted: Option<(Timestamp, Stage)>,
-}
-
-/// A notice on its way.
-#[derive(Clone, Copy, Debug)]
-struct Telling {
-    kind: NoticeKind,
-    due_at: Timestamp,
-    activity: Timestamp,
-    since: Timestamp,
-    attempts: u32,
-    under_way: bool,
-    again_at: Option<Timestamp>,
-    /// What its Event says, once that is stored.
-    recorded: Option<Notice>,
-    /// Since when its receiver has been tried without a pause of ours. Giving up counts from here.
-    refused_since: Option<Timestamp>,
-}
-
-/// Which half of a notice failed, and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NotTold {
-    /// Its Event was not stored. Without that nothing stands for the notice, so it is never given up.
-    Event(String),
-    /// Its Event is stored; the webhook's receiver did not take it.
-    Webhook(String),
-}
-
-impl std::fmt::Display for NotTold {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (NotTold::Event(error) | NotTold::Webhook(error)) = self;
-        f.write_str(error)
-    }
-}
-
-/// A notice to give.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tell {
-    /// Name of the Tenant.
-    pub name: Arc<str>,
-    /// Its uid.
-    pub uid: String,
-    /// Its tier.
-    pub tier: Tier,
-    /// The notice.
-    pub notice: Notice,
-    /// The newest activity.
-    pub idle_since: Timestamp,
-    /// Tries before this one.
-    pub attempts: u32,
-    /// Its Event is stored already.
-    pub recorded: bool,
-}
-
-impl Tell {
-    /// What names this notice for good: the same for each try, and after a restart. Webhooks want it without full stops. A
-    /// question and a warning about one moment are two notices: whoever was asked has not been warned.
-    pub fn id(&self) -> String {
-        let kind = match self.notice.kind {
-            NoticeKind::Warning => "warning",
-            NoticeKind::Question => "question",
-        };
-        format!("{}/{}/{}/{kind}", self.uid, self.notice.stage, self.notice.due_at.as_second())
-    }
 }
 
 /// A status to write.
@@ -472,18 +409,8 @@ impl Roster {
         if telling.activity != member.facts.activity.newest {
             return self.look(&tell.name, now);
         }
-        telling.attempts += 1;
-        telling.again_at = now.checked_add(pause).ok();
-        let (error, instead) = match failed {
-            NotTold::Event(error) => (error, None),
-            NotTold::Webhook(error) => {
-                let recorded = *telling.recorded.get_or_insert(tell.notice);
-                let since = *telling.refused_since.get_or_insert(now);
-                (error, Some(recorded).filter(|_| now.duration_since(since) >= give_up))
-            }
-        };
-        let gave_up = instead.is_some();
-        member.failing = Some(Failing { since: telling.since, error, attempts: telling.attempts, gave_up });
+        let (failing, instead) = telling.failed(tell.notice, failed, (pause, give_up), now);
+        member.failing = Some(failing);
         if let Some(recorded) = instead {
             member.told = Some((tell.idle_since, recorded));
             member.telling = None;
@@ -544,21 +471,7 @@ impl Member {
     /// Begins the next try of a notice.
     fn tell(&mut self, name: Arc<str>, notice: Notice, now: Timestamp) -> Tell {
         let activity = self.facts.activity.newest;
-        let same =
-            |known: &Telling| (known.kind, known.activity, known.due_at) == (notice.kind, activity, notice.due_at);
-        let known = self.telling.filter(same);
-        let new = Telling {
-            kind: notice.kind,
-            due_at: notice.due_at,
-            activity,
-            since: now,
-            attempts: 0,
-            under_way: true,
-            again_at: None,
-            recorded: None,
-            refused_since: None,
-        };
-        let telling = Telling { under_way: true, again_at: None, ..known.unwrap_or(new) };
+        let telling = Telling::next(self.telling, notice, activity, now);
         self.telling = Some(telling);
         Tell {
             name,

@@ -48,7 +48,7 @@ fn live(situation: &Situation, from: i64, to: i64, step: i64) -> Vec<(i64, Strin
             story.push((at, format!("{:?} {} at {deadline}", notice.kind, notice.stage)));
             match notice.kind {
                 NoticeKind::Warning => record.warned = Some(warned(notice.deadline, notice.stage)),
-                NoticeKind::Question => record.asked_for = Some(notice.due_at),
+                NoticeKind::Question => record.asked = Some(warned(notice.due_at, notice.stage)),
             }
         } else {
             if gate.stage != record.stage {
@@ -89,9 +89,10 @@ fn stages_that_come_together_have_one_warning() {
 
 #[test]
 fn a_late_warning_leaves_its_whole_lead() {
-    // Looked at for the first time after a hundred days: warned now, asleep a day later, and at the stage that was named.
-    let story = live(&tenant(Tier::Free), 100 * DAY, 103 * DAY, 60);
-    let expected = [(100 * DAY, "Warning DatabaseOnly at 8726401"), (8_726_460, "DatabaseOnly")];
+    // Looked at for the first time after a hundred days: warned now, asleep three days later, for bots stop, and at the stage
+    // that was named.
+    let story = live(&tenant(Tier::Free), 100 * DAY, 104 * DAY, 60);
+    let expected = [(100 * DAY, "Warning DatabaseOnly at 8899201"), (8_899_260, "DatabaseOnly")];
     assert_eq!(story, words(&expected));
     // Missed by a minute only: the same.
     let story = live(&tenant(Tier::Free), 7 * DAY + 60, 11 * DAY, 60);
@@ -120,7 +121,7 @@ fn pro_is_asked_and_waits_for_an_answer() {
     let pro = tenant(Tier::Pro);
     let story = live(&pro, 0, 90 * DAY, 3_600);
     assert_eq!(story, words(&[(30 * DAY, "Question DatabaseOnly at 2592000")]), "asked once, and nothing stops");
-    let asked = Record { asked_for: Some(after(30 * DAY)), ..Record::default() };
+    let asked = Record { asked: Some(warned(after(30 * DAY), Stage::DatabaseOnly)), ..Record::default() };
     assert_eq!(judged(&pro, asked, after(50 * DAY)).wait, Some(Wait::Approval));
     let agreed = Situation { approved: true, ..pro };
     let gate = judged(&agreed, asked, after(50 * DAY));
@@ -132,7 +133,11 @@ fn pro_is_asked_and_waits_for_an_answer() {
 
 #[test]
 fn an_answer_taken_back_wakes() {
-    let asleep = Record { stage: Stage::DatabaseOnly, asked_for: Some(after(30 * DAY)), ..Record::default() };
+    let asleep = Record {
+        stage: Stage::DatabaseOnly,
+        asked: Some(warned(after(30 * DAY), Stage::DatabaseOnly)),
+        ..Record::default()
+    };
     let gate = judged(&tenant(Tier::Pro), asleep, after(50 * DAY));
     assert_eq!((gate.stage, gate.falls_asleep), (Stage::Active, false));
 }
@@ -198,7 +203,7 @@ fn a_stage_that_was_not_announced_is_no_stage_of_idleness() {
     let stage = |situation: &Situation, more| Record::of(Some(&decided(more)), situation).stage;
     let (free, pro) = (tenant(Tier::Free), tenant(Tier::Pro));
     let warned = serde_json::json!({"warnedFor": after(7 * DAY).to_string(), "warnedStage": "BotsStopped"});
-    let asked = serde_json::json!({"askedFor": after(30 * DAY).to_string()});
+    let asked = serde_json::json!({"askedFor": after(30 * DAY).to_string(), "askedStage": "DatabaseOnly"});
     assert_eq!(stage(&free, serde_json::json!({})), Stage::Active);
     assert_eq!(stage(&free, warned), Stage::BotsStopped);
     assert_eq!(stage(&pro, asked.clone()), Stage::Active, "asked, and not answered");
@@ -208,7 +213,7 @@ fn a_stage_that_was_not_announced_is_no_stage_of_idleness() {
 
 #[test]
 fn a_question_is_no_warning_once_nobody_is_asked() {
-    let asked = Record { asked_for: Some(after(30 * DAY)), ..Record::default() };
+    let asked = Record { asked: Some(warned(after(30 * DAY), Stage::DatabaseOnly)), ..Record::default() };
     let mut auto = tenant(Tier::Pro);
     auto.policy.mode = HibernationMode::Auto;
     let gate = judged(&auto, asked, after(50 * DAY));
@@ -227,6 +232,33 @@ fn a_stage_deeper_than_the_warned_one_is_not_entered() {
     let gate = judged(&shorter, asleep(Stage::BotsStopped, 7 * DAY), after(7 * DAY));
     assert_eq!((gate.stage, gate.wait), (Stage::BotsStopped, Some(Wait::Warning)));
     assert_eq!(gate.notice.map(|notice| notice.stage), Some(Stage::DatabaseOnly), "it needs a warning of its own");
+}
+
+#[test]
+fn where_bots_have_stopped_already_the_lead_is_that_of_the_stages_to_come() {
+    let gate = judged(&tenant(Tier::Free), asleep(Stage::BotsStopped, 7 * DAY), after(100 * DAY));
+    let notice = gate.notice.expect("a warning");
+    assert_eq!((notice.stage, notice.deadline), (Stage::DatabaseOnly, after(101 * DAY + 1)));
+}
+
+#[test]
+fn an_answer_permits_no_deeper_stage_than_was_asked_about() {
+    let asked = Record { asked: Some(warned(after(14 * DAY), Stage::BotsStopped)), ..Record::default() };
+    let mut pro = tenant(Tier::Pro);
+    let days = |pro: &mut Situation, of: [i64; 3]| {
+        [pro.policy.stop_bots_after, pro.policy.stop_services_after, pro.policy.database_only_after] =
+            of.map(|days| days * DAY);
+    };
+    days(&mut pro, [14, 14, 14]);
+    let question = judged(&pro, asked, after(15 * DAY)).notice.expect("asked anew");
+    assert_eq!((question.kind, question.stage), (NoticeKind::Question, Stage::DatabaseOnly));
+    let agreed = Situation { approved: true, ..pro };
+    let gate = judged(&agreed, asked, after(15 * DAY));
+    assert_eq!((gate.stage, gate.notice), (Stage::BotsStopped, None), "what was asked about");
+    let gate = judged(&agreed, Record { stage: Stage::BotsStopped, ..asked }, after(15 * DAY));
+    assert_eq!((gate.stage, gate.wait), (Stage::BotsStopped, Some(Wait::Warning)), "what is deeper is warned of");
+    days(&mut pro, [14, 20, 30]);
+    assert_eq!(judged(&pro, asked, after(15 * DAY)).notice, None, "once is enough");
 }
 
 #[test]

@@ -179,12 +179,13 @@ fn each_part_of_a_decision_is_worth_a_write() {
     let facts = facts(|_| ());
     let first = now_written(&facts, "2026-01-02T00:00:00Z");
     let facts = after(facts, first.clone());
-    let changes: [fn(&mut Written); 8] = [
+    let changes: [fn(&mut Written); 9] = [
         |new| new.decision.stage = Stage::BotsStopped,
         |new| new.decision.held = Some("held".to_owned()),
         |new| new.decision.warned_for = Some(Timestamp::MAX),
         |new| new.decision.warned_stage = Some(Stage::BotsStopped),
         |new| new.decision.asked_for = Some(Timestamp::MAX),
+        |new| new.decision.asked_stage = Some(Stage::DatabaseOnly),
         |new| new.decision.approved_for = Some(Timestamp::MAX),
         |new| new.decision.next_transition_time = None,
         |new| new.decision.reason = None,
