@@ -98,7 +98,18 @@ pub struct Entry {
     pub desired: Option<i32>,
     /// Compact status.
     pub facts: Facts,
+    /// Node that a pod runs on.
+    pub node: Option<String>,
     fields: Fields,
+}
+
+/// What the spec of a workload or of a pod tells.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// Pods that a workload asks for.
+    pub replicas: Option<i32>,
+    /// Node that a pod is bound to.
+    pub node: Option<String>,
 }
 
 fn is_resize(fields: &ManagedFieldsEntry) -> bool {
@@ -159,15 +170,21 @@ impl Entry {
             resized: slot == Slot::Pod && managed.iter().any(is_resize),
             desired: None,
             facts,
+            node: None,
             fields,
         })
     }
 
+    /// The same entry of an object whose spec tells this.
+    #[must_use]
+    pub fn asking(self, Asked { replicas, node }: Asked) -> Self {
+        Entry { desired: replicas, node, ..self }
+    }
+
     /// The same entry of a workload whose spec asks for this many pods.
     #[must_use]
-    pub fn asking_for(mut self, desired: Option<i32>) -> Self {
-        self.desired = desired;
-        self
+    pub fn asking_for(self, desired: Option<i32>) -> Self {
+        Entry { desired, ..self }
     }
 }
 
@@ -197,7 +214,56 @@ struct Inner {
     namespaces: HashMap<Arc<str>, Vec<Compact>>,
     /// uids seen since a listing of the kind began, by listing, watch or answer.
     listing: HashMap<Slot, HashSet<Uid>>,
+    /// The newest version that the watch of a kind has shown since the last listing began. All up to it was shown, too.
+    shown: HashMap<Slot, u64>,
     shared: Shared,
+}
+
+impl Inner {
+    fn show(&mut self, entry: &Entry) {
+        let shown = self.shown.entry(entry.slot).or_default();
+        *shown = entry.version.max(*shown);
+    }
+
+    fn upsert(&mut self, entry: Entry) -> bool {
+        let namespace = self.shared.texts.shared(&entry.namespace);
+        let mut entry = Compact::of(entry, &mut self.shared);
+        if let Some(seen) = self.listing.get_mut(&entry.slot) {
+            seen.insert(entry.uid.clone());
+        }
+        let children = self.namespaces.entry(namespace).or_default();
+        let place = find(children, entry.slot, &entry.name);
+        // An answer that comes late may be about an object that has had its successor since.
+        if place
+            .is_ok_and(|at| children[at].uid != entry.uid && children[at].version > entry.version && entry.version != 0)
+        {
+            return false;
+        }
+        if let Some(known) = place.ok().map(|at| &children[at]).filter(|known| known.uid == entry.uid) {
+            // The answer to a write may come before the watch shows the same version, and has no status.
+            let brings_status =
+                known.version == entry.version && *entry.facts() != Facts::None && entry.facts() != known.facts();
+            if known.version >= entry.version && entry.version != 0 && !brings_status {
+                return false;
+            }
+            if let (Fields::Verified(known), Fields::Unverified(fields)) = (&known.fields, &entry.fields)
+                && *known == digest(fields, entry.owner().as_deref())
+            {
+                let (known, fields) = (*known, fields.clone());
+                entry.fields = Fields::Verified(known);
+                self.shared.texts.give_back(fields);
+            }
+            entry.keep_of(known);
+        }
+        match place {
+            Ok(at) => children[at] = entry,
+            Err(at) => {
+                reserve(children);
+                children.insert(at, entry);
+            }
+        }
+        true
+    }
 }
 
 /// Where an object is among those of its namespace, or where it belongs.
@@ -227,7 +293,10 @@ impl ChildIndex {
 
     /// A complete listing of a kind begins.
     pub fn begin_listing(&self, slot: Slot) {
-        self.lock().listing.insert(slot, HashSet::new());
+        let mut inner = self.lock();
+        inner.listing.insert(slot, HashSet::new());
+        // A list may be older than what was watched, and then the watch goes on from there.
+        inner.shown.remove(&slot);
     }
 
     /// The listing is complete: forgets and returns what neither it nor a write since its begin has shown.
@@ -252,66 +321,55 @@ impl ChildIndex {
         gone
     }
 
-    /// Takes in what a watch or an answer showed. `false` when that was known already, or is older.
-    pub fn upsert(&self, entry: Entry) -> bool {
+    /// Takes in the answer to a write. One that comes so late that the watch has shown the end of its object since brings
+    /// nothing back.
+    pub fn answered(&self, entry: Entry) {
         let inner = &mut *self.lock();
-        let namespace = inner.shared.texts.shared(&entry.namespace);
-        let mut entry = Compact::of(entry, &mut inner.shared);
-        if let Some(seen) = inner.listing.get_mut(&entry.slot) {
-            seen.insert(entry.uid.clone());
+        let of_past = inner.shown.get(&entry.slot).is_some_and(|shown| entry.version != 0 && entry.version <= *shown);
+        let children = inner.namespaces.get(&*entry.namespace);
+        if of_past && children.is_none_or(|children| find(children, entry.slot, &entry.name).is_err()) {
+            return;
         }
-        let children = inner.namespaces.entry(namespace).or_default();
-        let place = find(children, entry.slot, &entry.name);
-        // An answer that comes late may be about an object that has had its successor since.
-        if place
-            .is_ok_and(|at| children[at].uid != entry.uid && children[at].version > entry.version && entry.version != 0)
-        {
-            return false;
-        }
-        if let Some(known) = place.ok().map(|at| &children[at]).filter(|known| known.uid == entry.uid) {
-            // The answer to a write may come before the watch shows the same version, and has no status.
-            let brings_status =
-                known.version == entry.version && *entry.facts() != Facts::None && entry.facts() != known.facts();
-            if known.version >= entry.version && entry.version != 0 && !brings_status {
-                return false;
-            }
-            if let (Fields::Verified(known), Fields::Unverified(fields)) = (&known.fields, &entry.fields)
-                && *known == digest(fields, entry.owner().as_deref())
-            {
-                let (known, fields) = (*known, fields.clone());
-                entry.fields = Fields::Verified(known);
-                inner.shared.texts.give_back(fields);
-            }
-            entry.keep_of(known);
-        }
-        match place {
-            Ok(at) => children[at] = entry,
-            Err(at) => {
-                reserve(children);
-                children.insert(at, entry);
-            }
-        }
-        true
+        inner.upsert(entry);
+    }
+
+    /// Takes in what a watch has shown. `false` when that was known already, or is older.
+    pub fn watched(&self, entry: Entry) -> bool {
+        let mut inner = self.lock();
+        inner.show(&entry);
+        inner.upsert(entry)
+    }
+
+    /// Takes in what a list holds. `false` when that was known already, or is older.
+    pub fn listed(&self, entry: Entry) -> bool {
+        self.lock().upsert(entry)
     }
 
     /// Forgets an object that has gone, unless another of its name has come meanwhile.
-    pub fn remove(&self, slot: Slot, namespace: &str, name: &str, uid: &str) {
-        let namespaces = &mut self.lock().namespaces;
-        if let Some(children) = namespaces.get_mut(namespace) {
-            if let Ok(at) = find(children, slot, name)
-                && children[at].uid == Uid::read(uid)
+    pub fn remove(&self, gone: &Entry) {
+        let mut inner = self.lock();
+        inner.show(gone);
+        if let Some(children) = inner.namespaces.get_mut(&*gone.namespace) {
+            if let Ok(at) = find(children, gone.slot, &gone.name)
+                && children[at].uid == Uid::read(&gone.uid)
             {
                 children.remove(at);
             }
             if children.is_empty() {
-                namespaces.remove(namespace);
+                inner.namespaces.remove(&*gone.namespace);
             }
         }
     }
 
-    /// Forgets all that is known of a namespace, which has gone.
+    /// Forgets all that is known of a namespace, which has gone, but a new one of its name.
     pub fn forget_namespace(&self, namespace: &str) {
-        self.lock().namespaces.remove(namespace);
+        let namespaces = &mut self.lock().namespaces;
+        if let Some(children) = namespaces.get_mut(namespace) {
+            children.retain(|known| known.slot == Slot::Child(ChildKind::Namespace));
+            if children.is_empty() {
+                namespaces.remove(namespace);
+            }
+        }
     }
 
     /// How the wanted object relates to what is known of the cluster.
@@ -349,6 +407,12 @@ impl ChildIndex {
         children.map(|known| known.entry(namespace)).collect()
     }
 
+    /// Nodes on which tenants' pods run, or are about to.
+    pub fn nodes_in_use(&self) -> HashSet<Arc<str>> {
+        let inner = self.lock();
+        inner.namespaces.values().flatten().filter_map(Compact::node).cloned().collect()
+    }
+
     /// Names of all objects of one kind in one namespace.
     pub fn names(&self, slot: Slot, namespace: &str) -> Vec<String> {
         let inner = self.lock();
@@ -365,142 +429,4 @@ impl ChildIndex {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn entry(version: &str, hash: &str, owned: Value) -> Entry {
-        let metadata: ObjectMeta = serde_json::from_value(json!({
-            "name": "redis", "namespace": "tenant-a", "uid": "u1", "resourceVersion": version,
-            "annotations": {"torpor.dev/applied-hash": hash},
-            "managedFields": [{"manager": "torpor-operator", "operation": "Apply", "fieldsV1": owned}],
-        }))
-        .expect("metadata");
-        Entry::read(Slot::Child(ChildKind::ConfigMap), &metadata, Facts::None).expect("a name")
-    }
-
-    fn compare(index: &ChildIndex, hash: &str) -> Difference {
-        let wanted = json!({"metadata": {"name": "redis"}, "data": {"a": "1"}});
-        index.compare(ChildKind::ConfigMap, "tenant-a", "redis", hash, &wanted)
-    }
-
-    #[test]
-    fn unchanged_until_hash_or_ownership_differs() {
-        let index = ChildIndex::default();
-        assert_eq!(compare(&index, "h"), Difference::Missing);
-        let owned = json!({"f:data": {"f:a": {}}});
-        assert!(index.upsert(entry("5", "h", owned.clone())));
-        assert_eq!(compare(&index, "h"), Difference::Same);
-        assert_eq!(compare(&index, "other"), Difference::Differs);
-        assert!(!index.upsert(entry("5", "h", owned.clone())), "the same version again is no news");
-        assert!(!index.upsert(entry("4", "old", owned.clone())), "an older one must not win");
-        assert!(index.upsert(entry("6", "h", owned)));
-        assert_eq!(compare(&index, "h"), Difference::Same);
-        assert!(index.upsert(entry("7", "h", json!({"f:other": {}}))));
-        assert_eq!(compare(&index, "h"), Difference::Differs, "somebody took data.a");
-    }
-
-    #[test]
-    fn an_answer_keeps_the_status_and_the_watch_brings_the_newer_one() {
-        let slot = Slot::Child(ChildKind::StatefulSet);
-        let read = |version: &str, generation: i64, facts: Facts| {
-            let metadata: ObjectMeta = serde_json::from_value(json!({
-                "name": "redis", "namespace": "tenant-a", "uid": "u1", "resourceVersion": version, "generation": generation,
-            }))
-            .expect("metadata");
-            Entry::read(slot, &metadata, facts).expect("a name")
-        };
-        let status = |ready: i32| Facts::Workload { observed_generation: 1, replicas: 2, ready };
-        let index = ChildIndex::default();
-        index.upsert(read("5", 1, status(1)));
-        index.upsert(read("7", 2, Facts::None).asking_for(Some(0)));
-        let known = index.get(slot, "tenant-a", "redis").expect("known");
-        assert_eq!((known.generation, &known.facts), (2, &status(1)), "not yet seen by its controller");
-        assert_eq!(known.desired, Some(0), "what was written is known before the watch shows it");
-        assert!(!index.upsert(read("6", 1, status(2))), "older than the answer");
-        assert!(index.upsert(read("7", 2, status(2))), "the answer's version, with the status of that version");
-        assert!(!index.upsert(read("7", 2, status(2))));
-        let known = index.get(slot, "tenant-a", "redis").expect("known");
-        assert_eq!((known.facts, known.desired), (status(2), Some(0)));
-    }
-
-    #[test]
-    fn a_listing_forgets_only_what_it_could_have_seen() {
-        let index = ChildIndex::default();
-        let slot = Slot::Child(ChildKind::ConfigMap);
-        index.begin_listing(slot);
-        index.upsert(entry("5", "h", json!({})));
-        assert!(index.finish_listing(slot).is_empty(), "written while the listing ran");
-        index.begin_listing(slot);
-        assert_eq!(index.finish_listing(slot).len(), 1);
-        assert!(index.namespace("tenant-a").is_empty());
-    }
-
-    #[test]
-    fn equal_texts_are_kept_once_and_not_for_ever() {
-        let index = ChildIndex::default();
-        let named = |number: usize, owner: usize, owned: &Value| {
-            let metadata: ObjectMeta = serde_json::from_value(json!({
-                "name": format!("c-{number}"), "namespace": "tenant-a", "uid": format!("u{number}"),
-                "ownerReferences": [{"apiVersion": "v1", "kind": "K", "name": "o", "uid": format!("o-{owner}"), "controller": true}],
-                "managedFields": [{"manager": "torpor-operator", "operation": "Apply", "fieldsV1": owned}],
-            }))
-            .expect("metadata");
-            index.upsert(Entry::read(Slot::Child(ChildKind::ConfigMap), &metadata, Facts::None).expect("a name"));
-        };
-        let of_owner =
-            |owner: usize| json!({"f:metadata": {"f:ownerReferences": {format!("k:{{\"uid\":\"o-{owner}\"}}"): {}}}});
-        (0..100).for_each(|number| named(number, number, &of_owner(number)));
-        let (names, namespace, fields) = (100, 1, 1);
-        assert_eq!(index.lock().shared.texts.count(), names + namespace + fields);
-        let owners = 100;
-        assert_eq!(index.lock().shared.kin.count(), owners);
-        // Each is replaced by the next, as of an object that changes all the time.
-        (0..10_000).for_each(|number| named(0, 0, &json!({"f:data": {format!("f:{number}"): {}}})));
-        assert!(index.lock().shared.texts.count() <= 3 * compact::FEW, "{}", index.lock().shared.texts.count());
-    }
-
-    #[test]
-    fn what_was_compared_is_kept_as_a_number_and_its_owner_is_looked_at() {
-        let index = ChildIndex::default();
-        let reference =
-            |uid: &str| json!({"apiVersion": "v1", "kind": "K", "name": "o", "uid": uid, "controller": true});
-        let object = |version: &str, owner: &str| -> ObjectMeta {
-            serde_json::from_value(json!({
-                "name": "redis", "namespace": "tenant-a", "uid": "u1", "resourceVersion": version,
-                "annotations": {"torpor.dev/applied-hash": "h"}, "ownerReferences": [reference(owner)],
-                "managedFields": [{"manager": "torpor-operator", "operation": "Apply", "fieldsV1":
-                    {"f:metadata": {"f:ownerReferences": {format!("k:{{\"uid\":\"{owner}\"}}"): {}}}}}],
-            }))
-            .expect("metadata")
-        };
-        let upsert = |version, owner| {
-            index.upsert(
-                Entry::read(Slot::Child(ChildKind::ConfigMap), &object(version, owner), Facts::None).expect("a name"),
-            )
-        };
-        let compare = |uid: &str| {
-            let wanted = json!({"metadata": {"name": "redis", "ownerReferences": [reference(uid)]}});
-            index.compare(ChildKind::ConfigMap, "tenant-a", "redis", "h", &wanted)
-        };
-        upsert("5", "o-1");
-        assert_eq!(compare("o-2"), Difference::Differs, "another owner is wanted");
-        let before = index.lock().shared.texts.count();
-        assert_eq!(compare("o-1"), Difference::Same);
-        assert_eq!(index.lock().shared.texts.count(), before - 1, "nobody needs the text any more");
-        upsert("6", "o-1");
-        assert_eq!(index.lock().shared.texts.count(), before - 1, "and not when it comes again");
-        upsert("7", "o-2");
-        assert_eq!(compare("o-1"), Difference::Differs, "somebody gave it another owner");
-    }
-
-    #[test]
-    fn a_late_deletion_or_answer_spares_the_successor() {
-        let index = ChildIndex::default();
-        index.upsert(entry("5", "h", json!({})));
-        let late = Entry { uid: "u0".to_owned(), ..entry("4", "h", json!({})) };
-        assert!(!index.upsert(late), "of an object that had gone before");
-        assert_eq!(index.namespace("tenant-a")[0].uid, "u1");
-        index.remove(Slot::Child(ChildKind::ConfigMap), "tenant-a", "redis", "another");
-        assert_eq!(index.namespace("tenant-a").len(), 1);
-    }
-}
+mod tests;

@@ -81,11 +81,12 @@ impl Nodes {
 
     /// Takes in a node's event; `true` when something changed that pools care about.
     pub fn take_node(&self, seen: &mut Vec<String>, event: watcher::Event<ApiNode>) -> bool {
-        let mut known = self.lock();
+        let known = &mut *self.lock();
         listing(seen, &event);
         let ended = matches!(event, watcher::Event::InitDone);
-        let changed = take(&mut known.nodes, event, read_node);
-        changed | (ended && forget(&mut known.nodes, seen))
+        let changed = take(&mut known.nodes, event, read_node) | (ended && forget(&mut known.nodes, seen));
+        known.refused.retain(|name, _| known.nodes.contains_key(name));
+        changed
     }
 
     /// Takes in a `PriorityClass`'s event; `true` when something changed that pools care about.
@@ -159,6 +160,17 @@ impl Nodes {
             Err(_) => {}
         }
         done
+    }
+
+    /// Notes that a node keeps its label for now, and why. Whether that is news.
+    pub fn keep(&self, edit: &Edit) -> bool {
+        let (node, label) = (&edit.node, edit.loses.as_deref().unwrap_or_default());
+        let why = format!("node {node} keeps {}={label} while pods run there that need it; drain it", label::POOL);
+        let news = self.lock().refused.insert(node.clone(), why.clone()).as_ref() != Some(&why);
+        if news {
+            tracing::warn!(node, "{why}");
+        }
+        news
     }
 
     /// Why this node was refused its marks, if it was.

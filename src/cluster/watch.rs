@@ -28,7 +28,7 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use tokio::time::sleep;
 
 use super::history::History;
-use super::index::{ChildIndex, Entry, Facts, Slot};
+use super::index::{Asked, ChildIndex, Entry, Facts, Slot};
 use crate::domain::names::label;
 use crate::domain::quantity::Cpu;
 use crate::http::probes::Health;
@@ -86,6 +86,12 @@ pub const GATEWAY_NAMES: [&str; 1] = ["Tenant"];
 #[serde(default)]
 struct Scale {
     replicas: Option<i32>,
+}
+
+impl Scale {
+    fn asked(&self) -> Asked {
+        Asked { replicas: self.replicas, ..Asked::default() }
+    }
 }
 
 /// What has been told of a watch.
@@ -204,8 +210,12 @@ impl Watches {
                 None => state.doubted = false,
                 Some(None) => return,
                 Some(Some(Ok(event))) => {
+                    let seen = matches!(event, watcher::Event::InitDone);
                     state.take(&event);
                     sink(event);
+                    if seen {
+                        self.health.seen(name);
+                    }
                 }
                 Some(Some(Err(error))) => {
                     self.metrics.watch_error(name);
@@ -273,7 +283,7 @@ impl Watches {
                 "StatefulSet",
                 Slot::Child(ChildKind::StatefulSet),
                 (&index, &notify),
-                |scale| scale.replicas,
+                Scale::asked,
                 |_, status| Facts::Workload {
                     observed_generation: status.as_ref().and_then(|s| s.observed_generation).unwrap_or(0),
                     replicas: status.as_ref().map_or(0, |s| s.replicas),
@@ -284,7 +294,7 @@ impl Watches {
                 "Deployment",
                 Slot::Child(ChildKind::Deployment),
                 (&index, &notify),
-                |scale| scale.replicas,
+                Scale::asked,
                 |_, status| Facts::Workload {
                     observed_generation: status.as_ref().and_then(|s| s.observed_generation).unwrap_or(0),
                     replicas: status.as_ref().and_then(|s| s.replicas).unwrap_or(0),
@@ -296,7 +306,7 @@ impl Watches {
                 "Pod",
                 Slot::Pod,
                 (&index, &notify),
-                |_| None,
+                |spec| Asked { node: spec.node_name.clone(), ..Asked::default() },
                 |spec, status| pod_facts(spec, status.as_ref()),
             ),
         );
@@ -309,15 +319,17 @@ impl Watches {
     {
         let api: Api<PartialObjectMeta<K>> = Api::all(self.client.clone());
         let feed = Feed { slot: Slot::Child(kind), index, notify };
-        self.run(kind.as_str(), api, Some(label::MANAGED_SELECTOR), |event| feed.take(event, |_| (Facts::None, None)))
-            .await;
+        self.run(kind.as_str(), api, Some(label::MANAGED_SELECTOR), |event| {
+            feed.take(event, |_| (Facts::None, Asked::default()));
+        })
+        .await;
     }
 
     async fn volumes<F: Fn(Change)>(&self, index: &Arc<ChildIndex>, notify: &F) {
         let api: Api<PartialObjectMeta<PersistentVolumeClaim>> = Api::all(self.client.clone());
         let feed = Feed { slot: Slot::Volume, index, notify };
         self.run("PersistentVolumeClaim", api, Some(label::MANAGED_SELECTOR), |event| {
-            feed.take(event, |_| (Facts::None, None));
+            feed.take(event, |_| (Facts::None, Asked::default()));
         })
         .await;
     }
@@ -328,7 +340,7 @@ impl Watches {
         name: &'static str,
         slot: Slot,
         (index, notify): (&Arc<ChildIndex>, &F),
-        desired: fn(&P) -> Option<i32>,
+        asked: fn(&P) -> Asked,
         read: fn(&P, &Option<S>) -> Facts,
     ) where
         K: Resource<DynamicType = ()>,
@@ -339,7 +351,7 @@ impl Watches {
         let api: Api<Object<P, S>> = Api::all_with(self.client.clone(), &ApiResource::erase::<K>(&()));
         let feed = Feed { slot, index, notify };
         self.run(name, api, Some(label::MANAGED_SELECTOR), |event| {
-            feed.take(event, |object: &Object<P, S>| (read(&object.spec, &object.status), desired(&object.spec)));
+            feed.take(event, |object: &Object<P, S>| (read(&object.spec, &object.status), asked(&object.spec)));
         })
         .await;
     }
@@ -352,22 +364,24 @@ struct Feed<'a, F> {
 }
 
 impl<F: Fn(Change)> Feed<'_, F> {
-    fn take<K: ResourceExt>(&self, event: watcher::Event<K>, read: impl Fn(&K) -> (Facts, Option<i32>)) {
+    fn take<K: ResourceExt>(&self, event: watcher::Event<K>, read: impl Fn(&K) -> (Facts, Asked)) {
+        let in_list = matches!(event, watcher::Event::InitApply(_));
         match event {
             watcher::Event::Init => self.index.begin_listing(self.slot),
             watcher::Event::Apply(object) | watcher::Event::InitApply(object) => {
-                let (facts, desired) = read(&object);
+                let (facts, asked) = read(&object);
                 if let Some(entry) = Entry::read(self.slot, object.meta(), facts) {
-                    let entry = entry.asking_for(desired);
+                    let entry = entry.asking(asked);
                     let change = Change::of(&entry);
-                    if self.index.upsert(entry) {
+                    let is_news = if in_list { self.index.listed(entry) } else { self.index.watched(entry) };
+                    if is_news {
                         (self.notify)(change);
                     }
                 }
             }
             watcher::Event::Delete(object) => {
                 if let Some(entry) = Entry::read(self.slot, object.meta(), Facts::None) {
-                    self.index.remove(self.slot, &entry.namespace, &entry.name, &entry.uid);
+                    self.index.remove(&entry);
                     (self.notify)(Change::of(&entry));
                 }
             }
@@ -386,10 +400,11 @@ impl Change {
     }
 }
 
-/// The part of a pod's spec that tells what it may use.
+/// The part of a pod's spec that tells where it runs, and what it may use.
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 struct PodSpec {
+    node_name: Option<String>,
     containers: Vec<Container>,
 }
 

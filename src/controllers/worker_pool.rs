@@ -28,7 +28,7 @@ pub async fn reconcile(guarded: Arc<Guarded<WorkerPool>>, context: &Context) -> 
         Err(invalid) => return undecodable::pool(context, invalid).await,
     };
     if pool.metadata.deletion_timestamp.is_some() {
-        return Turn::of(&Outcome::Again, 0, None);
+        return Turn::again();
     }
     let old = report::current(context, Own::WorkerPool, &pool.metadata, pool.status.as_ref());
     let seen = Seen { generation: pool.metadata.generation.unwrap_or_default(), now: context.clock.now() };
@@ -175,11 +175,11 @@ pub async fn keep_nodes(context: Arc<Context>, changed: Arc<Notify>) {
     let mut failures = 0_u32;
     loop {
         match mark(&context).await {
-            Ok(Classes::AllNeeded) => {
+            Ok(Left::Nothing) => {
                 failures = 0;
                 changed.notified().await;
             }
-            Ok(Classes::StillUsed) => {
+            Ok(Left::InUse) => {
                 failures = 0;
                 let _ = tokio::time::timeout(STILL_USED, changed.notified()).await;
             }
@@ -197,28 +197,41 @@ pub async fn keep_nodes(context: Arc<Context>, changed: Arc<Notify>) {
     }
 }
 
-/// How often it is looked whether the last workload has let go of a class that nobody names any more.
+/// How often it is looked whether the last workload has let go of a class, or of a node's label, that nobody names any more.
 const STILL_USED: Duration = Duration::from_secs(10);
 
-/// What is known of the `PriorityClasses` that Torpor made.
-enum Classes {
-    /// All that are left are named by a pool or the catalogue, or nobody can tell.
-    AllNeeded,
-    /// Pods that run may still have one that nobody names.
-    StillUsed,
+/// What is left of earlier pools and catalogues.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Left {
+    /// Nothing, or nobody can tell.
+    Nothing,
+    /// Pods that run may still need a `PriorityClass`, or the label of their node, that nobody names any more.
+    InUse,
 }
 
 /// # Errors
 /// The first error; a node or class that cannot be written holds up no other.
-async fn mark(context: &Context) -> Result<Classes, ClusterError> {
+async fn mark(context: &Context) -> Result<Left, ClusterError> {
     let mut result = Ok(());
     let unread = unread(context);
-    for edit in assign(&pools(context), &unread, &context.nodes.nodes()).edits {
+    let mut left_over = Left::Nothing;
+    let edits = assign(&pools(context), &unread, &context.nodes.nodes()).edits;
+    let in_use =
+        if edits.iter().any(|edit| edit.loses.is_some()) { context.index.nodes_in_use() } else { HashSet::new() };
+    for edit in edits {
+        // A kubelet that restarts admits its pods anew, and kills without grace those that need a label which has gone.
+        if edit.loses.is_some() && in_use.contains(&*edit.node) {
+            left_over = Left::InUse;
+            if context.nodes.keep(&edit) {
+                context.every_pool();
+            }
+            continue;
+        }
         result = result.and(context.nodes.mark(&edit).await);
     }
     // Which class a pool or a Tenant needs that cannot be read is not known.
     if !unread.is_empty() || context.tenants.state().iter().any(|guarded| guarded.0.is_err()) {
-        return result.map(|()| Classes::AllNeeded);
+        return result.map(|()| left_over);
     }
     let named: HashSet<String> = readable(context).into_iter().map(|pool| pool.spec.priority.class).collect();
     let tenants = context.tenants.state();
@@ -232,15 +245,14 @@ async fn mark(context: &Context) -> Result<Classes, ClusterError> {
     // What a catalogue before this one named, workloads have for as long as they are not as planned, and pods of theirs are made anew.
     let planned = |tenant: &Arc<Guarded<Tenant>>| context.is_as_planned(&names::namespace(&tenant.name_any()));
     let mut all_planned = None;
-    let mut classes = Classes::AllNeeded;
     for (name, class) in left {
         let free = context.nodes.class_answered(name).is_some()
             || *all_planned.get_or_insert_with(|| tenants.iter().all(planned));
         if free {
             result = result.and(context.nodes.delete_class(name, &class.uid).await);
         } else {
-            classes = Classes::StillUsed;
+            left_over = Left::InUse;
         }
     }
-    result.map(|()| classes)
+    result.map(|()| left_over)
 }

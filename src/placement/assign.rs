@@ -104,6 +104,8 @@ pub struct Edit {
     pub version: String,
     /// The pool label: `Some(None)` removes it, `None` leaves it alone.
     pub label: Option<Option<String>>,
+    /// The value of the pool label that the node loses.
+    pub loses: Option<String>,
     /// All taints of the node, where they change.
     pub taints: Option<Vec<Taint>>,
     /// What is to be remembered.
@@ -220,7 +222,9 @@ fn edit(node: &Node, pool: Option<&Pool>) -> Option<Edit> {
     if new_label.is_none() && new_taints.is_none() && marks == node.marks {
         return None;
     }
-    Some(Edit { node: node.name.clone(), version: node.version.clone(), label: new_label, taints: new_taints, marks })
+    let loses = present.filter(|_| new_label.is_some()).cloned();
+    let (node, version) = (node.name.clone(), node.version.clone());
+    Some(Edit { node, version, label: new_label, loses, taints: new_taints, marks })
 }
 
 #[cfg(test)]
@@ -281,12 +285,17 @@ mod tests {
         let put = assign(&pools, std::slice::from_ref(&other));
         let marked = written(&other, &put.edits[0]);
         assert_eq!(marked.labels[label::POOL], "big");
+        assert_eq!(put.edits[0].loses, None);
         assert_eq!(marked.taints.len(), 3);
         assert!(assign(&pools, std::slice::from_ref(&marked)).edits.is_empty(), "settled after one write");
         let undedicated = [pool("big", &[("node.kind", "big")], false)];
         let freed = written(&marked, &assign(&undedicated, std::slice::from_ref(&marked)).edits[0]);
         assert_eq!((freed.taints.len(), freed.labels.contains_key(label::POOL)), (2, true));
-        let clean = written(&marked, &assign(&[], std::slice::from_ref(&marked)).edits[0]);
+        let renamed = [pool("large", &[("node.kind", "big")], true)];
+        assert_eq!(assign(&renamed, std::slice::from_ref(&marked)).edits[0].loses.as_deref(), Some("big"));
+        let end = assign(&[], std::slice::from_ref(&marked));
+        assert_eq!(end.edits[0].loses.as_deref(), Some("big"));
+        let clean = written(&marked, &end.edits[0]);
         assert_eq!(clean, other, "nothing of ours is left, and nothing of others is gone");
     }
 

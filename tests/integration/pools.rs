@@ -182,8 +182,22 @@ fn nodes_are_marked_and_freed(ctx: &Ctx) -> Result<(), String> {
     marked(ctx, "marked-1", "marking", false)?;
     ctx.kubectl(&["label", "node", "marked-1", "torpor.dev/pool-"])?;
     marked(ctx, "marked-1", "marking", false)?;
+    // A kubelet that restarts would kill what runs there and needs the label.
+    let metadata =
+        json!({"name": "stays", "namespace": "default", "labels": {"app.kubernetes.io/managed-by": "torpor"}});
+    let spec = json!({"nodeName": "marked-not", "containers": [{"name": "a", "image": "a"}]});
+    apply(ctx, &json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}))?;
+    eventually(SOON, || {
+        let pod = ctx.get(&["pod", "stays", "-n", "default"])?;
+        same("phase", &pod["status"]["phase"], &json!("Running"))
+    })?;
     ctx.kubectl(&["delete", "wp", "marking", "--timeout=5s"])?;
     for name in ["marked-0", "marked-1", "marked-not"] {
+        if name == "marked-not" {
+            same("label of a node in use", &label(ctx, name)?, &"marking".to_owned())?;
+            ctx.kubectl(&["delete", "pod", "stays", "-n", "default", "--force", "--grace-period=0"])?;
+            eventually(Duration::from_secs(30), || same(name, &label(ctx, name)?, &String::new()))?;
+        }
         marked(ctx, name, "", false)?;
         let left = ctx.get(&["node", name])?;
         same(name, &left["metadata"]["annotations"].get("torpor.dev/managed-pool"), &None)?;

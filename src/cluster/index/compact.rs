@@ -147,6 +147,7 @@ struct Extra {
     restart_hash: Mark,
     desired: Option<i32>,
     facts: Facts,
+    node: Option<Arc<str>>,
 }
 
 impl Extra {
@@ -179,6 +180,7 @@ impl Compact {
             tenant: shared(entry.tenant),
             fleet: shared(entry.fleet),
         };
+        let node = shared(entry.node);
         let fields = match entry.fields {
             Fields::Unverified(text) => Fields::Unverified(texts.shared(&text)),
             verified @ Fields::Verified(_) => verified,
@@ -189,6 +191,7 @@ impl Compact {
             restart_hash: Mark::read(entry.restart_hash.as_deref()),
             desired: entry.desired,
             facts: entry.facts,
+            node,
         };
         Self {
             slot: entry.slot,
@@ -226,12 +229,19 @@ impl Compact {
             resized: extra.resized,
             desired: extra.desired,
             facts: extra.facts,
+            node: text(&extra.node),
             fields: self.fields.clone(),
         }
     }
 
     pub(super) fn facts(&self) -> &Facts {
         self.extra.as_deref().map_or(&Facts::None, |extra| &extra.facts)
+    }
+
+    /// Node of a pod that has not ended.
+    pub(super) fn node(&self) -> Option<&Arc<str>> {
+        let ended = matches!(self.facts(), Facts::Pod { ended: true, .. });
+        self.extra.as_deref().and_then(|extra| extra.node.as_ref()).filter(|_| !ended)
     }
 
     /// uid of the controlling owner.
@@ -247,6 +257,7 @@ impl Compact {
             extra.facts.clone_from(&known.facts);
         }
         extra.desired = extra.desired.or(known.desired);
+        extra.node = extra.node.or_else(|| known.node.clone());
         self.extra = extra.boxed();
     }
 }
