@@ -1,6 +1,10 @@
 //! `torpor operator`: settings from flags and environment, then its loops.
 
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
 use clap::ValueEnum;
+use ipnet::IpNet;
 
 use super::Failure;
 use super::process::{self, Leading, ProcessArgs};
@@ -8,7 +12,7 @@ use crate::cluster::watch;
 use crate::controllers::run::{self, Start};
 use crate::domain::names;
 use crate::plan::Settings;
-use crate::plan::settings::{UserNamespaces, VolumeAccess, default_exporter};
+use crate::plan::settings::{Dns, UserNamespaces, VolumeAccess, default_exporter};
 
 /// Options of `torpor operator`. Each is a flag and an environment variable.
 #[derive(Debug, clap::Args)]
@@ -42,6 +46,67 @@ pub struct OperatorArgs {
     /// IngressClass by which dashboards with a host are reached from outside. Default: they get no Ingress.
     #[arg(long, env = "TORPOR_INGRESS_CLASS")]
     pub ingress_class: Option<String>,
+    /// Labels of the namespace of the cluster's name servers, `key=value`, separated by commas.
+    #[arg(
+        long,
+        env = "TORPOR_DNS_NAMESPACE_LABELS",
+        value_name = "LABELS",
+        default_value = "kubernetes.io/metadata.name=kube-system"
+    )]
+    pub dns_namespace_labels: Labels,
+    /// Addresses of name servers that are no pods, such as node-local caches, in CIDR notation and separated by commas.
+    #[arg(long, env = "TORPOR_DNS_ADDRESSES", value_name = "CIDRS", default_value = "169.254.20.10/32")]
+    pub dns_addresses: Cidrs,
+    /// Addresses that bots must not reach besides private ones, such as public addresses of nodes, in CIDR notation and separated by commas.
+    #[arg(long, env = "TORPOR_NOT_INTERNET", value_name = "CIDRS", default_value = "", value_parser = not_all)]
+    pub not_internet: Cidrs,
+}
+
+/// Addresses in CIDR notation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cidrs(Vec<IpNet>);
+
+impl FromStr for Cidrs {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let net = |part: &str| {
+            let net = part.trim().parse::<IpNet>().map(|net| net.trunc());
+            net.map_err(|_| format!("{part:?} is not in CIDR notation, such as 192.0.2.0/24"))
+        };
+        parts(text).map(net).collect::<Result<_, _>>().map(Cidrs)
+    }
+}
+
+/// Not all addresses: a policy cannot except what it allows as a whole.
+fn not_all(text: &str) -> Result<Cidrs, String> {
+    let nets: Cidrs = text.parse()?;
+    match nets.0.iter().find(|net| net.prefix_len() == 0) {
+        Some(all) => Err(format!("{all} is all there is")),
+        None => Ok(nets),
+    }
+}
+
+/// Labels and their values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Labels(BTreeMap<String, String>);
+
+impl FromStr for Labels {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let label = |part: &str| match part.trim().split_once('=') {
+            Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+            Some(_) | None => Err(format!("{part:?} is no label such as kubernetes.io/metadata.name=kube-system")),
+        };
+        let labels: BTreeMap<_, _> = parts(text).map(label).collect::<Result<_, _>>()?;
+        // Without one every namespace would be theirs.
+        if labels.is_empty() { Err("at least one label is needed".to_owned()) } else { Ok(Labels(labels)) }
+    }
+}
+
+fn parts(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').filter(|part| !part.trim().is_empty())
 }
 
 /// On or off.
@@ -107,6 +172,8 @@ fn settings(args: &OperatorArgs) -> Settings {
             Access::ReadWriteOnce => VolumeAccess::ReadWriteOnce,
         },
         image_pull_secrets: args.image_pull_secrets.clone(),
+        dns: Dns { namespace_labels: args.dns_namespace_labels.0.clone(), addresses: args.dns_addresses.0.clone() },
+        not_internet: args.not_internet.0.clone(),
         gateway_namespace: args.gateway_namespace.clone(),
         scraper_namespaces: args
             .scraper_namespace
@@ -114,6 +181,29 @@ fn settings(args: &OperatorArgs) -> Settings {
             .map(|name| [("kubernetes.io/metadata.name".to_owned(), name.clone())].into())
             .next(),
         ingress_class: args.ingress_class.clone(),
-        ..Settings::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_and_labels_are_read_or_refused() {
+        let cidrs = |text: &str| text.parse::<Cidrs>().map(|cidrs| cidrs.0.iter().map(ToString::to_string).collect());
+        assert_eq!(cidrs(""), Ok(vec![]));
+        assert_eq!(
+            cidrs("169.254.10.11/32, fd00::7/64"),
+            Ok(vec!["169.254.10.11/32".to_owned(), "fd00::/64".to_owned()])
+        );
+        for text in ["169.254.20.10", "10.0.0.0/33", "a,b"] {
+            assert!(cidrs(text).expect_err(text).contains("CIDR"), "{text}");
+        }
+        assert!(
+            ["0.0.0.0/0", "10.0.0.0/8,::/0"].iter().all(|text| text.parse::<Cidrs>().is_ok() && not_all(text).is_err())
+        );
+        let labels = "a/b=c,d=".parse::<Labels>().expect("labels").0;
+        assert_eq!(labels, [("a/b".to_owned(), "c".to_owned()), ("d".to_owned(), String::new())].into());
+        assert!(["", "kube-system", "=x"].iter().all(|text| text.parse::<Labels>().is_err()));
     }
 }

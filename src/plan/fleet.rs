@@ -141,12 +141,20 @@ fn init(scope: &Scope, fleet: &ValidatedFleet) -> Container {
         field_env("BOT_NAME", "metadata.name"),
         text_env("CONFIG_FILE", &file(&fleet.name)),
         text_env("CONFIG_FOLDER", folder(fleet.kind).0),
+        text_env("LOG_BYTES", &log_bytes(fleet.storage).to_string()),
     ]);
     init.env = Some(env);
     let mut mounts = mounts();
     mounts.extend(fleet.credentials_secret.as_deref().map(|_| read_only_mount("exchange", EXCHANGE_KEYS)));
     init.volume_mounts = Some(mounts);
     init
+}
+
+/// Size of one log file. Hummingbot keeps the one that it writes and seven older ones: together a fifth of the volume, whose rest is
+/// for trades, and no more than 100 MiB, for a volume that could not grow is smaller than asked.
+fn log_bytes(volume: Bytes) -> i64 {
+    const FILES: i64 = 8;
+    (volume.0 / 5).min(Bytes::mi(100).0) / FILES
 }
 
 /// No shell between the kubelet and the bot: SIGTERM must reach it, for that is when it cancels its

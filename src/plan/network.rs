@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use ipnet::IpNet;
 use k8s_openapi::api::networking::v1::{
     IPBlock, NetworkPolicy, NetworkPolicyEgressRule, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort,
     NetworkPolicySpec,
@@ -67,7 +68,7 @@ fn default(scope: &Scope) -> NetworkPolicy {
         pod_selector: Some(LabelSelector::default()),
         ..NetworkPolicyPeer::default()
     };
-    let addresses = dns.addresses.iter().map(|cidr| block(cidr, &[]));
+    let addresses = dns.addresses.iter().map(|cidr| block(&cidr.to_string(), Vec::new()));
     let egress = NetworkPolicyEgressRule {
         to: Some(std::iter::once(servers).chain(addresses).collect()),
         ports: Some(vec![port("UDP", 53), port("TCP", 53)]),
@@ -104,10 +105,13 @@ fn stores(scope: &Scope) -> NetworkPolicy {
 
 /// Bots reach exchanges, on any port: some serve their feeds on odd ones.
 fn internet(scope: &Scope) -> NetworkPolicy {
-    let egress = NetworkPolicyEgressRule {
-        to: Some(vec![block("0.0.0.0/0", &NOT_INTERNET_V4), block("::/0", &NOT_INTERNET_V6)]),
-        ports: None,
+    let own = |is_v4: bool| {
+        let own = scope.settings.not_internet.iter().filter(move |net| matches!(net, IpNet::V4(_)) == is_v4);
+        own.map(ToString::to_string)
     };
+    let v4 = NOT_INTERNET_V4.map(str::to_owned).into_iter().chain(own(true)).collect();
+    let v6 = NOT_INTERNET_V6.map(str::to_owned).into_iter().chain(own(false)).collect();
+    let egress = NetworkPolicyEgressRule { to: Some(vec![block("0.0.0.0/0", v4), block("::/0", v6)]), ports: None };
     let bots = pods(scope.tenant(), &[Component::Bot]);
     policy(scope, "internet", Component::Bot, bots, vec![], vec![egress])
 }
@@ -161,8 +165,8 @@ fn peer(pods: LabelSelector) -> NetworkPolicyPeer {
     NetworkPolicyPeer { pod_selector: Some(pods), ..NetworkPolicyPeer::default() }
 }
 
-fn block(cidr: &str, except: &[&str]) -> NetworkPolicyPeer {
-    let except = (!except.is_empty()).then(|| except.iter().map(|cidr| (*cidr).to_owned()).collect());
+fn block(cidr: &str, except: Vec<String>) -> NetworkPolicyPeer {
+    let except = (!except.is_empty()).then_some(except);
     NetworkPolicyPeer { ip_block: Some(IPBlock { cidr: cidr.to_owned(), except }), ..NetworkPolicyPeer::default() }
 }
 

@@ -42,10 +42,15 @@ host    all       all   all      scram-sha-256
 
 /// Runs once, on an empty volume. The tenant's programs get a role that owns their database and is
 /// no superuser, the exporter one that may only read statistics. The image's entrypoint reads the
-/// file into its own shell, so it sets no option there.
-const INIT: &str = r#"psql -v ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname "$POSTGRES_DB" \
-  -v owner_password="$(cat /run/secrets/torpor/database-password)" \
-  -v monitoring_password="$(cat /run/secrets/torpor/monitoring-password)" <<'SQL'
+/// file into its own shell, so it sets no option there. No password is an argument of a process, and none gets into the
+/// server's log, however slow a statement is or how it fails.
+const INIT: &str = r#"psql -v ON_ERROR_STOP=1 -v VERBOSITY=terse --username "$POSTGRES_USER" --dbname "$POSTGRES_DB" <<'SQL'
+\set owner_password `cat /run/secrets/torpor/database-password`
+\set monitoring_password `cat /run/secrets/torpor/monitoring-password`
+SET log_statement = none;
+SET log_min_duration_statement = -1;
+SET log_min_error_statement = panic;
+SET track_activities = off;
 CREATE ROLE hummingbot LOGIN PASSWORD :'owner_password';
 ALTER DATABASE hummingbot OWNER TO hummingbot;
 ALTER SCHEMA public OWNER TO hummingbot;

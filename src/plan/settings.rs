@@ -1,6 +1,9 @@
 //! Settings of the operator that shape the objects of every tenant.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use ipnet::IpNet;
 
 /// What the operator's administrator chose for all tenants. None of it is part of a restart hash,
 /// so a change never restarts a bot: pods take it over when they are replaced for another reason.
@@ -20,6 +23,8 @@ pub struct Settings {
     pub image_pull_secrets: Vec<String>,
     /// Where pods may ask for names.
     pub dns: Dns,
+    /// Addresses that bots must not reach, besides those that are nobody's internet: public ones of the cluster's own network.
+    pub not_internet: Vec<IpNet>,
     /// Namespace whose pods may reach the dashboards: the one the gateway runs in.
     pub gateway_namespace: String,
     /// Labels of the namespaces whose pods may scrape metrics; none means that nobody may.
@@ -38,6 +43,7 @@ impl Default for Settings {
             volume_access: VolumeAccess::default(),
             image_pull_secrets: Vec::new(),
             dns: Dns::default(),
+            not_internet: Vec::new(),
             gateway_namespace: "torpor-system".to_owned(),
             scraper_namespaces: None,
             ingress_class: None,
@@ -99,15 +105,16 @@ impl VolumeAccess {
 pub struct Dns {
     /// Labels of the namespace in which they run.
     pub namespace_labels: BTreeMap<String, String>,
-    /// Addresses outside of pods that answer, too, in CIDR notation. Default: that of Kubernetes'
-    /// node-local cache, which no pod selector matches because it runs in the node's network.
-    pub addresses: Vec<String>,
+    /// Addresses outside of pods that answer, too. Default: that of Kubernetes' node-local cache, which no pod selector
+    /// matches because it runs in the node's network.
+    pub addresses: Vec<IpNet>,
 }
 
 impl Default for Dns {
     fn default() -> Self {
         let labels = [("kubernetes.io/metadata.name".to_owned(), "kube-system".to_owned())];
-        Self { namespace_labels: labels.into(), addresses: vec!["169.254.20.10/32".to_owned()] }
+        let cache = Ipv4Addr::new(169, 254, 20, 10);
+        Self { namespace_labels: labels.into(), addresses: vec![IpNet::V4(cache.into())] }
     }
 }
 

@@ -278,6 +278,7 @@ fn only_what_warrants_a_restart_changes_the_hash() {
         volume_access: VolumeAccess::ReadWriteOnce,
         image_pull_secrets: vec!["pull".to_owned()],
         dns: Dns { namespace_labels: BTreeMap::new(), addresses: vec![] },
+        not_internet: vec!["203.0.113.0/24".parse().expect("a network"), "2001:db8::/32".parse().expect("a network")],
         gateway_namespace: "other".to_owned(),
         scraper_namespaces: Some(BTreeMap::new()),
         ingress_class: Some("other".to_owned()),
@@ -311,6 +312,25 @@ fn only_what_warrants_a_restart_changes_the_hash() {
     assert!(pro.len() == 3 && pro.iter().all(|(name, hash)| premium[name] != *hash), "a new tier moves all of it");
     let asleep = restart_hashes(&everything(&validated(&plain, &[]), Stage::DatabaseOnly, &Settings::default()));
     assert_ne!(asleep["postgres"], before["postgres"], "the least size takes effect");
+}
+
+#[test]
+fn bots_reach_no_address_of_the_clusters_own() {
+    let own = ["203.0.113.0/24", "2001:db8::/32"].map(|net| net.parse().expect("a network"));
+    let settings = Settings {
+        dns: Dns { addresses: vec!["169.254.10.10/31".parse().expect("a network")], ..Dns::default() },
+        not_internet: own.to_vec(),
+        ..Settings::default()
+    };
+    let children = everything(&validated(&manifest("alice", Tier::Basic), &[]), Stage::Active, &settings);
+    let egress = |name: &str| -> serde_json::Value {
+        let policy = children.iter().find(|child| child.kind() == ChildKind::NetworkPolicy && child.name() == name);
+        policy.expect("a policy").to_value()["spec"]["egress"][0]["to"].clone()
+    };
+    let except = |at: usize| egress("internet")[at]["ipBlock"]["except"].to_string();
+    assert!(except(0).contains("203.0.113.0/24") && except(0).contains("10.0.0.0/8"), "{}", except(0));
+    assert!(except(1).contains("2001:db8::/32") && !except(1).contains("203.0.113"), "{}", except(1));
+    assert_eq!(egress("default")[1]["ipBlock"]["cidr"], "169.254.10.10/31");
 }
 
 #[test]

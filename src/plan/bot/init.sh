@@ -16,6 +16,17 @@ if [ "$CONFIG_FOLDER" = controllers ] && ! grep -q '^id:' "$conf/controllers/$CO
   printf '\nid: %s\n' "$BOT_NAME" >>"$conf/controllers/$CONFIG_FILE"
 fi
 
+# Hummingbot's own logging ends a file each day, however large, and a full volume has no room for trades. The eight files of
+# these are bounded.
+template=/home/hummingbot/hummingbot/templates/hummingbot_logs_TEMPLATE.yml
+bytes=${LOG_BYTES:-10000000}
+if [ -e "$template" ]; then
+  sed -e 's/TimedRotatingFileHandler/RotatingFileHandler/' -e "s/^\( *\)when:.*/\1maxBytes: $bytes/" \
+    -e '/^ *interval:/d' "$template" >"$conf/hummingbot_logs.yml"
+fi
+# Those of an earlier release: nothing else would ever delete them. No bot fails to start for that.
+find /home/hummingbot/logs -type f \( -name '*.log.????-??-??*' -o -size "+$((2 * bytes))c" \) -exec rm -f {} + || :
+
 # The status of an earlier run says nothing about the one to come.
 rm -f "$data/bot/status.json"
 
