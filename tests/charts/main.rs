@@ -7,6 +7,7 @@
 
 mod bad;
 mod copies;
+mod effects;
 mod flags;
 mod golden;
 mod notes;

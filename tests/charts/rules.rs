@@ -5,7 +5,7 @@ use std::process::Command;
 
 use torpor::metrics;
 
-use super::{object, objects, read, render, root};
+use super::{object, objects, ran, read, render, root};
 
 #[test]
 fn alerts_speak_of_known_metrics() {
@@ -37,6 +37,31 @@ fn the_rules_are_rendered_as_they_stand() {
     let objects = objects(&render("torpor", &["tests/charts/values/monitoring.yaml"]).expect("it renders"));
     let plain: serde_json::Value = serde_yaml::from_str(&read("charts/torpor/files/rules.yaml")).expect("YAML");
     assert_eq!(object(&objects, "PrometheusRule", "torpor")["spec"], plain);
+}
+
+/// Nobody is called for a component that is not to run; all other alerts stay.
+#[test]
+fn a_component_without_replicas_has_no_alerts() {
+    let rules = |replicas: &str| {
+        let enabled = "monitoring.prometheusRule.enabled=true";
+        let arguments = ["template", "torpor", "charts/torpor", "--set", enabled, "--set", replicas];
+        let objects = objects(&ran(&arguments).expect("it renders"));
+        let spec = &object(&objects, "PrometheusRule", "torpor")["spec"];
+        spec["groups"][0]["rules"].as_array().expect("rules").clone()
+    };
+    let all = rules("hibernator.replicas=1");
+    for (component, expected) in [
+        ("hibernator", ["TorporHibernatorLeaders", "TorporBreakerOpen", "TorporWarningsFail"].as_slice()),
+        ("gateway", ["TorporGatewayDown", "TorporGatewayErrors"].as_slice()),
+    ] {
+        let left = rules(&format!("{component}.replicas=0"));
+        let (kept, gone): (Vec<_>, Vec<_>) = all.iter().partition(|rule| left.contains(rule));
+        assert_eq!(kept.len(), left.len(), "{component}: an alert is not as it stands");
+        let names: Vec<&str> = gone.iter().filter_map(|rule| rule["alert"].as_str()).collect();
+        assert_eq!(names, expected, "{component}");
+        let of = format!("component=\"{component}\"");
+        assert!(!left.iter().any(|rule| rule["expr"].as_str().is_some_and(|text| text.contains(&of))), "{component}");
+    }
 }
 
 /// Prometheus' parser and engine are Go modules; the program beside this file runs the rules in them.

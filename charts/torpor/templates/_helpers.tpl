@@ -221,3 +221,18 @@ readinessProbe:
 {{- end }}
 {{- end }}
 {{- end }}
+
+{{- /* Labels of the namespace of the name servers. The default stands here: Helm would merge one of values.yaml with the
+labels that are given, and a namespace must have all of them. */ -}}
+{{- define "torpor.dnsNamespaceLabels" -}}
+{{- .Values.networkPolicy.dns.namespaceLabels | default (dict "kubernetes.io/metadata.name" "kube-system") | toYaml }}
+{{- end }}
+
+{{- /* Labels as a flag takes them: `key=value`, separated by commas. */ -}}
+{{- define "torpor.labelList" -}}
+{{- $pairs := list }}
+{{- range $key, $value := . }}
+{{- $pairs = append $pairs (printf "%s=%s" $key $value) }}
+{{- end }}
+{{- join "," $pairs }}
+{{- end }}

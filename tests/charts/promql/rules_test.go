@@ -38,6 +38,10 @@ func longest(reason, values string) string {
 	return `torpor_longest_unready_seconds{` + of("operator") + `, reason="` + reason + `"} ` + values
 }
 
+func tenants(state, values string) string {
+	return `torpor_tenants{` + of("operator") + `, tier="basic", state="` + state + `"} ` + values
+}
+
 var situations = map[string][]situation{
 	"TorporOperatorLeaders": {
 		{"one leads, one stands by", []string{leader("a", "1x20"), leader("b", "0x20")}, 10 * time.Minute, nil},
@@ -76,6 +80,13 @@ var situations = map[string][]situation{
 	"TorporTenantsStalled": {
 		{"none", []string{`torpor_tenants{` + of("operator") + `, tier="free", state="stalled"} 0x30`, `torpor_tenants{` + of("operator") + `, tier="free", state="awake"} 9x30`}, 20 * time.Minute, nil},
 		{"one", []string{`torpor_tenants{` + of("operator") + `, tier="pro", state="stalled"} 1x30`}, 20 * time.Minute, []string{`{tier="pro"}`}},
+	},
+	"TorporTenantsNotReady": {
+		{"a few of many", []string{tenants("working", "40x40"), tenants("awake", "900x40"), tenants("asleep", "60x40")}, 30 * time.Minute, nil},
+		{"a release", []string{tenants("working", "0x5 500x15 0x20"), tenants("awake", "1000x5 500x15 1000x20")}, 30 * time.Minute, nil},
+		{"two of ten", []string{tenants("working", "2x40"), tenants("awake", "8x40")}, 30 * time.Minute, nil},
+		{"nobody is there", []string{tenants("working", "0x40")}, 30 * time.Minute, nil},
+		{"a zone has gone", []string{tenants("working", "200x40"), tenants("awake", "300x40"), tenants("asleep", "500x40")}, 30 * time.Minute, []string{"{}"}},
 	},
 	"TorporStopOverdue": {
 		{"none", []string{longest("StopOverdue", "0x20"), longest("WakingUp", "60+60x20")}, 10 * time.Minute, nil},
