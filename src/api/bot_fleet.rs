@@ -71,7 +71,10 @@ pub struct BotFleetSpec {
     /// Secret in the tenant's namespace whose keys `<exchange>.json` hold exchange credentials and whose key `HBOT_PASSWORD` holds the keystore password. Default: none, for paper trading.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
-    #[x_kube(validation = Rule::new(CEL_DNS_LABEL).message(DNS_LABEL_MESSAGE))]
+    #[x_kube(
+        validation = Rule::new(CEL_DNS_LABEL).message(DNS_LABEL_MESSAGE),
+        validation = Rule::new("self != 'torpor-generated'").message(OWN_SECRET)
+    )]
     pub credentials_secret: Option<String>,
     /// CPU and memory limits of one bot. All bots together stay within the tier. Default 200m and 512Mi.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -131,6 +134,11 @@ pub struct Strategy {
     pub config_map_ref: Option<ConfigMapRef>,
 }
 
+/// Why a fleet cannot use it: it holds the passwords of the tenant's database.
+pub const OWN_SECRET: &str = "must not be Torpor's own Secret";
+/// Why such a name is refused: a fleet is not told of changes of what Torpor writes itself.
+const OWN_CONFIG_MAP: &str = "must not be one of Torpor's own ConfigMaps: postgres, redis, bots-...";
+
 fn default_key() -> String {
     "config.yml".to_owned()
 }
@@ -141,7 +149,10 @@ fn default_key() -> String {
 pub struct ConfigMapRef {
     /// Name of the ConfigMap.
     #[schemars(length(max = 63))]
-    #[x_kube(validation = Rule::new(CEL_DNS_LABEL).message(DNS_LABEL_MESSAGE))]
+    #[x_kube(
+        validation = Rule::new(CEL_DNS_LABEL).message(DNS_LABEL_MESSAGE),
+        validation = Rule::new("!self.startsWith('bots-') && self != 'postgres' && self != 'redis'").message(OWN_CONFIG_MAP)
+    )]
     pub name: String,
     /// Key that holds the configuration file. Default `config.yml`.
     #[serde(default = "default_key")]

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim, Secret};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};
+use kube::api::{
+    DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy,
+};
 use kube::core::ApiResource;
 use kube::core::response::StatusCause;
 use kube::{Api, Client, Resource};
@@ -173,7 +175,7 @@ impl Applier {
         desired: Option<i32>,
     ) {
         if let Some(entry) = Entry::read(slot, metadata, Facts::None) {
-            self.index.upsert(entry.asking_for(desired));
+            self.index.answered(entry.asking_for(desired));
         }
     }
 
@@ -307,15 +309,19 @@ impl Applier {
         }
     }
 
-    /// The size that a volume claim asks for; `None` when it has gone.
+    /// Names of a namespace's volume claims, and the sizes that they ask for.
     ///
     /// # Errors
     /// [`ClusterError`], classified.
-    pub async fn claim_size(&self, namespace: &str, name: &str) -> Result<Option<Quantity>, ClusterError> {
-        let what = format!("PersistentVolumeClaim {namespace}/{name}");
+    pub async fn claim_sizes(&self, namespace: &str) -> Result<Vec<(String, Quantity)>, ClusterError> {
+        let what = format!("PersistentVolumeClaims of {namespace}");
         let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), namespace);
-        let claim = api.get_opt(name).await.map_err(|error| ClusterError::of(&what, &error))?;
-        Ok(claim.and_then(|claim| claim.spec?.resources?.requests?.remove("storage")))
+        let found = api.list(&ListParams::default()).await.map_err(|error| ClusterError::of(&what, &error))?;
+        let size = |claim: PersistentVolumeClaim| {
+            let asked = claim.spec?.resources?.requests?.remove("storage")?;
+            Some((claim.metadata.name?, asked))
+        };
+        Ok(found.items.into_iter().filter_map(size).collect())
     }
 
     /// Asks that a volume claim be larger.

@@ -17,7 +17,7 @@ use crate::api::{GROUP, VERSION};
 use crate::leader::LeaderGuard;
 use crate::metrics::Metrics;
 
-/// The API server refuses longer notes.
+/// Bytes of a note. The API server refuses more than 1024.
 const NOTE_LENGTH: usize = 1_000;
 
 /// Events about cluster-scoped objects go there.
@@ -84,7 +84,7 @@ impl Events {
         let event = Event {
             type_,
             reason: reason.to_owned(),
-            note: Some(note.chars().take(NOTE_LENGTH).collect()),
+            note: Some(cut(note)),
             action: "Reconcile".to_owned(),
             secondary: None,
         };
@@ -125,7 +125,7 @@ impl Events {
             type_: Some("Warning".to_owned()),
             reason: Some(once.reason.to_owned()),
             action: Some("Warn".to_owned()),
-            note: Some(once.note.chars().take(NOTE_LENGTH).collect()),
+            note: Some(cut(once.note)),
             regarding: Some(reference(kind, object)),
             reporting_controller: Some(self.component.to_owned()),
             reporting_instance: Some(self.component.to_owned()),
@@ -182,6 +182,14 @@ async fn publish(
     }
 }
 
+fn cut(note: &str) -> String {
+    let mut end = note.len().min(NOTE_LENGTH);
+    while !note.is_char_boundary(end) {
+        end -= 1;
+    }
+    note[..end].to_owned()
+}
+
 fn reference(kind: Own, object: &ObjectMeta) -> ObjectReference {
     ObjectReference {
         api_version: Some(format!("{GROUP}/{VERSION}")),
@@ -190,5 +198,17 @@ fn reference(kind: Own, object: &ObjectMeta) -> ObjectReference {
         namespace: object.namespace.clone(),
         uid: object.uid.clone(),
         ..ObjectReference::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_is_cut_between_characters() {
+        assert_eq!(cut("short"), "short");
+        // Three bytes each, and a thousand is no multiple of three.
+        assert_eq!(cut(&"界".repeat(600)).len(), 999);
     }
 }

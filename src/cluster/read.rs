@@ -49,6 +49,10 @@ impl Reader {
         let found = api.get_opt(&reference.name).await.map_err(|error| ClusterError::of(&what, &error))?;
         Ok(match found {
             None => Referenced::Missing(format!("{what} does not exist; create it with the key {}", reference.key)),
+            // Nobody would be told of its changes.
+            Some(map) if names::is_managed(map.metadata.labels.as_ref()) => {
+                Referenced::Missing(format!("{what} is Torpor's own; name one of yours"))
+            }
             Some(map) => match map.data.unwrap_or_default().remove(&reference.key) {
                 Some(text) => Referenced::Found(text),
                 None => Referenced::Missing(format!("{what} has no key {}; add it", reference.key)),
@@ -102,15 +106,15 @@ impl Reader {
         Ok(found.items.into_iter().next().map(|fleet| fleet.metadata))
     }
 
-    /// Whether the namespace of this tenant exists now, as its own.
+    /// Whether the namespace of this tenant is its own now. `None` where there is none.
     ///
     /// # Errors
     /// [`ClusterError`] when that cannot be told.
-    pub async fn namespace_of(&self, tenant: &str) -> Result<bool, ClusterError> {
+    pub async fn owns_namespace(&self, tenant: &str) -> Result<Option<bool>, ClusterError> {
         let (api, name): (Api<Namespace>, _) = (Api::all(self.client.clone()), names::namespace(tenant));
         let what = format!("Namespace {name}");
         let found = api.get_metadata_opt(&name).await.map_err(|error| ClusterError::of(&what, &error))?;
-        Ok(found.is_some_and(|namespace| names::is_home(namespace.metadata.labels.as_ref(), tenant)))
+        Ok(found.map(|namespace| names::is_home(namespace.metadata.labels.as_ref(), tenant)))
     }
 
     /// Whether a `CustomResourceDefinition` is there to stay. While it is being deleted, its objects' deletion

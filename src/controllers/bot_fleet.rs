@@ -111,7 +111,12 @@ async fn pass(context: &Context, fleet: &BotFleet) -> Result<(Outcome, View), Ou
         recheck::still_sleeps(context, tenant, wanted, part).await?;
     }
     let changed = || recheck::has_changed(context, tenant) || recheck::fleet_has_changed(context, fleet);
-    let mut failures = children::apply(context, &namespace, &planned.children, changed).await?;
+    let bots = if fleet.spec.paused { 0 } else { planned.share.bots };
+    let arrived: Vec<Wanted> = workloads.iter().map(|wanted| Wanted { replicas: bots, ..wanted.clone() }).collect();
+    // Bots that were held back, as far as the watch had told, may run by now.
+    let overtaken = || waking && sight::is_overtaken(&context.index.namespace(&namespace), &workloads, &arrived);
+    let outdated = || changed() || overtaken();
+    let mut failures = children::apply(context, &namespace, &planned.children, outdated).await?;
     // Bots that wake are made anew.
     let asked = context.memory.is_asked(&Key::new(Own::BotFleet, Some(&namespace), &name));
     let observed = fleet.is_observed() && tenant.is_observed() && !asked;
@@ -233,6 +238,7 @@ async fn plan_share(
     let (parts, held) = parts(context, tenant, &fleet.name_any(), wanted, waking);
     let children = plan::fleet(&validated, parts, &context.settings);
     if parts.bots && !fleet.spec.paused {
+        await_predecessor(context, fleet, tenant, &children)?;
         await_isolation(context, namespace, &children)?;
         await_secret(context, fleet, namespace, &children).await?;
     }
@@ -286,11 +292,46 @@ async fn config(context: &Context, fleet: &BotFleet, namespace: &str) -> Result<
     }
 }
 
-/// No bot starts where other tenants' pods could reach it. Those that run are changed and stopped all the same.
-fn await_isolation(context: &Context, namespace: &str, children: &[Child]) -> Result<(), Outcome> {
+/// Whether these children have more bots than are asked for at present.
+fn starts(context: &Context, namespace: &str, children: &[Child]) -> bool {
     let slot = Slot::Child(ChildKind::StatefulSet);
     let asked = |name: &str| context.index.get(slot, namespace, name).and_then(|set| set.desired).unwrap_or_default();
-    let starts = children::workloads(children).iter().any(|workload| workload.replicas > asked(&workload.name));
+    children::workloads(children).iter().any(|workload| workload.replicas > asked(&workload.name))
+}
+
+/// No bot starts beside those of a fleet that goes and has the same keys, as one that was renamed has: two would trade on one account.
+fn await_predecessor(
+    context: &Context,
+    fleet: &BotFleet,
+    tenant: &ValidatedTenant,
+    children: &[Child],
+) -> Result<(), Outcome> {
+    let Some(keys) = &fleet.spec.credentials_secret else { return Ok(()) };
+    if !starts(context, &tenant.namespace, children) {
+        return Ok(());
+    }
+    let entries = context.index.namespace(&tenant.namespace);
+    let is_bot = |entry: &&Entry, name: &str| entry.slot == Slot::Pod && entry.fleet.as_deref() == Some(name);
+    let goes = |other: &BotFleet| {
+        let named = tenant.fleets.iter().any(|(name, _)| *name == other.name_any());
+        other.metadata.deletion_timestamp.is_some() || other.metadata.owner_references.is_some() && !named
+    };
+    for guarded in context.looked_after(&tenant.namespace) {
+        let Ok(other) = &guarded.0 else { continue };
+        let name = other.name_any();
+        let left = entries.iter().filter(|entry| is_bot(entry, &name)).count();
+        if name != fleet.name_any() && other.spec.credentials_secret.as_ref() == Some(keys) && goes(other) && left > 0 {
+            return Err(Outcome::Waiting(format!(
+                "{left} bots of fleet {name}, which goes and has the same credentialsSecret {keys}, have not stopped yet"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// No bot starts where other tenants' pods could reach it. Those that run are changed and stopped all the same.
+fn await_isolation(context: &Context, namespace: &str, children: &[Child]) -> Result<(), Outcome> {
+    let starts = starts(context, namespace, children);
     let isolation = context.index.get(Slot::Child(ChildKind::NetworkPolicy), namespace, ISOLATION);
     if !starts || isolation.is_some_and(|policy| !policy.deleting) {
         return Ok(());

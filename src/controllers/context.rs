@@ -104,7 +104,8 @@ impl Context {
         all.iter().any(|known| known.name_any() == fleet.name_any())
     }
 
-    fn looked_after(&self, namespace: &str) -> Vec<Arc<Guarded<BotFleet>>> {
+    /// The fleets of a namespace that are looked after, also those that cannot be read or are being deleted.
+    pub fn looked_after(&self, namespace: &str) -> Vec<Arc<Guarded<BotFleet>>> {
         let names = self.index.names(Slot::Child(ChildKind::BotFleet), namespace);
         let mut found: Vec<_> = names.iter().filter_map(|name| self.fleet(namespace, name)).collect();
         if found.len() > MOST_FLEETS {
@@ -196,9 +197,16 @@ impl Context {
         }
     }
 
-    /// A pass over each fleet of a namespace.
+    /// A pass over each fleet of a namespace that is looked after.
     pub fn every_fleet(&self, namespace: &str) {
-        for name in self.index.names(Slot::Child(ChildKind::BotFleet), namespace) {
+        let names = self.index.names(Slot::Child(ChildKind::BotFleet), namespace);
+        if names.len() > MOST_FLEETS {
+            for fleet in self.looked_after(namespace) {
+                self.triggers.fleet(namespace, &fleet.name_any());
+            }
+            return;
+        }
+        for name in names {
             self.triggers.fleet(namespace, &name);
         }
     }

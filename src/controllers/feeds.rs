@@ -88,6 +88,7 @@ impl Feeds {
         let sink = |event| {
             let gone = index_fleet(&self.context.index, &event);
             let as_asked = is_as_asked(&known, &event);
+            let outdated = outdated_texts(&known, &event);
             store.take(&self.context, event, |object: &Guarded<BotFleet>| {
                 let namespace = object.namespace().unwrap_or_default();
                 self.context.triggers.tenant_of(&namespace);
@@ -95,18 +96,27 @@ impl Feeds {
                 // The fleets of a namespace share the tier's bots, by what is asked of them.
                 if !as_asked {
                     self.context.every_fleet(&namespace);
-                    // Who changes it and the text that it refers to at once means the new text.
-                    if let Some(name) = object.0.as_ref().ok().and_then(reference_of) {
-                        self.context.memory.drop_config(&namespace, name);
-                    }
                 }
             });
+            self.drop_texts(outdated);
             for fleet in gone {
                 self.context.triggers.tenant_of(&fleet.namespace);
             }
         };
         self.watches.run(name, self.cluster.all(), None, sink).await;
         name
+    }
+
+    /// Drops texts. A pass that has begun before reads them once more than needed.
+    fn drop_texts(&self, outdated: Texts) {
+        match outdated {
+            Texts::Of(namespace, names) => {
+                for name in names {
+                    self.context.memory.drop_config(&namespace, &name);
+                }
+            }
+            Texts::All => self.context.memory.drop_configs(),
+        }
     }
 
     async fn pools(self, writer: Writer<Guarded<WorkerPool>>) -> &'static str {
@@ -175,8 +185,7 @@ impl Feeds {
                 Event::InitDone => {
                     memory.drop_configs();
                     for fleet in self.context.fleets.state() {
-                        let refers = fleet.0.as_ref().is_ok_and(|fleet| reference_of(fleet).is_some());
-                        if refers {
+                        if reference_of_guarded(&fleet).is_some() {
                             self.context.triggers.fleet(&fleet.namespace().unwrap_or_default(), &fleet.name_any());
                         }
                     }
@@ -220,6 +229,32 @@ impl Feeds {
 /// The `ConfigMap` that a fleet refers to.
 fn reference_of(fleet: &BotFleet) -> Option<&str> {
     fleet.spec.strategy.config_map_ref.as_ref().map(|reference| reference.name.as_str())
+}
+
+/// Texts of `ConfigMaps` that are not to be used any more.
+enum Texts {
+    /// Those of a namespace's `ConfigMaps` by name.
+    Of(String, Vec<String>),
+    All,
+}
+
+/// The text that a changed fleet referred to, which may be nobody's any more, and that it refers to now: who changes both at
+/// once means the new text. After a list all of them, for which fleets have changed it does not tell.
+fn outdated_texts(known: &Store<Guarded<BotFleet>>, event: &Event<Guarded<BotFleet>>) -> Texts {
+    match event {
+        Event::Apply(object) | Event::Delete(object) if !is_as_asked(known, event) => {
+            let before = known.get(&ObjectRef::from_obj(object));
+            let fleets = [before.as_deref(), Some(object)].into_iter().flatten();
+            let names = fleets.filter_map(reference_of_guarded).map(str::to_owned).collect();
+            Texts::Of(object.namespace().unwrap_or_default(), names)
+        }
+        Event::InitDone => Texts::All,
+        Event::Apply(_) | Event::Delete(_) | Event::Init | Event::InitApply(_) => Texts::Of(String::new(), Vec::new()),
+    }
+}
+
+fn reference_of_guarded(fleet: &Guarded<BotFleet>) -> Option<&str> {
+    fleet.0.as_ref().ok().and_then(reference_of)
 }
 
 /// Where an object of this key stands in its store.
@@ -298,14 +333,19 @@ fn index_fleet(index: &ChildIndex, event: &Event<Guarded<BotFleet>>) -> Vec<Entr
     let slot = Slot::Child(ChildKind::BotFleet);
     match event {
         Event::Init => index.begin_listing(slot),
-        Event::Apply(object) | Event::InitApply(object) => {
+        Event::Apply(object) => {
             if let Some(entry) = Entry::read(slot, object.meta(), Facts::None) {
-                index.upsert(entry);
+                index.watched(entry);
+            }
+        }
+        Event::InitApply(object) => {
+            if let Some(entry) = Entry::read(slot, object.meta(), Facts::None) {
+                index.listed(entry);
             }
         }
         Event::Delete(object) => {
             if let Some(entry) = Entry::read(slot, object.meta(), Facts::None) {
-                index.remove(slot, &entry.namespace, &entry.name, &entry.uid);
+                index.remove(&entry);
             }
         }
         Event::InitDone => return index.finish_listing(slot),

@@ -134,8 +134,10 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// A settled object is compared with the index once in this time; that costs no request.
 const RESYNC: Duration = Duration::from_secs(600);
-/// What is waited for is looked for again after this time: some of it, such as a Secret, cannot be watched.
+/// What is waited for is looked for again after this time: some of it, such as a Secret, cannot be watched. Later after a tenth of
+/// the time for which it has been waited for, for some of it is asked for by requests, and many may wait for weeks.
 const LOOK_AGAIN: Duration = Duration::from_secs(3);
+const LOOK_AGAIN_AT_LAST: Duration = Duration::from_secs(60);
 
 impl Outcome {
     /// The outcome's name as a metric label.
@@ -271,8 +273,8 @@ impl Outcome {
     }
 
     /// When the next pass comes if no watch brings it earlier. `failures` counts transient ones in a row; `due` is
-    /// a time after which something may be different although no watch tells.
-    pub fn next(&self, failures: u32, due: Option<Duration>) -> Action {
+    /// a time after which something may be different although no watch tells; `silent` is how long nothing new was told.
+    pub fn next(&self, failures: u32, due: Option<Duration>, silent: Duration) -> Action {
         let usual = match self {
             Outcome::Done(_) | Outcome::Paused => Some(RESYNC),
             Outcome::Progressing(_)
@@ -282,8 +284,9 @@ impl Outcome {
             | Outcome::Deleting(_)
             | Outcome::Conflict(_)
             | Outcome::Refused(_) => Some(Duration::from_secs(60)),
+            Outcome::Waiting(_) => Some((silent / 10).clamp(LOOK_AGAIN, LOOK_AGAIN_AT_LAST)),
             // A watch is sooner, unless it has told already.
-            Outcome::Waiting(_) | Outcome::Behind => Some(LOOK_AGAIN),
+            Outcome::Behind => Some(LOOK_AGAIN),
             Outcome::Invalid(_) | Outcome::Undecodable(_) | Outcome::Again => None,
             Outcome::Failed(_) | Outcome::Transient(_) => Some(pause(failures)),
         };
@@ -386,11 +389,19 @@ mod tests {
     #[test]
     fn what_is_due_comes_before_the_usual_time() {
         let due = Duration::from_secs(5);
-        let next = |outcome: &Outcome, due| format!("{:?}", outcome.next(0, due));
+        let next = |outcome: &Outcome, due| format!("{:?}", outcome.next(0, due, Duration::ZERO));
         let working = Outcome::Progressing(String::new());
         assert_eq!(next(&working, Some(due)), format!("{:?}", Action::requeue(due)));
         assert_eq!(next(&working, Some(due * 100)), next(&working, None));
         assert_eq!(next(&Outcome::Again, Some(due)), format!("{:?}", Action::requeue(due)));
+    }
+
+    #[test]
+    fn what_is_waited_for_for_long_is_looked_for_seldom() {
+        let waiting = Outcome::Waiting(String::new());
+        let after = |silent: u64| format!("{:?}", waiting.next(0, None, Duration::from_secs(silent)));
+        let pause = |seconds: u64| format!("{:?}", Action::requeue(Duration::from_secs(seconds)));
+        assert_eq!([0, 20, 100, 86_400].map(after), [3, 3, 10, 60].map(pause));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::api::DeletionPolicy;
 use crate::cluster::error::ClusterError;
 use crate::cluster::index::{Entry, Slot};
 use crate::cluster::status::{Own, has_finalizer};
-use crate::domain::names::{self, Component};
+use crate::domain::names::{self, Component, label};
 use crate::plan::ChildKind;
 
 /// `CustomResourceDefinition` of Tenant.
@@ -37,11 +37,18 @@ async fn try_tenant(context: &Context, metadata: &ObjectMeta, policy: DeletionPo
     let entries = context.index.namespace(&namespace);
     let own = entries.iter().find(|entry| entry.slot == Slot::Child(ChildKind::Namespace));
     let Some(home) = own.filter(|entry| entry.tenant.as_deref() == Some(name)) else {
-        // Nothing of this tenant exists, or its place is another's: there is nothing to take down.
-        if own.is_none() && context.reader.namespace_of(name).await? {
-            return Ok(Outcome::Waiting(format!("the watch has not shown namespace {namespace} yet")));
-        }
-        return release(context, metadata).await;
+        let is_own = if own.is_some() { Some(false) } else { context.reader.owns_namespace(name).await? };
+        return match is_own {
+            Some(true) => Ok(Outcome::Waiting(format!("the watch has not shown namespace {namespace} yet"))),
+            Some(false) if runs(&entries, name) => Err(Outcome::Conflict(format!(
+                "pods of this Tenant run in namespace {namespace}, which has lost the labels {}={} and {}={name}; put them back, or delete what runs there",
+                label::MANAGED_BY,
+                label::TORPOR,
+                label::TENANT
+            ))),
+            // Nothing of this tenant exists, or its place is another's: there is nothing to take down.
+            Some(false) | None => release(context, metadata).await,
+        };
     };
     let fleets =
         entries.iter().filter(|e| e.slot == Slot::Child(ChildKind::BotFleet) && !has_ended(context, &entries, e));
@@ -96,8 +103,17 @@ async fn try_tenant(context: &Context, metadata: &ObjectMeta, policy: DeletionPo
     release(context, metadata).await
 }
 
+/// Whether anything of a tenant runs, or is about to.
+fn runs(entries: &[Entry], tenant: &str) -> bool {
+    entries.iter().filter(|entry| entry.tenant.as_deref() == Some(tenant)).any(|entry| match entry.slot {
+        Slot::Pod => true,
+        Slot::Child(ChildKind::StatefulSet | ChildKind::Deployment) => entry.desired != Some(0),
+        Slot::Child(_) | Slot::Volume => false,
+    })
+}
+
 /// Whether nothing is left of a fleet but somebody's finalizer: no pass makes anything for it any more, or takes anything down.
-fn has_ended(context: &Context, entries: &[Entry], fleet: &Entry) -> bool {
+pub fn has_ended(context: &Context, entries: &[Entry], fleet: &Entry) -> bool {
     let known = context.fleet(&fleet.namespace, &fleet.name);
     let let_go = known.is_none_or(|known| !has_finalizer(known.meta()));
     fleet.deleting && let_go && sight::bots(entries, Some(&fleet.name)) == State::Missing

@@ -42,9 +42,15 @@ fn since<S: Status>(old: &S, now: Timestamp) -> Duration {
 }
 
 impl Turn {
-    /// The turn of an outcome after so many failures in a row. `due` asks for a pass after that time at the latest.
-    pub fn of(outcome: &Outcome, failures: u32, due: Option<Duration>) -> Self {
-        Turn { action: outcome.next(failures, due), outcome: outcome.label(), told: false }
+    /// A watch brings the next pass.
+    pub fn again() -> Self {
+        Turn::of(&Outcome::Again, 0, (None, Duration::ZERO))
+    }
+
+    /// The turn of an outcome after so many failures in a row. `due` asks for a pass after that time at the latest; `silent` is how
+    /// long nothing new was told.
+    pub fn of(outcome: &Outcome, failures: u32, (due, silent): (Option<Duration>, Duration)) -> Self {
+        Turn { action: outcome.next(failures, due, silent), outcome: outcome.label(), told: false }
     }
 }
 
@@ -73,6 +79,8 @@ pub async fn finish<S: Status>(
     let key = key(kind, metadata);
     let failed = matches!(outcome, Outcome::Failed(_) | Outcome::Transient(_));
     let failures = if failed { context.failed(kind, &key) } else { 0 };
+    let silent = context.memory.silent_for(&key, context.clock.monotonic());
+    let turn = |outcome: &Outcome, failures, due| Turn::of(outcome, failures, (due, silent.unwrap_or_default()));
     let ended = |turn: Turn| {
         context.metrics.set_in_backoff(kind.as_str(), context.memory.failing(kind.as_str()));
         turn
@@ -93,22 +101,24 @@ pub async fn finish<S: Status>(
             "{message}; trying again"
         );
         if failures < SHOWN_AFTER {
-            return ended(Turn::of(&outcome, failures, due));
+            return ended(turn(&outcome, failures, due));
         }
     }
     if matches!(outcome, Outcome::Again | Outcome::Behind) {
-        return well(Turn::of(&outcome, failures, due));
+        return well(turn(&outcome, failures, due));
     }
     let status = new(&outcome);
     if old.own() == status.own() {
-        return well(Turn::of(&outcome, failures, due));
+        return well(turn(&outcome, failures, due));
     }
-    let wording = outcome.under_way().is_some() || matches!(outcome, Outcome::Refused(_));
-    if wording && old.urgent() == status.urgent() {
-        let silent = context.memory.silent_for(&key, context.clock.monotonic());
-        if let Some(left) = silent.and_then(|silent| wait(since(old, context.clock.now()), silent)) {
-            return well(Turn::of(&outcome, failures, due.into_iter().chain([left]).min()));
-        }
+    let wording = failed || outcome.under_way().is_some() || matches!(outcome, Outcome::Refused(_));
+    if wording
+        && old.urgent() == status.urgent()
+        && let Some(left) = silent.and_then(|silent| wait(since(old, context.clock.now()), silent))
+    {
+        // What failed is tried again ever more seldom, whatever there is to tell of it.
+        let left = (!failed).then_some(left);
+        return well(turn(&outcome, failures, due.into_iter().chain(left).min()));
     }
     let told = ready_reason(&status) != ready_reason(old);
     // What could not be read is not known, and what is left out of one's own part of a status goes.
@@ -120,11 +130,11 @@ pub async fn finish<S: Status>(
             let from = metadata.resource_version.clone().unwrap_or_default();
             context.memory.wrote(&key, Written { from, status: merged }, context.clock.monotonic());
         }
-        Ok(None) => return well(Turn::of(&outcome, failures, due)),
+        Ok(None) => return well(turn(&outcome, failures, due)),
         Err(error) => {
-            let failures = context.failed(kind, &key);
+            let failures = if failed { failures } else { context.failed(kind, &key) };
             tracing::warn!(kind = key.kind, name = key.name, failures, %error, "status was not written; trying again");
-            return ended(Turn::of(&Outcome::Transient(error.to_string()), failures, due));
+            return ended(turn(&Outcome::Transient(error.to_string()), failures, due));
         }
     }
     if told && let Some(ready) = find(status.conditions(), READY) {
@@ -133,7 +143,7 @@ pub async fn finish<S: Status>(
         tracing::info!(kind = key.kind, namespace = key.namespace, name = key.name, reason, "{}", ready.message);
         context.events.publish(kind, metadata, outcome.event_type(), reason, &ready.message);
     }
-    well(Turn { told: true, ..Turn::of(&outcome, failures, due) })
+    well(Turn { told: true, ..turn(&outcome, failures, due) })
 }
 
 fn key(kind: Own, metadata: &ObjectMeta) -> Key {

@@ -65,7 +65,7 @@ pub struct Start {
 /// Names every watch to readiness before the first one starts, so that not one of them can be overlooked.
 pub fn announce(health: &Health, watches: &[&'static str]) {
     for name in watches {
-        health.pending(name);
+        health.announce(name);
     }
 }
 
@@ -109,8 +109,9 @@ pub async fn operator(cluster: Cluster, start: Start) -> Result<(), Ended> {
     let feeds = Feeds { cluster, watches, context: context.clone(), nodes_changed: nodes_changed.clone() };
     feeds.spawn(&mut loops, writers);
 
-    // Before every watch has listed once, absence means nothing and no pass may run.
-    while !health.waiting_for().is_empty() {
+    // Before every kind was listed once, absence means nothing and no pass may run. A watch that fails after that holds up
+    // its own kind alone, as it does later.
+    while !health.has_seen_all() {
         if let Some(ended) = loops.try_join_next() {
             return Err(end(ended));
         }
@@ -120,7 +121,7 @@ pub async fn operator(cluster: Cluster, start: Start) -> Result<(), Ended> {
         tenants = context.tenants.len(),
         fleets = context.fleets.len(),
         pools = context.pools.len(),
-        "all watches have listed; passes begin"
+        "everything was listed; passes begin"
     );
     check_user_namespaces(&context);
     {

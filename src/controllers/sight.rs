@@ -120,14 +120,17 @@ pub fn takes_down<'a>(entries: &[Entry], workloads: &'a [Wanted], least: Option<
     workloads.iter().find(loses).map(|wanted| wanted.name.as_str())
 }
 
-/// Whether one of these workloads went down after `planned` was made from what was seen, which kept it up until something
-/// else would have gone, and would come up again for a moment if it were written. `arrived` are the workloads of the stage.
-pub fn brings_back(entries: &[Entry], planned: &[Wanted], arrived: &[Wanted]) -> bool {
+/// Whether one of these workloads went down, or came up, after `planned` was made from what was seen: which kept it up until
+/// something else would have gone, or down until something else would be ready. Written, it would come up again for a moment, or be
+/// stopped. `arrived` are the workloads of the stage.
+pub fn is_overtaken(entries: &[Entry], planned: &[Wanted], arrived: &[Wanted]) -> bool {
     planned.iter().any(|planned| {
         let arrived = arrived.iter().find(|wanted| wanted.name == planned.name);
         let (Some(found), Some(arrived)) = (workload(entries, planned), arrived) else { return false };
         let stopped = arrived.replicas == 0 && planned.replicas > 0 && found.desired == Some(0);
-        stopped || planned.restart_hash != arrived.restart_hash && found.restart_hash == arrived.restart_hash
+        let started = arrived.replicas > 0 && planned.replicas == 0 && found.desired > Some(0);
+        let least = planned.restart_hash != arrived.restart_hash && found.restart_hash == arrived.restart_hash;
+        stopped || started || least
     })
 }
 
@@ -230,21 +233,22 @@ mod tests {
     }
 
     #[test]
-    fn what_went_down_meanwhile_does_not_come_back() {
+    fn what_went_down_or_came_up_meanwhile_stays_so() {
         let (stopped, runs) =
             ([set("redis", Component::Redis, Some(0), 2, 0)], [set("redis", Component::Redis, Some(1), 2, 1)]);
         let (up, down) = ([wanted("redis", 1, "full")], [wanted("redis", 0, "full")]);
-        assert!(brings_back(&stopped, &up, &down));
-        assert!(!brings_back(&runs, &up, &down), "it is kept as it is");
-        assert!(!brings_back(&stopped, &down, &down), "it stays down");
-        assert!(!brings_back(&stopped, &up, &up), "the stage has it");
-        assert!(!brings_back(&stopped, &down, &up), "on the way up it waits for others");
+        assert!(is_overtaken(&stopped, &up, &down));
+        assert!(!is_overtaken(&runs, &up, &down), "it is kept as it is");
+        assert!(!is_overtaken(&stopped, &down, &down), "it stays down");
+        assert!(!is_overtaken(&stopped, &up, &up), "the stage has it");
+        assert!(!is_overtaken(&stopped, &down, &up), "on the way up it waits for others");
+        assert!(is_overtaken(&runs, &down, &up), "and has come up meanwhile");
         let mut small = [set("postgres", Component::Database, Some(1), 2, 1)];
         let (full, least) = ([wanted("postgres", 1, "full")], [wanted("postgres", 1, "least")]);
-        assert!(!brings_back(&small, &full, &least), "it has its full size yet");
+        assert!(!is_overtaken(&small, &full, &least), "it has its full size yet");
         small[0].restart_hash = Some("least".to_owned());
-        assert!(brings_back(&small, &full, &least));
-        assert!(!brings_back(&small, &full, &full), "an awake tenant's grows");
+        assert!(is_overtaken(&small, &full, &least));
+        assert!(!is_overtaken(&small, &full, &full), "an awake tenant's grows");
     }
 
     #[test]

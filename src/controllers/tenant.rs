@@ -82,9 +82,13 @@ async fn pass(context: &Context, tenant: &Tenant, old: &TenantStatus) -> (Outcom
             context.triggers.fleet(&validated.namespace, &fleet.name_any());
         }
     }
-    let enacted = step.enact(context, tenant, &validated).await;
-    let observed = step.observe(context, &validated, old, tenant.metadata.generation.unwrap_or_default());
-    view.way = Some((observed.way, sleep::hibernated(sleep::reason(&old.conditions), observed.way)));
+    let before = sleep::reason(&old.conditions);
+    let observe = || step.observe(context, &validated, old, tenant.metadata.generation.unwrap_or_default());
+    // Fleets stop their bots when this is told, so no write that hangs or fails may come before it.
+    let untold = wanted != Stage::Active && before == Some(reasons::AWAKE) && observe().way.falling;
+    let enacted = if untold { Ok(()) } else { step.enact(context, tenant, &validated).await };
+    let observed = observe();
+    view.way = Some((observed.way, sleep::hibernated(before, observed.way)));
     let failed = match enacted {
         Ok(()) => None,
         Err(failed @ (Outcome::Refused(_) | Outcome::Failed(_) | Outcome::Waiting(_))) => Some(failed),
@@ -149,7 +153,7 @@ impl Step {
         let now = self.children.iter().filter(|child| !validated.pools.is_empty() || !runs_pods(child));
         let now: Vec<&Child> = now.collect();
         let changed = || recheck::has_changed(context, tenant);
-        let outdated = || changed() || self.parts != Parts::of(self.wanted) && self.brings_back(context, namespace);
+        let outdated = || changed() || self.parts != Parts::of(self.wanted) && self.is_overtaken(context, namespace);
         let mut failures = children::apply(context, namespace, now, outdated).await?;
         context.bots_do_without_dashboard(&validated.name, failures.of_dashboard());
         let status = tenant.status.as_ref();
@@ -177,12 +181,12 @@ impl Step {
         failures.first.told()
     }
 
-    /// Whether a part that is only kept up has gone down since it was seen. All of them are asked before anything is written,
-    /// for the database's configuration goes with its size.
-    fn brings_back(&self, context: &Context, namespace: &str) -> bool {
+    /// Whether a part that is only kept up, or down, has changed since it was seen. All of them are asked before anything is
+    /// written, for the database's configuration goes with its size.
+    fn is_overtaken(&self, context: &Context, namespace: &str) -> bool {
         let of = |wanted: &Wanted| context.index.get(Slot::Child(wanted.kind), namespace, &wanted.name);
         let entries: Vec<Entry> = self.workloads.iter().filter_map(of).collect();
-        sight::brings_back(&entries, &self.workloads, &self.arrived)
+        sight::is_overtaken(&entries, &self.workloads, &self.arrived)
     }
 
     fn observe(&self, context: &Context, validated: &ValidatedTenant, old: &TenantStatus, generation: i64) -> Observed {
@@ -202,6 +206,7 @@ impl Step {
         // Fleets that are held back only repeat what holds them.
         let bots_are_held = held.is_some() && !self.parts.bots;
         unready.extend(fleets_unready(&views, validated).into_iter().filter(|_| !bots_are_held));
+        unready.extend(fleets_leaving(context, &entries));
         let left = steps::left(self.wanted, seen);
         let complete = held.is_none() && unready.is_empty() && !validated.pools.is_empty();
         let before = old.hibernation.as_ref().and_then(|sleep| sleep.stage).unwrap_or_default();
@@ -262,6 +267,13 @@ fn cost(validated: &ValidatedTenant, children: &[Child], fleets: &[BotFleet]) ->
     });
     let sum = bots.sum::<Size>() + plan::cost(children);
     Cost { cpu: Some(sum.cpu.to_string()), memory: Some(sum.memory.to_string()) }
+}
+
+/// Fleets that are being deleted: their bots trade until they have stopped.
+fn fleets_leaving(context: &Context, entries: &[Entry]) -> Vec<String> {
+    let leaving = |entry: &&Entry| entry.slot == Slot::Child(ChildKind::BotFleet) && entry.deleting;
+    let leaving = entries.iter().filter(leaving).filter(|fleet| !removal::has_ended(context, entries, fleet));
+    leaving.map(|fleet| format!("fleet {} is being deleted", fleet.name)).collect()
 }
 
 fn fleets_unready(fleets: &[FleetView], validated: &ValidatedTenant) -> Vec<String> {

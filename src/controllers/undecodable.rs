@@ -25,7 +25,7 @@ async fn once(context: &Context, kind: Own, invalid: &InvalidObject, pass: impl 
     let key = Key::new(kind, metadata.namespace.as_deref(), metadata.name.as_deref().unwrap_or_default());
     let version = (metadata.uid.clone().unwrap_or_default(), metadata.generation.unwrap_or_default());
     if metadata.deletion_timestamp.is_none() && context.memory.was_told(&key, &version) {
-        return Turn::of(&Outcome::Again, 0, None);
+        return Turn::again();
     }
     let turn = pass.await;
     if turn.outcome == told(invalid).label() {

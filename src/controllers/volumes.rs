@@ -9,6 +9,7 @@ use super::outcome::Outcome;
 use super::workloads::ordinal;
 use crate::cluster::error::ClusterError;
 use crate::cluster::index::Slot;
+use crate::domain::names;
 use crate::domain::quantity::Bytes;
 use crate::plan::Child;
 
@@ -34,7 +35,11 @@ pub async fn grow(context: &Context, child: &Child, namespace: &str) -> Result<(
 /// # Errors
 /// `Refused` when the `StorageClass` does not allow growing, or the API server does not take the `StatefulSet`.
 pub async fn adopt(context: &Context, set: &StatefulSet, namespace: &str) -> Result<(), Outcome> {
-    let refused = claims(context, set, namespace).await?;
+    let own = prefix(set);
+    let is_own = |claim: &String| ordinal(claim, &own).is_some();
+    // Nothing is asked for a tenant that is new.
+    let left = context.index.names(Slot::Volume, namespace).iter().any(is_own);
+    let refused = if left { claims(context, set, namespace).await? } else { None };
     let mut set = set.clone();
     for template in set.spec.iter_mut().flat_map(|spec| spec.volume_claim_templates.iter_mut().flatten()) {
         let asked = template.spec.as_mut().and_then(|spec| spec.resources.as_mut()?.requests.as_mut());
@@ -46,32 +51,30 @@ pub async fn adopt(context: &Context, set: &StatefulSet, namespace: &str) -> Res
     refused.map_or(Ok(()), |(refused, _)| Err(refused.into()))
 }
 
-/// Sees to it that all claims of a `StatefulSet` have the size of its templates, or more. Returns the first refusal, with the size
+/// What the names of a `StatefulSet`'s claims begin with.
+fn prefix(set: &StatefulSet) -> String {
+    format!("{}-{}", names::DATA_CLAIM, set.metadata.name.as_deref().unwrap_or_default())
+}
+
+/// Sees to it that all claims of a `StatefulSet` have the size of its template, or more. Returns the first refusal, with the size
 /// that its claim has.
 async fn claims(
     context: &Context,
     set: &StatefulSet,
     namespace: &str,
 ) -> Result<Option<(ClusterError, Quantity)>, ClusterError> {
-    let entries = context.index.namespace(namespace);
-    let workload = set.metadata.name.as_deref().unwrap_or_default();
-    let templates = set.spec.iter().flat_map(|spec| spec.volume_claim_templates.iter().flatten());
-    for template in templates {
-        let name = template.metadata.name.as_deref().unwrap_or_default();
-        let storage =
-            template.spec.as_ref().and_then(|spec| spec.resources.as_ref()?.requests.as_ref()?.get("storage"));
-        let Some(storage) = storage else { continue };
-        let prefix = format!("{name}-{workload}");
-        for claim in
-            entries.iter().filter(|entry| entry.slot == Slot::Volume && ordinal(&entry.name, &prefix).is_some())
-        {
-            let size = context.applier.claim_size(namespace, &claim.name).await?;
-            let bytes = |quantity: &Quantity| Bytes::parse(&quantity.0).ok();
-            let Some(size) = size.filter(|size| bytes(size) < bytes(storage)) else { continue };
-            match context.applier.grow_volume(namespace, &claim.name, storage).await {
-                Err(refused @ ClusterError::Refused { .. }) => return Ok(Some((refused, size))),
-                grown => grown?,
-            }
+    let template = set.spec.as_ref().and_then(|spec| spec.volume_claim_templates.as_ref()?.first());
+    let asked = template.and_then(|claim| claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?.get("storage"));
+    let Some(storage) = asked else { return Ok(None) };
+    // Asked, for the watch may not have told of the youngest yet, and nobody would look at it again.
+    let found = context.applier.claim_sizes(namespace).await?;
+    let own = prefix(set);
+    let bytes = |quantity: &Quantity| Bytes::parse(&quantity.0).ok();
+    let smaller = |(claim, size): &&(String, Quantity)| ordinal(claim, &own).is_some() && bytes(size) < bytes(storage);
+    for (claim, size) in found.iter().filter(smaller) {
+        match context.applier.grow_volume(namespace, claim, storage).await {
+            Err(refused @ ClusterError::Refused { .. }) => return Ok(Some((refused, size.clone()))),
+            grown => grown?,
         }
     }
     Ok(None)

@@ -138,8 +138,16 @@ pub fn tenant_of_namespace(namespace: &str) -> Option<&str> {
 
 /// Whether a namespace with these labels is this tenant's, and Torpor's to manage.
 pub fn is_home(labels: Option<&BTreeMap<String, String>>, tenant: &str) -> bool {
-    let is = |key: &str, value: &str| labels.and_then(|labels| labels.get(key)).is_some_and(|found| found == value);
-    is(label::TENANT, tenant) && is(label::MANAGED_BY, label::TORPOR)
+    is_labelled(labels, label::TENANT, tenant) && is_managed(labels)
+}
+
+/// Whether an object with these labels is Torpor's to manage.
+pub fn is_managed(labels: Option<&BTreeMap<String, String>>) -> bool {
+    is_labelled(labels, label::MANAGED_BY, label::TORPOR)
+}
+
+fn is_labelled(labels: Option<&BTreeMap<String, String>>, key: &str, value: &str) -> bool {
+    labels.and_then(|labels| labels.get(key)).is_some_and(|found| found == value)
 }
 
 /// `NetworkPolicy` of all pods of a tenant, which forbids what the others do not allow.

@@ -37,6 +37,7 @@ pub struct Health {
 struct State {
     hearts: BTreeMap<&'static str, Heart>,
     pending: BTreeSet<&'static str>,
+    unseen: BTreeSet<&'static str>,
     standing_by: bool,
 }
 
@@ -84,6 +85,23 @@ impl Health {
     /// What was pending under this name is there.
     pub fn ready(&self, name: &'static str) {
         self.state().pending.remove(name);
+    }
+
+    /// The same, and until [`Health::seen`] nothing may be concluded from what does not exist.
+    pub fn announce(&self, name: &'static str) {
+        let mut state = self.state();
+        state.pending.insert(name);
+        state.unseen.insert(name);
+    }
+
+    /// All that is announced under this name has been seen once, whatever has become of it since then.
+    pub fn seen(&self, name: &'static str) {
+        self.state().unseen.remove(name);
+    }
+
+    /// Whether all that was announced has been seen once.
+    pub fn has_seen_all(&self) -> bool {
+        self.state().unseen.is_empty()
     }
 
     /// This process waits until another stops leading. It is ready for that: a rollout must not wait for it to lead.
@@ -209,6 +227,20 @@ mod tests {
         assert_eq!(get(&health, "/readyz").await, (503, rest.into()));
         health.ready("the watch of tenants");
         assert_eq!(get(&health, "/readyz").await, (200, "ready\n".into()));
+    }
+
+    #[tokio::test]
+    async fn what_has_been_seen_once_may_fail_again() {
+        let (health, _) = health();
+        health.announce("Tenant");
+        health.announce("Pod");
+        health.seen("Pod");
+        assert!(!health.has_seen_all());
+        health.seen("Tenant");
+        health.pending("Pod");
+        assert!(health.has_seen_all());
+        let all = "waiting for Pod\nwaiting for Tenant\n";
+        assert_eq!(get(&health, "/readyz").await, (503, all.into()));
     }
 
     #[tokio::test]

@@ -82,6 +82,11 @@ impl Lock {
     /// Takes the Lease if it is free, or if its holder has been silent for its whole duration before our eyes.
     pub(super) async fn try_to_take(&self, sighting: &mut Option<Sighting>) -> Result<Attempt, Failed> {
         let Some(lease) = self.read().await? else {
+            // Whoever deleted it has not ended its holder, which writes until it asks again.
+            let left = sighting.as_ref().map_or(Duration::ZERO, |seen| self.left_of(seen, self.clock.monotonic()));
+            if !left.is_zero() {
+                return Ok(Attempt::Wait(left));
+            }
             let since = self.clock.monotonic();
             let lease = Box::new(self.create().await?);
             return Ok(Attempt::Leads { lease, since });
@@ -103,12 +108,6 @@ impl Lock {
 
     /// How long the holder may still be silent. What it wrote about the time is not looked at: its clock is not ours.
     fn left(&self, sighting: &mut Option<Sighting>, spec: LeaseSpec, holder: &str, now: Instant) -> Duration {
-        let seconds = spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
-        let duration = if self.params.identity.follows(holder) {
-            self.params.grace
-        } else {
-            seconds.map_or(self.params.duration, Duration::from_secs)
-        };
         let last_holder = sighting.as_ref().and_then(|seen| seen.spec.holder_identity.as_deref());
         if last_holder != Some(holder) {
             info!(lease = %self.id(), holder, "waiting to lead; another process holds the Lease");
@@ -117,8 +116,20 @@ impl Lock {
             Some(seen) if seen.spec == spec => seen.since,
             _ => now,
         };
-        *sighting = Some(Sighting { spec, since });
-        duration.saturating_sub(now.saturating_duration_since(since))
+        self.left_of(sighting.insert(Sighting { spec, since }), now)
+    }
+
+    fn left_of(&self, seen: &Sighting, now: Instant) -> Duration {
+        let Some(holder) = seen.spec.holder_identity.as_deref().filter(|holder| !holder.is_empty()) else {
+            return Duration::ZERO;
+        };
+        let seconds = seen.spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
+        let duration = if self.params.identity.follows(holder) {
+            self.params.grace
+        } else {
+            seconds.map_or(self.params.duration, Duration::from_secs)
+        };
+        duration.saturating_sub(now.saturating_duration_since(seen.since))
     }
 
     /// Confirms the lead, as often as it takes within the tenure.

@@ -5,7 +5,9 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::{Findings, LEAST, Problem, default_pool};
+use crate::api::bot_fleet::OWN_SECRET;
 use crate::api::{BotFleet, BotFleetSpec, StrategyKind, Tier};
+use crate::domain::names;
 use crate::domain::quantity::{Bytes, Cpu, Size};
 
 /// What a fleet needs to know of its tenant.
@@ -133,6 +135,10 @@ pub fn fleet(
     }
     let spec = &fleet.spec;
     let size = check(&mut findings, "spec", spec, context);
+    // Of a fleet that was stored before the API server refused it.
+    if spec.credentials_secret.as_deref() == Some(names::SECRET) {
+        findings.add("spec.credentialsSecret", OWN_SECRET);
+    }
     if !context.has_room_for(spec, size) {
         findings.add(
             "spec.resources",
@@ -347,6 +353,12 @@ mod tests {
             let message = read(json!({}), 1, config).expect_err(expected);
             assert!(message.starts_with("spec.strategy: ") && message.contains(expected), "{message}");
         }
+    }
+
+    #[test]
+    fn refuses_the_secret_of_the_database() {
+        let message = read(json!({"credentialsSecret": "torpor-generated"}), 1, CONFIG).expect_err("its own");
+        assert!(message.starts_with("spec.credentialsSecret: must not be"), "{message}");
     }
 
     #[test]
