@@ -33,6 +33,8 @@ pub struct Size {
     pub curve: &'static [usize],
     /// Tenants whose processor time is one sample of it; made quickly enough that nobody's ten minutes are over.
     pub curve_sample: usize,
+    /// Tenants beside which memory is taken once more, without the cost of a further one.
+    pub most: usize,
     /// Tenants of one block of the comparison with Helm.
     pub helm_block: usize,
     /// Pairs of such blocks: one by the operator, one by Helm.
@@ -58,6 +60,7 @@ pub const QUICK: Size = Size {
     burst: 20,
     curve: &[20, 100],
     curve_sample: 10,
+    most: 150,
     helm_block: 4,
     helm_pairs: 1,
     members: 1_000,
@@ -71,12 +74,13 @@ pub const FULL: Size = Size {
     by_name_only: &["twin", "hibernator", "logins"],
     block: 50,
     pairs: 10,
-    restarts: 10,
+    restarts: 6,
     twin_rounds: 4,
     wakes: 100,
     burst: 300,
-    curve: &[250, 1_000, 4_000, 5_000],
+    curve: &[250, 1_000, 4_000],
     curve_sample: 75,
+    most: 5_000,
     helm_block: 25,
     helm_pairs: 2,
     members: 10_000,

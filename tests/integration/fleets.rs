@@ -149,6 +149,34 @@ pub fn fleets_that_wait_get_smaller(ctx: &Ctx) -> Result<(), String> {
     await_reason(ctx, &own, "Ready", "False", "Waiting").map(drop)
 }
 
+/// A fleet that is renamed starts no bot while one of its predecessor's, which has the same keys, has not stopped.
+pub fn renamed_fleets_trade_one_after_the_other(ctx: &Ctx) -> Result<(), String> {
+    let (name, namespace) = ("renamer", "tenant-renamer");
+    let with_keys = |fleet_name: &str| {
+        let mut fleet = fleet(fleet_name, 1);
+        fleet["credentialsSecret"] = json!("keys");
+        fleet
+    };
+    apply(ctx, &tenant(name, json!({"tier": "basic", "fleets": [with_keys("old")]})))?;
+    eventually(SOON, || ctx.get(&["namespace", namespace]).map(drop))?;
+    ctx.kubectl(&["create", "secret", "generic", "keys", "-n", namespace, "--from-literal=HBOT_PASSWORD=x"])?;
+    ctx.await_ready(name)?;
+    let watch = Watch::existing(ctx, "pods", namespace)?;
+    patch(ctx, &["tenant", name], &json!({"spec": {"fleets": [with_keys("new")]}}))?;
+    eventually(LIMIT, || same("new bots", &of_fleet(&bots(ctx, namespace)?, "new").len(), &1))?;
+    await_reason_within(ctx, LIMIT, &["tenant", name], "Ready", "True", "Ready")?;
+    let events = watch.events();
+    let at = |type_: &str, fleet: &str| {
+        events.iter().position(|(_, event)| {
+            event["type"] == type_ && event["object"]["metadata"]["labels"]["torpor.dev/fleet"] == fleet
+        })
+    };
+    let (gone, came) = (at("DELETED", "old"), at("ADDED", "new"));
+    ensure(gone.is_some() && gone < came, || {
+        format!("the old bot went at event {gone:?}, the new one came at {came:?}")
+    })
+}
+
 /// A new tier moves bots to its pool and PriorityClass, one at a time, with their volumes.
 pub fn new_tiers_move_bots(ctx: &Ctx) -> Result<(), String> {
     let namespace = "tenant-movers";

@@ -158,7 +158,7 @@ pub fn releases_come_and_go() -> Result<(), String> {
     let refused = release.helm(&[&["install", "torpor-crds", "charts/torpor-crds"], &home[..]].concat());
     let refused = refused.err().ok_or("definitions of others were taken without being asked to")?;
     ensure(refused.contains("cannot be imported into the current release"), || refused.clone())?;
-    let take = ["upgrade", "--install", "torpor-crds", "charts/torpor-crds", "--take-ownership"];
+    let take = ["upgrade", "--install", "torpor-crds", "charts/torpor-crds", "--take-ownership", "--force-conflicts"];
     release.helm(&[&take, &home[..]].concat())?;
     same("uid of a definition", &ctx.kubectl(&definition)?, &uid)?;
 
@@ -174,6 +174,9 @@ pub fn releases_come_and_go() -> Result<(), String> {
     roll(&release, &mut ctx)?;
     await_let_in(&ctx, SPACE)?;
     unchanged(&ctx, "rolled back", &before)?;
+
+    restores_what_was_changed(&release, &ctx, &old, &old_values)?;
+    unchanged(&ctx, "rights were restored", &before)?;
 
     refuses_what_cannot_work(&release, &ctx, &new)?;
     unchanged(&ctx, "a release that could not work", &before)?;
@@ -191,7 +194,13 @@ pub fn releases_come_and_go() -> Result<(), String> {
     release.helm(&[&["uninstall", "torpor-crds"], &home[..]].concat())?;
     same("uid of a definition", &ctx.kubectl(&definition)?, &uid)?;
 
+    // Without `--skip-crds` the chart puts its definitions over those that are there, and the other chart's marks are gone.
+    let policy = r"jsonpath={.metadata.annotations.helm\.sh/resource-policy}";
+    let policy = ["get", "crd", "tenants.torpor.dev", "-o", policy];
+    same("policy of a definition", &ctx.kubectl(&policy)?, &"keep".to_owned())?;
     release.helm(&[&["install", "torpor", &new, "--values", &new_values], &home[..], &wait].concat())?;
+    same("uid of a definition", &ctx.kubectl(&definition)?, &uid)?;
+    same("policy of a definition", &ctx.kubectl(&policy)?, &String::new())?;
     ctx.operator = release.program(&ctx.cluster, "operator")?.start()?;
     ctx.operator.await_ready(READY)?;
     await_let_in(&ctx, "traefik")?;
@@ -229,6 +238,19 @@ fn new_values() -> Value {
         pools.push(other);
     }
     values
+}
+
+/// Helm stops at what somebody else has set, and takes it back when it is told to.
+fn restores_what_was_changed(release: &Release, ctx: &Ctx, chart: &str, values: &str) -> Result<(), String> {
+    let rights = || ctx.kubectl(&["get", "clusterrole", "torpor-gateway", "-o", "jsonpath={.rules}"]);
+    let before = rights()?;
+    let change = r#"[{"op": "remove", "path": "/rules/0"}]"#;
+    ctx.kubectl(&["patch", "clusterrole", "torpor-gateway", "--type=json", "-p", change])?;
+    let upgrade = ["upgrade", "torpor", chart, "--values", values, "--namespace", SPACE];
+    let refused = release.helm(&upgrade).err().ok_or("what kubectl had set was overwritten unasked")?;
+    ensure(refused.contains("conflict occurred while applying object"), || refused.clone())?;
+    release.helm(&[&upgrade[..], &["--force-conflicts"]].concat())?;
+    same("rights of the gateway", &rights()?, &before)
 }
 
 /// A catalogue that contradicts itself ends the new operator at its start, and the old one goes on. A release whose pods

@@ -192,7 +192,9 @@ pub fn a_silent_webhook_holds_up_no_stop(ctx: &Ctx) -> Result<(), String> {
     // In the order in which they are made.
     ctx.kubectl(&["delete", "service", "postgres", "redis", "dashboard", "bots", "-n", namespace])?;
     patch(ctx, &["tenant", name], &json!({"spec": {"suspended": true}}))?;
-    eventually(LIMIT, || same("bots", &asked(ctx, namespace)?.get("bots-a"), &Some(&json!(0))))?;
+    // One that is under way may have to end before.
+    eventually(Duration::from_secs(20), || same("bots", &asked(ctx, namespace)?.get("bots-a"), &Some(&json!(0))))?;
+    eventually(LIMIT, || same("dashboard", &asked(ctx, namespace)?.get("dashboard"), &Some(&json!(0))))?;
     let tried =
         writes(ctx, start)?.into_iter().filter(|write| write.namespace == namespace && write.resource == "services");
     let tried: BTreeSet<String> = tried.map(|write| write.name).collect();

@@ -1,4 +1,4 @@
-//! What one further tenant costs the operator, at four sizes: processor time to make it, and memory to know it.
+//! What one further tenant costs the operator, at several sizes: processor time to make it, and memory to know it.
 //!
 //! Tenants are suspended, so that each becomes one pod instead of five or more: the operator's work is the same but for
 //! the replicas, and the rest of the machine's is not. Those that are not measured are copies of one that it made.
@@ -35,7 +35,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     let sizes = bench.size.curve;
     let (least, most) = (sizes[0], sizes[sizes.len() - 1]);
     let mut template = template(&mut world)?;
-    let all = alike(NAME, TIER, most);
+    let all = alike(NAME, TIER, bench.size.most);
     let (mut made, mut costs, mut fresh, mut writes) = (0, Vec::new(), Vec::new(), 0);
     for &size in sizes {
         let part = bench.size.curve_sample.min((size - made) / SAMPLES);
@@ -49,10 +49,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
             samples.push(cost);
             grown = peak;
         }
-        started(&mut world)?;
-        let settled = rss(world.operator()?)?;
-        world.stop_operator()?;
-        fresh.push((size as f64, settled.now));
+        fresh.push((size as f64, settled(&mut world, bench, size)?));
         bench
             .progress
             .say(format_args!("cost: {samples:.1?} ms of CPU for each of {part} tenants beside {before} and more"));
@@ -62,10 +59,10 @@ pub fn run(bench: &mut Bench) -> Result<()> {
         bench.rows.extend([
             Row::of(NAME, format!("processor time of each of {part} tenants beside {before} and more"), &samples, "ms"),
             Row::one(NAME, format!("operator that made the last of {size}, peak"), grown, "MiB"),
-            Row::one(NAME, format!("operator started beside {size}, settled"), settled.now, "MiB"),
-            Row::one(NAME, format!("operator started beside {size}, peak"), settled.peak, "MiB"),
         ]);
     }
+    copy(&world, &mut template, &all[made..], bench.size.most)?;
+    fresh.push((bench.size.most as f64, settled(&mut world, bench, bench.size.most)?));
     // By the line through all samples: the most of several figures that scatter is more than each of them.
     let (least, most) = (least as f64, most as f64);
     bench.rows.extend([
@@ -82,6 +79,18 @@ pub fn run(bench: &mut Bench) -> Result<()> {
             .goal(Goal::AtMost(0.0)),
     ]);
     Ok(())
+}
+
+/// What an operator takes that was started beside so many tenants, in MiB.
+fn settled(world: &mut World, bench: &mut Bench, size: usize) -> Result<f64> {
+    started(world)?;
+    let settled = rss(world.operator()?)?;
+    world.stop_operator()?;
+    bench.rows.extend([
+        Row::one(NAME, format!("operator started beside {size}, settled"), settled.now, "MiB"),
+        Row::one(NAME, format!("operator started beside {size}, peak"), settled.peak, "MiB"),
+    ]);
+    Ok(settled.now)
 }
 
 /// A tenant that the operator makes, to be copied.

@@ -297,7 +297,9 @@ impl Cluster {
             API_SERVER => own.ports.api_server,
             _ => return Ok(()),
         };
-        self.wait(name, || {
+        // Those that stand on it may have ended for it, and are started again by whoever wants them.
+        wait_until(name, START_LIMIT, || {
+            find(&mut self.components()?, name)?.check()?;
             Ok(TcpStream::connect(("127.0.0.1", port)).is_ok()
                 && (name == ETCD || self.kubectl(["get", "--raw=/readyz"]).is_ok()))
         })

@@ -38,21 +38,32 @@ struct Break {
     lists: bool,
     /// Whether the client can notice it soon. A connection that stays and says nothing looks like a quiet cluster.
     noticeable: bool,
-    /// Whether something has to be told by the watch before it is broken.
-    told: bool,
+    since: Since,
+}
+
+/// Since when a watch is broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Since {
+    /// Since it was cut.
+    Cut,
+    /// Since it was cut and something was told, which it has to be before it is broken.
+    Told,
+    /// Since before the operator started.
+    Start,
 }
 
 fn breaks() -> Vec<Break> {
     let unavailable = || Action::Answer { code: 503, reason: "ServiceUnavailable".to_owned(), retry_after: None };
     let frames = |action| Action::Frames(action);
-    let of = |name, action, lists, noticeable| Break { name, action, lists, noticeable, told: false };
+    let of = |name, action, lists, noticeable| Break { name, action, lists, noticeable, since: Since::Cut };
     vec![
         of("refused", unavailable(), true, true),
+        Break { since: Since::Start, ..of("refused from the start on", unavailable(), false, true) },
         of("black-holed", frames(FrameAction::Drop), false, false),
         of("ended with 410", frames(FrameAction::Error { code: 410, reason: "Expired".to_owned() }), false, true),
         of("20 s late", frames(FrameAction::Delay { millis: 20_000 }), false, false),
         Break {
-            told: true,
+            since: Since::Told,
             ..of(
                 "undecodable",
                 frames(FrameAction::Set { pointer: "/metadata".to_owned(), value: json!(7) }),
@@ -272,7 +283,7 @@ pub async fn run(settings: &Settings) -> Result<Found> {
     for _ in 0..lanes {
         rigs.push(Rig::start(&settings.torpor, &settings.root).await?);
     }
-    let lanes = rigs.iter().enumerate().map(|(lane, rig)| some(rig, settings, (lane, lanes)));
+    let lanes = rigs.iter_mut().enumerate().map(|(lane, rig)| some(rig, settings, (lane, lanes)));
     let found = futures::future::try_join_all(lanes).await?;
     let (rows, measured): (Vec<_>, Vec<_>) = found.into_iter().unzip();
     let (mut rows, mut measured) = (rows.concat(), measured.concat());
@@ -282,7 +293,7 @@ pub async fn run(settings: &Settings) -> Result<Found> {
 }
 
 /// Breaks each so-manieth watch.
-async fn some(rig: &Rig, settings: &Settings, (lane, lanes): (usize, usize)) -> Result<Found> {
+async fn some(rig: &mut Rig, settings: &Settings, (lane, lanes): (usize, usize)) -> Result<Found> {
     let subject = "c-00000";
     Step::Create { delete_data: false }.ask(&rig.api, subject).await?;
     while !Goal::Ready.is_reached(&rig.api, subject).await? {
@@ -314,15 +325,28 @@ async fn some(rig: &Rig, settings: &Settings, (lane, lanes): (usize, usize)) -> 
             measured.push(found);
         }
         row.seconds = began.elapsed().as_secs_f64();
-        row.seconds_each = row.seconds / 5.0;
+        row.seconds_each = row.seconds / f64::from(u32::try_from(row.trials)?.max(1));
         eprintln!("{row}");
         rows.push(row);
     }
     Ok((rows, measured))
 }
 
+/// Waits until an operator that has just started waits for nothing but the watch of this kind.
+async fn begins(rig: &Rig, kind: &str) -> Result<()> {
+    let (began, wanted) = (Instant::now(), format!("waiting for {kind}\n"));
+    while began.elapsed() < NEVER {
+        if rig.probes.readiness(&rig.operator).await.is_ok_and(|(_, says)| says == wanted) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    tokio::time::sleep(TOLD).await;
+    Ok(())
+}
+
 async fn one(
-    rig: &Rig,
+    rig: &mut Rig,
     key: &WatchKey,
     name: &str,
     broken: &Break,
@@ -343,11 +367,17 @@ async fn one(
     if broken.lists {
         rules.push(rule("list"));
     }
-    rig.proxy.set(Plan::new(rules));
-    rig.proxy.cut_watches(of("watch"));
-    tokio::time::sleep(BROKEN).await;
+    let kind = kind(key);
+    if broken.since == Since::Start {
+        rig.restart(Plan::new(rules)).await?;
+        begins(rig, &kind).await?;
+    } else {
+        rig.proxy.set(Plan::new(rules));
+        rig.proxy.cut_watches(of("watch"));
+        tokio::time::sleep(BROKEN).await;
+    }
     let mut noticeable = broken.noticeable;
-    if broken.told {
+    if broken.since == Since::Told {
         *number += 1;
         noticeable = touch(&rig.api, key, *number).await?;
         tokio::time::sleep(TOLD).await;
@@ -363,7 +393,6 @@ async fn one(
         slowest = slowest.zip(took).map(|(before, took)| before.max(took));
     }
     let (_, says) = rig.probes.readiness(&rig.operator).await.unwrap_or_default();
-    let kind = kind(key);
     let named = says.lines().any(|line| line.ends_with(&format!(" {kind}")));
     if noticeable && !named {
         let what = format!("readiness does not name it: {:?}", says.trim());
@@ -383,7 +412,7 @@ async fn one(
         changed = Some(probe.change(&rig.api, subject, *number).await?);
     }
     rig.proxy.set(Plan::default());
-    if !noticeable || broken.told {
+    if !noticeable || broken.since == Since::Told {
         // What is not noticed does not end by itself within the time that this takes, and a watch that was opened meanwhile goes on as
         // it was opened.
         rig.proxy.cut_watches(of("watch"));

@@ -121,17 +121,18 @@ fn read(frame: &Value) -> Option<(String, Seen)> {
     Some((text(&metadata["namespace"]), seen))
 }
 
-/// Bots of which two pods lived at once, in one namespace.
+/// Bots of which two pods lived at once, in one namespace. Two of one name are one after the other: there is never more than one at a
+/// time, and a watch that begins anew has not told of the end of the first.
 pub fn doubled(history: &[Seen]) -> Vec<String> {
     let mut alive: BTreeMap<(String, String), BTreeMap<String, String>> = BTreeMap::new();
     let mut found = Vec::new();
     for seen in history.iter().filter(|seen| seen.kind == "Pod") {
         let Some(bot) = &seen.bot else { continue };
         let pods = alive.entry(bot.clone()).or_default();
-        if seen.change == "DELETED" || seen.ended {
-            pods.remove(&seen.uid);
-        } else {
-            pods.insert(seen.uid.clone(), seen.name.clone());
+        if seen.change != "DELETED" && !seen.ended {
+            pods.insert(seen.name.clone(), seen.uid.clone());
+        } else if pods.get(&seen.name) == Some(&seen.uid) {
+            pods.remove(&seen.name);
         }
         if pods.len() > 1 {
             found.push(format!("two pods of bot {}-{} at once: {pods:?}", bot.0, bot.1));
@@ -176,6 +177,8 @@ mod tests {
         let pod = |change, name, uid| frame(change, "Pod", name, uid, 0);
         let after = [pod("ADDED", "bots-a-0", "1"), pod("DELETED", "bots-a-0", "1"), pod("ADDED", "bots-a-0", "2")];
         assert!(doubled(&after).is_empty());
+        let untold = [pod("ADDED", "bots-a-0", "1"), pod("ADDED", "bots-a-0", "2"), pod("DELETED", "bots-a-0", "1")];
+        assert!(doubled(&untold).is_empty(), "the watch began anew in between");
         let beside = [pod("ADDED", "bots-a-0", "1"), pod("ADDED", "other-a-0", "2"), pod("DELETED", "bots-a-0", "1")];
         assert_eq!(doubled(&beside).len(), 1);
     }

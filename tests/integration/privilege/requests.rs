@@ -363,6 +363,11 @@ fn nodes() -> Vec<Hostile> {
             node,
             json!({"spec": {"taints": [{"key": "hostile", "value": "yes", "effect": "NoExecute"}]}}),
         ),
+        patch(
+            "drive all pods from a node by the taint of pools",
+            node,
+            json!({"spec": {"taints": [{"key": "torpor.dev/pool", "value": "hostile", "effect": "NoExecute"}]}}),
+        ),
         patch("change a node's status", format!("{node}/status"), json!({"status": {"allocatable": {"cpu": "1"}}})),
         delete("delete a node", node),
     ]

@@ -144,7 +144,30 @@ pub fn deletions_never_hang(ctx: &Ctx) -> Result<(), String> {
     gone("hang-orphan")?;
     namespace_taken_away(ctx)?;
     delete("hang-bare")?;
-    gone("hang-bare")
+    gone("hang-bare")?;
+    labels_taken_away(ctx)?;
+    gone("hang-nameless")
+}
+
+/// Who takes a namespace's labels away and deletes its Tenant is told that bots run on, and what to do; then it ends.
+fn labels_taken_away(ctx: &Ctx) -> Result<(), String> {
+    let (name, namespace) = ("hang-nameless", "tenant-hang-nameless");
+    let bots = || -> Result<_, String> {
+        Ok(uids(&list(ctx, "pods", namespace)?.into_iter().filter(is_bot).collect::<Vec<_>>()))
+    };
+    apply(ctx, &tenant(name, json!({"tier": "basic", "deletionPolicy": "Delete", "fleets": [fleet("a", 1)]})))?;
+    ctx.await_ready(name)?;
+    let before = bots()?;
+    let label = |manager: &str| {
+        let managed = format!("app.kubernetes.io/managed-by{manager}");
+        ctx.kubectl(&["label", "--overwrite", "namespace", namespace, &managed])
+    };
+    label("-")?;
+    ctx.kubectl(&["delete", "tenant", name, "--wait=false"])?;
+    let message = await_reason(ctx, &["tenant", name], "Stalled", "True", "NotOwned")?;
+    ensure(message.contains("run in namespace tenant-hang-nameless") && message.contains("put them back"), || message)?;
+    same("bots", &bots()?, &before)?;
+    label("=torpor").map(drop)
 }
 
 /// The `StatefulSet` is taken away from its running bots, and cannot come back without the Secret.

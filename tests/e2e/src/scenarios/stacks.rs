@@ -1,6 +1,6 @@
 //! Whole stacks of real programs.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::rig::{BASIC, FREE, Rig, namespace, text};
 
@@ -31,6 +31,21 @@ pub fn row_is_there(rig: &Rig, tenant: &str) -> Result<()> {
     Ok(())
 }
 
+/// A bot's log is bounded by its size, and Hummingbot takes the file that says so: one that it cannot read ends it.
+fn logs_are_bounded(rig: &Rig, tenant: &str) -> Result<()> {
+    let pods = rig.list("pods", tenant)?;
+    let pod = pods.iter().map(|pod| text(&pod["metadata"]["name"])).find(|name| name.starts_with("bots-"));
+    let pod = pod.context("no bot")?;
+    let look = "cd /home/hummingbot; grep -e Rotating -e maxBytes conf/hummingbot_logs.yml; ls logs";
+    let found = rig.cluster.exec_in_pod(&namespace(tenant), &pod, Some("bot"), &["sh", "-c", look])?;
+    let lines: Vec<&str> = found.lines().map(str::trim).collect();
+    let logs = lines.iter().any(|line| line.starts_with("logs_"));
+    let [handler, most, ..] = lines[..] else { bail!("{tenant}: {found:?}") };
+    let bounded = handler == "class: logging.handlers.RotatingFileHandler" && most.starts_with("maxBytes: ");
+    ensure!(bounded && logs, "logs of {pod} of {tenant}: {found:?}");
+    Ok(())
+}
+
 pub fn run(rig: &Rig) -> Result<()> {
     for tenant in [BASIC, FREE] {
         rig.await_awake(tenant)?;
@@ -43,6 +58,7 @@ pub fn run(rig: &Rig) -> Result<()> {
         let answer = rig.cluster.exec_in_pod(&namespace(tenant), "redis-0", None, &["sh", "-c", ask])?;
         let memory = answer.lines().nth(1).unwrap_or_default();
         ensure!(memory == wanted, "maxmemory of {tenant}: {wanted} was planned, Redis says {answer:?}");
+        logs_are_bounded(rig, tenant)?;
         let version = rig.sql(tenant, "SHOW server_version")?;
         println!(
             "         {tenant}: PostgreSQL {version} with shared_buffers {buffers}, Redis with maxmemory {memory}"
