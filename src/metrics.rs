@@ -130,6 +130,12 @@ const BREAKER: Description = described(
     &["reason"],
     "1 while the breaker holds all sleep for this reason, 0 otherwise; the hibernator's",
 );
+const ROLLING: Description = described(
+    "torpor_tenants_rolling",
+    "gauge",
+    &[],
+    "Tenants whose pods are replaced for a new plan, a few tenants at a time, or wait for their turn",
+);
 const DUE: Description = described(
     "torpor_tenants_due",
     "gauge",
@@ -182,6 +188,7 @@ pub fn describe() -> Vec<Description> {
         EVENTS,
         EVENTS_LOST,
         BREAKER,
+        ROLLING,
         DUE,
         DECISIONS,
         WARNINGS,
@@ -256,6 +263,7 @@ pub struct Metrics {
     events_lost: Family<ReasonLabels, Counter>,
     breaker: Family<ReasonLabels, Gauge>,
     due: Gauge,
+    rolling: Gauge,
     decisions: Family<StageLabels, Counter>,
     warnings: Family<ResultLabels, Counter>,
     requests: Family<RequestLabels, Counter>,
@@ -286,6 +294,7 @@ impl Metrics {
             events_lost: register(&mut registry, EVENTS_LOST, Family::default()),
             breaker: register(&mut registry, BREAKER, Family::default()),
             due: register(&mut registry, DUE, Gauge::default()),
+            rolling: register(&mut registry, ROLLING, Gauge::default()),
             decisions: register(&mut registry, DECISIONS, Family::default()),
             warnings: register(&mut registry, WARNINGS, Family::default()),
             requests: register(&mut registry, REQUESTS, Family::default()),
@@ -357,6 +366,11 @@ impl Metrics {
     /// The breaker is open for this reason, or is not.
     pub fn set_breaker(&self, reason: &'static str, open: bool) {
         self.breaker.get_or_create(&ReasonLabels { reason }).set(i64::from(open));
+    }
+
+    /// `count` tenants have their pods replaced, or wait for that.
+    pub fn set_rolling(&self, count: usize) {
+        self.rolling.set(gauge_value(count));
     }
 
     /// `count` tenants are due for a deeper stage.

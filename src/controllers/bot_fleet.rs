@@ -9,7 +9,7 @@ use super::outcome::Outcome;
 use super::report::Turn;
 use super::rollout::Pace;
 use super::workloads::{self, Wanted};
-use super::{children, fleet_views, recheck, removal, report, sight, steps, stops, undecodable};
+use super::{children, fleet_views, recheck, removal, report, sight, steps, stops, tenant, undecodable};
 use crate::api::conditions::reasons;
 use crate::api::{BotFleet, BotFleetStatus, DeletionPolicy, Tenant};
 use crate::cluster::index::{Entry, Facts, Slot};
@@ -21,6 +21,16 @@ use crate::domain::stage::{Stage, effective_stage};
 use crate::plan::{self, Child, ChildKind, Parts};
 use crate::status::{self, Seen, sleep};
 use crate::validate::{self, Desired, FleetFacts, Problem, Share, ValidatedTenant};
+
+/// Whether somebody waits for what a pass does: the spec has changed, the fleet is to go, or its tenant is awaited.
+pub fn is_awaited(guarded: &Guarded<BotFleet>, context: &Context) -> bool {
+    let Ok(fleet) = &guarded.0 else { return false };
+    let namespace = fleet.namespace().unwrap_or_default();
+    let tenant = names::tenant_of_namespace(&namespace).and_then(|name| context.tenant(name));
+    fleet.metadata.deletion_timestamp.is_some()
+        || !fleet.is_observed()
+        || tenant.is_some_and(|tenant| tenant::is_awaited(&tenant, context))
+}
 
 /// Runs one pass and tells when the next is due.
 pub async fn reconcile(guarded: Arc<Guarded<BotFleet>>, context: &Context) -> Turn {
@@ -314,13 +324,17 @@ fn await_predecessor(
     let is_bot = |entry: &&Entry, name: &str| entry.slot == Slot::Pod && entry.fleet.as_deref() == Some(name);
     let goes = |other: &BotFleet| {
         let named = tenant.fleets.iter().any(|(name, _)| *name == other.name_any());
-        other.metadata.deletion_timestamp.is_some() || other.metadata.owner_references.is_some() && !named
+        let owners = other.metadata.owner_references.iter().flatten();
+        let mut owners = owners.filter(|owner| owner.controller == Some(true)).map(|owner| &owner.uid);
+        other.metadata.deletion_timestamp.is_some() || owners.any(|uid| Some(uid) == tenant.uid.as_ref()) && !named
     };
     for guarded in context.looked_after(&tenant.namespace) {
         let Ok(other) = &guarded.0 else { continue };
         let name = other.name_any();
-        let left = entries.iter().filter(|entry| is_bot(entry, &name)).count();
-        if name != fleet.name_any() && other.spec.credentials_secret.as_ref() == Some(keys) && goes(other) && left > 0 {
+        let same_keys = name != fleet.name_any() && other.spec.credentials_secret.as_ref() == Some(keys);
+        // One that has no pod just now, but asks for one, is about to.
+        if same_keys && goes(other) && !sight::bots(&entries, Some(&name)).gone() {
+            let left = entries.iter().filter(|entry| is_bot(entry, &name)).count();
             return Err(Outcome::Waiting(format!(
                 "{left} bots of fleet {name}, which goes and has the same credentialsSecret {keys}, have not stopped yet"
             )));

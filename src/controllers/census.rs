@@ -123,6 +123,7 @@ pub async fn run(context: Arc<Context>) {
             census.count_fleet(&fleet, now);
         }
         context.rollout.awake(census.awake);
+        context.metrics.set_rolling(context.rollout.concerned(context.clock.monotonic()));
         census.tell(&context.metrics);
         tokio::time::sleep(INTERVAL).await;
     }

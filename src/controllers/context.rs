@@ -197,14 +197,15 @@ impl Context {
         }
     }
 
-    /// A pass over each fleet of a namespace that is looked after.
+    /// A pass over each fleet of a namespace that is looked after, or has bots.
     pub fn every_fleet(&self, namespace: &str) {
-        let names = self.index.names(Slot::Child(ChildKind::BotFleet), namespace);
+        let mut names = self.index.names(Slot::Child(ChildKind::BotFleet), namespace);
         if names.len() > MOST_FLEETS {
-            for fleet in self.looked_after(namespace) {
-                self.triggers.fleet(namespace, &fleet.name_any());
-            }
-            return;
+            let after: HashSet<String> = self.looked_after(namespace).iter().map(|fleet| fleet.name_any()).collect();
+            let set = |name: &str| {
+                self.index.get(Slot::Child(ChildKind::StatefulSet), namespace, &names::fleet_workload(name))
+            };
+            names.retain(|name| after.contains(name) || set(name).is_some_and(|set| set.desired != Some(0)));
         }
         for name in names {
             self.triggers.fleet(namespace, &name);

@@ -80,7 +80,9 @@ pub async fn finish<S: Status>(
     let failed = matches!(outcome, Outcome::Failed(_) | Outcome::Transient(_));
     let failures = if failed { context.failed(kind, &key) } else { 0 };
     let silent = context.memory.silent_for(&key, context.clock.monotonic());
-    let turn = |outcome: &Outcome, failures, due| Turn::of(outcome, failures, (due, silent.unwrap_or_default()));
+    // A process that has not told anything yet finds what was told before it came.
+    let waited = silent.unwrap_or_else(|| since(old, context.clock.now()));
+    let turn = |outcome: &Outcome, failures, due| Turn::of(outcome, failures, (due, waited));
     let ended = |turn: Turn| {
         context.metrics.set_in_backoff(kind.as_str(), context.memory.failing(kind.as_str()));
         turn

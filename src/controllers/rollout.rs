@@ -91,6 +91,14 @@ impl Rollout {
         FEWEST.max(self.awake.load(Ordering::Relaxed) / ONE_IN)
     }
 
+    /// How many tenants have a turn, or wait for one.
+    pub fn concerned(&self, now: Instant) -> usize {
+        let known = &mut *self.lock();
+        known.forget_ended(now);
+        let waiting: BTreeSet<&str> = known.waiting.iter().map(|(namespace, _)| &**namespace).collect();
+        known.taken.len() + waiting.iter().filter(|namespace| !known.taken.contains_key(**namespace)).count()
+    }
+
     /// Whether a tenant would have a turn now.
     pub fn has_room(&self, namespace: &str, now: Instant) -> bool {
         let known = &mut *self.lock();

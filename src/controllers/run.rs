@@ -16,7 +16,7 @@ use kube::runtime::reflector::{self, ObjectRef};
 use kube::{Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use thiserror::Error as ThisError;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
 use super::context::{Context, Guarded, Key, Memory, Triggers};
@@ -36,6 +36,11 @@ use crate::plan::Settings;
 
 /// Passes that run at the same time, per kind. More only makes the API server queue them.
 const CONCURRENCY: u16 = 16;
+/// So many of them may be about objects of which nobody awaits anything: after a change that concerns all, while a webhook hangs, each
+/// may take half a minute, and who is to wake or to stop needs a place all the same.
+const UPKEEP: usize = 12;
+/// One that finds no place comes again so soon.
+const NO_PLACE: Duration = Duration::from_secs(1);
 /// How often each loop proves that it still turns.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// A loop that was silent for so long is stuck.
@@ -144,6 +149,7 @@ pub async fn operator(cluster: Cluster, start: Start) -> Result<(), Ended> {
         &health,
         context.pools.clone(),
         (context.triggers.pools.clone(), pool_queue),
+        |_, _| true,
         |object, context| async move { worker_pool::reconcile(object, &context).await },
     ));
     loops.spawn(passes(
@@ -152,6 +158,7 @@ pub async fn operator(cluster: Cluster, start: Start) -> Result<(), Ended> {
         &health,
         context.tenants.clone(),
         (context.triggers.tenants.clone(), tenant_queue),
+        tenant::is_awaited,
         |object, context| async move { tenant::reconcile(object, &context).await },
     ));
     loops.spawn(passes(
@@ -160,6 +167,7 @@ pub async fn operator(cluster: Cluster, start: Start) -> Result<(), Ended> {
         &health,
         context.fleets.clone(),
         (context.triggers.fleets.clone(), fleet_queue),
+        bot_fleet::is_awaited,
         |object, context| async move { bot_fleet::reconcile(object, &context).await },
     ));
     match loops.join_next().await {
@@ -179,6 +187,7 @@ fn passes<K, F, P>(
     health: &Health,
     store: reflector::Store<K>,
     (requests, queue): (UnboundedSender<ReconcileRequest<K>>, UnboundedReceiver<ReconcileRequest<K>>),
+    awaited: fn(&K, &Context) -> bool,
     pass: P,
 ) -> impl Future<Output = &'static str> + Send + use<K, F, P>
 where
@@ -197,12 +206,19 @@ where
                 tokio::time::sleep(HEARTBEAT).await;
             }
         };
-        let known = store.clone();
+        let (known, upkeep) = (store.clone(), Arc::new(Semaphore::new(UPKEEP)));
         let guarded = move |object: Arc<K>, context: Arc<Context>| {
             let (pass, news) = (pass.clone(), context.listed.news());
             // Read once more: what was told between the library's look and the count would be taken for read.
             let object = known.get(&ObjectRef::from_obj(&*object)).unwrap_or(object);
-            async move { Ok::<Action, Never>(listed::since(news, guard(kind, object, context, pass)).await) }.boxed()
+            let place = if awaited(&object, &context) { None } else { Some(upkeep.clone().try_acquire_owned()) };
+            async move {
+                if let Some(Err(_)) = place {
+                    return Ok(Action::requeue(NO_PLACE));
+                }
+                Ok::<Action, Never>(listed::since(news, guard(kind, object, context, pass)).await)
+            }
+            .boxed()
         };
         let stream = applier(
             guarded,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::context::{Context, Guarded, Key};
@@ -26,6 +27,19 @@ use crate::plan::{self, Child, ChildKind, DatabaseSize, Parts};
 use crate::status::Seen;
 use crate::status::sleep::{self, Way};
 use crate::validate::{self, ValidatedTenant};
+
+/// Whether somebody waits for what a pass does: the spec has changed, the Tenant is to go, or the tenant to another stage.
+pub fn is_awaited(guarded: &Guarded<Tenant>, context: &Context) -> bool {
+    guarded.0.as_ref().is_ok_and(|tenant| moves(tenant, context.clock.now()))
+}
+
+fn moves(tenant: &Tenant, now: Timestamp) -> bool {
+    let wanted = effective_stage(&activity::facts(tenant, now));
+    let status = tenant.status.as_ref();
+    let reached = status.and_then(|status| status.hibernation.as_ref()?.stage).unwrap_or_default();
+    let waking = wanted == Stage::Active && status.is_some_and(|status| sleep::slept(&status.conditions));
+    tenant.metadata.deletion_timestamp.is_some() || !tenant.is_observed() || reached != wanted || waking
+}
 
 /// Runs one pass and tells when the next is due.
 pub async fn reconcile(guarded: Arc<Guarded<Tenant>>, context: &Context) -> Turn {
@@ -206,9 +220,10 @@ impl Step {
         // Fleets that are held back only repeat what holds them.
         let bots_are_held = held.is_some() && !self.parts.bots;
         unready.extend(fleets_unready(&views, validated).into_iter().filter(|_| !bots_are_held));
-        unready.extend(fleets_leaving(context, &entries));
         let left = steps::left(self.wanted, seen);
         let complete = held.is_none() && unready.is_empty() && !validated.pools.is_empty();
+        // Whoever wakes is awake without those that go.
+        unready.extend(fleets_leaving(context, &entries));
         let before = old.hibernation.as_ref().and_then(|sleep| sleep.stage).unwrap_or_default();
         let reached = steps::reached(before, self.wanted, seen, complete);
         let arrived =
@@ -284,4 +299,39 @@ fn fleets_unready(fleets: &[FleetView], validated: &ValidatedTenant) -> Vec<Stri
         FleetState::Ready | FleetState::Stalled(_) => None,
     });
     missing.chain(working).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_tenant_at_rest_is_not_awaited() {
+        let of = |spec: serde_json::Value, status: serde_json::Value| {
+            let object = json!({
+                "apiVersion": "torpor.dev/v1alpha1", "kind": "Tenant", "spec": spec, "status": status,
+                "metadata": {"name": "a", "generation": 2, "creationTimestamp": "2026-01-01T00:00:00Z"},
+            });
+            moves(&serde_json::from_value(object).expect("a Tenant"), "2026-01-01T01:00:00Z".parse().expect("a time"))
+        };
+        let condition = |reason: &str| {
+            json!([{"type": "Hibernated", "status": "False", "reason": reason, "message": "",
+                "lastTransitionTime": "2026-01-01T00:00:00Z"}])
+        };
+        let at = |stage: &str, seen: i64, reason: &str| json!({"observedGeneration": seen, "hibernation": {"stage": stage}, "conditions": condition(reason)});
+        let (awake, asleep) = (json!({"tier": "free"}), json!({"tier": "free", "suspended": true}));
+        assert!(!of(awake.clone(), at("Active", 2, "Awake")));
+        assert!(!of(asleep.clone(), at("DatabaseOnly", 2, "Asleep")));
+        for (what, spec, status) in [
+            ("a new one", &awake, json!({})),
+            ("a change", &awake, at("Active", 1, "Awake")),
+            ("a suspension", &asleep, at("Active", 2, "Awake")),
+            ("a wake", &awake, at("DatabaseOnly", 2, "Asleep")),
+            ("a wake that is not over", &awake, at("Active", 2, "WakingUp")),
+        ] {
+            assert!(of(spec.clone(), status), "{what}");
+        }
+    }
 }

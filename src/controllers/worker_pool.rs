@@ -121,6 +121,11 @@ fn judge(
         let refused = unmarked.find_map(|node| refusal(node));
         return refused.map_or_else(|| Outcome::Progressing("nodes are being marked".to_owned()), Outcome::Refused);
     }
+    // New pods land there as long as they have its label.
+    let mut left = assignment.edits.iter().filter(|edit| edit.loses.as_ref() == Some(&name));
+    if let Some(kept) = left.find_map(|edit| refusal(&edit.node)) {
+        return Outcome::Refused(kept);
+    }
     let members = members(assignment, nodes, &name);
     if members.iter().any(|node| node.ready) {
         Outcome::Done(Stage::Active)

@@ -81,10 +81,13 @@ impl Tenants {
         })
     }
 
-    /// Whether the host of this tenant's dashboard is its own, and no older tenant's.
+    /// Whether the host of this tenant's dashboard is its own, and nobody else's. Of two who claim one, whatever stands in front of their
+    /// dashboards leads visitors to either.
     pub fn owns_its_host(&self, tenant: &Tenant) -> bool {
-        let owner = progress::host(tenant).and_then(|host| self.by_host(host));
-        owner.is_some_and(|owner| owner.metadata.name == tenant.metadata.name)
+        let claimed_by = |claims: &BTreeSet<(Timestamp, Arc<str>)>| {
+            claims.len() == 1 && claims.first().is_some_and(|(_, name)| **name == *tenant.name_any())
+        };
+        self.read(|known| progress::host(tenant).and_then(|host| known.hosts.get(host)).is_some_and(claimed_by))
     }
 
     /// Names of Tenants that changed, from now on.
@@ -259,12 +262,13 @@ mod tests {
         };
         tenants.put(claims("b", 20));
         tenants.put(claims("a", 10));
-        assert!(tenants.owns_its_host(&claims("a", 10)) && !tenants.owns_its_host(&claims("b", 20)));
+        assert!(!tenants.owns_its_host(&claims("a", 10)) && !tenants.owns_its_host(&claims("b", 20)));
         assert!(!tenants.owns_its_host(&tenant("c", 1, None)));
         let owner = |tenants: &Tenants| tenants.by_host("x.example.com").map(|tenant| tenant.name_any());
         assert_eq!(owner(&tenants).as_deref(), Some("a"), "whoever was seen first");
         tenants.remove("a");
         assert_eq!(owner(&tenants).as_deref(), Some("b"));
+        assert!(tenants.owns_its_host(&claims("b", 20)));
     }
 
     #[test]

@@ -82,7 +82,7 @@ impl Time {
                 let seconds = said.duration_since(own).as_secs();
                 tracing::warn!(
                     seconds,
-                    "this machine's clock is behind the API server's, whose time is used; correct it"
+                    "the API server's clock is ahead of this machine's, and its time is used; correct the one that is wrong"
                 );
             }
             (true, false) => tracing::info!("this machine's clock is right again"),

@@ -7,7 +7,7 @@
 
 use jiff::Timestamp;
 
-use super::decide::{Deadline, Due, Situation, Why, deadlines, later};
+use super::decide::{Deadline, Due, Situation, Why, deadlines, later, stage_at};
 use crate::api::HibernationMode;
 use crate::api::tenant::Decision;
 use crate::domain::stage::Stage;
@@ -40,10 +40,15 @@ impl Record {
             return Record::default();
         };
         let announced = |(at, stage)| Announced { at, stage };
+        // Decisions from before it was noted.
+        let asked_stage = |at| {
+            let due = || stage_at(&deadlines(&situation.policy, situation.activity), at);
+            decision.asked_stage.unwrap_or_else(due)
+        };
         let record = Record {
             stage: decision.stage,
             warned: decision.warned_for.zip(decision.warned_stage).map(announced),
-            asked: decision.asked_for.zip(decision.asked_stage).map(announced),
+            asked: decision.asked_for.map(|at| Announced { at, stage: asked_stage(at) }),
         };
         Record { stage: record.stage.min(record.agreed(situation)), ..record }
     }

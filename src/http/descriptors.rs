@@ -2,8 +2,9 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Connections of one server at a time, where descriptors allow it.
-const MOST: usize = 8_192;
+/// Connections of one server at a time, where descriptors allow it: each may hold a head of 32 KiB, and the gateway's container has
+/// 256 MiB.
+const MOST: usize = 4_096;
 /// No process has more than two servers, and most requests make it ask the API server something: a third for each server leaves as many
 /// for that.
 const SHARE: u64 = 3;

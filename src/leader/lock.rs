@@ -21,10 +21,11 @@ use tracing::info;
 use super::{LeaderError, LeaderParams, Lost, tenure::Tenure};
 use crate::clock::Clock;
 
-/// The Lease as this process saw it, and since when it has looked like this.
+/// The Lease as this process saw it, since when it has looked like this, and when it was there last.
 pub(super) struct Sighting {
     spec: LeaseSpec,
     since: Instant,
+    last: Instant,
 }
 
 pub(super) enum Attempt {
@@ -82,8 +83,10 @@ impl Lock {
     /// Takes the Lease if it is free, or if its holder has been silent for its whole duration before our eyes.
     pub(super) async fn try_to_take(&self, sighting: &mut Option<Sighting>) -> Result<Attempt, Failed> {
         let Some(lease) = self.read().await? else {
-            // Whoever deleted it has not ended its holder, which writes until it asks again.
-            let left = sighting.as_ref().map_or(Duration::ZERO, |seen| self.left_of(seen, self.clock.monotonic()));
+            // Whoever deleted it has not ended its holder, which may have renewed it after our last look, and writes until it
+            // asks again.
+            let now = self.clock.monotonic();
+            let left = sighting.as_ref().map_or(Duration::ZERO, |seen| self.left_of(&seen.spec, seen.last, now));
             if !left.is_zero() {
                 return Ok(Attempt::Wait(left));
             }
@@ -116,20 +119,22 @@ impl Lock {
             Some(seen) if seen.spec == spec => seen.since,
             _ => now,
         };
-        self.left_of(sighting.insert(Sighting { spec, since }), now)
+        let seen = sighting.insert(Sighting { spec, since, last: now });
+        self.left_of(&seen.spec, since, now)
     }
 
-    fn left_of(&self, seen: &Sighting, now: Instant) -> Duration {
-        let Some(holder) = seen.spec.holder_identity.as_deref().filter(|holder| !holder.is_empty()) else {
+    /// The same of a holder that has been silent since then.
+    fn left_of(&self, spec: &LeaseSpec, since: Instant, now: Instant) -> Duration {
+        let Some(holder) = spec.holder_identity.as_deref().filter(|holder| !holder.is_empty()) else {
             return Duration::ZERO;
         };
-        let seconds = seen.spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
+        let seconds = spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
         let duration = if self.params.identity.follows(holder) {
             self.params.grace
         } else {
             seconds.map_or(self.params.duration, Duration::from_secs)
         };
-        duration.saturating_sub(now.saturating_duration_since(seen.since))
+        duration.saturating_sub(now.saturating_duration_since(since))
     }
 
     /// Confirms the lead, as often as it takes within the tenure.

@@ -113,6 +113,26 @@ async fn a_holder_is_left_alone_until_it_was_silent_for_its_own_duration() {
 }
 
 #[tokio::test]
+async fn the_holder_of_a_lease_that_somebody_deleted_is_waited_for() {
+    let server = Server::default();
+    let clock = still();
+    server.put(held_by("other", 1));
+    let acquired = tokio::spawn(acquire(server.client(), params("me", 1), clock.clone()));
+    looked_at(&server).await;
+    clock.advance(Duration::from_secs(30));
+    looked_at(&server).await;
+    server.with(|store| store.lease = None);
+    clock.advance(Duration::from_secs(59));
+    looked_at(&server).await;
+    assert!(!acquired.is_finished(), "it may have renewed it just before");
+    clock.advance(Duration::from_secs(1));
+    let acquired = timeout(Duration::from_secs(20), acquired).await.expect("in time");
+    let leadership = acquired.expect("no panic").expect("the lead");
+    assert_eq!(server.spec()["holderIdentity"], "me");
+    drop(leadership);
+}
+
+#[tokio::test]
 async fn a_predecessor_in_the_same_pod_is_waited_for_only_as_long_as_its_writes_may_be_under_way() {
     let server = Server::default();
     let clock = still();

@@ -25,13 +25,13 @@ const GRACE_SECONDS: i64 = 60;
 const CONFIG: &str = "/etc/redis";
 
 /// `redis-cli` ends with code 0 after an error, too, so the answer is compared. `LOADING` means that
-/// a snapshot is being read: alive, and not ready; so is one that runs a long script (`BUSY`), and one that cannot save
-/// (`MISCONF`): its memory holds what a restart would lose.
+/// a snapshot is being read: alive, and not ready; so is one that cannot save (`MISCONF`): its memory holds what a restart
+/// would lose.
 const PING: &str = r#"set -u
 REDISCLI_AUTH="$(cat /run/secrets/torpor/redis-password)"
 export REDISCLI_AUTH
 case "$1 $(redis-cli -h 127.0.0.1 ping 2>&1)" in
-  "ready PONG" | "alive PONG" | "alive LOADING"* | "alive BUSY"* | "alive MISCONF"*) exit 0 ;;
+  "ready PONG" | "alive PONG" | "alive LOADING"* | "alive MISCONF"*) exit 0 ;;
   *) exit 1 ;;
 esac
 "#;

@@ -146,6 +146,10 @@ const PAIRED: &[(&str, OwnTest)] = &[
     ("gateway::faults::an_absent_api_server_is_told_at_once", gateway::faults::an_absent_api_server_is_told_at_once),
     ("install::examples_are_accepted", install::examples_are_accepted),
     ("rollout::catalogues_change_few_tenants_at_a_time", rollout::catalogues_change_few_tenants_at_a_time),
+    (
+        "rollout::what_concerns_all_holds_up_nobody_who_is_awaited",
+        rollout::what_concerns_all_holds_up_nobody_who_is_awaited,
+    ),
     ("receiver::receiver_behaves_as_told", receiver::receiver_behaves_as_told),
 ];
 

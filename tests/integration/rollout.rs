@@ -1,6 +1,7 @@
 //! A catalogue that changes what runs of all tenants at once.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::TcpListener;
 use std::process::Command;
 use std::time::Duration;
 
@@ -21,6 +22,44 @@ const MANY: usize = 11;
 const AT_ONCE: usize = 5;
 /// Fleets of a tenant of tier pro, and their bots: as many as it may have.
 const FLEETS: [(&str, i32); 3] = [("a", 8), ("b", 1), ("c", 1)];
+
+/// NetworkPolicies of all tenants are to change, and a webhook is silent: who is to stop finds a place among those that wait for it.
+pub fn what_concerns_all_holds_up_nobody_who_is_awaited() -> Result<(), String> {
+    const ALL: usize = 24;
+    let mut rig = Rig::start(Options::default())?;
+    rig.apply(&tenants(ALL, |_| "free"))?;
+    rig.await_tenants(ALL, LIMIT)?;
+    // Takes connections and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").map_err(|error| error.to_string())?;
+    let address = silent.local_addr().map_err(|error| error.to_string())?;
+    let webhook = json!({
+        "name": "silent.torpor.test", "clientConfig": {"url": format!("https://{address}/")}, "failurePolicy": "Fail",
+        "timeoutSeconds": 30, "sideEffects": "None", "admissionReviewVersions": ["v1"],
+        "rules": [{"apiGroups": ["networking.k8s.io"], "apiVersions": ["v1"], "resources": ["networkpolicies"], "operations": ["*"]}],
+    });
+    let hook = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": "silent"}, "webhooks": [webhook],
+    });
+    rig.apply(&hook.to_string())?;
+    // The API server takes a moment to ask it.
+    std::thread::sleep(Duration::from_secs(3));
+    rig.replace(TORPOR.as_ref(), &["--not-internet", "203.0.113.0/24"])?;
+    rig.operator.await_ready(START)?;
+    std::thread::sleep(Duration::from_secs(10));
+    let stop = ["free-3", "free-9", "free-15", "free-21"];
+    for name in stop {
+        rig.kubectl(&["patch", "tenant", name, "--type=merge", "-p", r#"{"spec":{"suspended":true}}"#])?;
+    }
+    eventually(Duration::from_secs(15), || {
+        let asked = |name: &str| -> Result<Value, String> {
+            Ok(rig.get(&["statefulset", "bots-makers", "-n", &format!("tenant-{name}")])?["spec"]["replicas"].clone())
+        };
+        let asked = stop.iter().map(|name| asked(name)).collect::<Result<Vec<_>, _>>()?;
+        same("bots", &asked, &vec![json!(0); stop.len()])
+    })?;
+    rig.kubectl(&["delete", "validatingwebhookconfiguration", "silent"]).map(drop)
+}
 
 /// Smaller bots: few tenants at a time lose one, a tenant with several fleets one at a time, and one with as many bots as its tier allows
 /// starts each of them again although its quota is to become smaller, too. A class that does not exist: nobody loses any.

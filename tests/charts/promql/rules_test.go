@@ -42,6 +42,10 @@ func tenants(state, values string) string {
 	return `torpor_tenants{` + of("operator") + `, tier="basic", state="` + state + `"} ` + values
 }
 
+func rolling(values string) string {
+	return `torpor_tenants_rolling{` + of("operator") + `} ` + values
+}
+
 var situations = map[string][]situation{
 	"TorporOperatorLeaders": {
 		{"one leads, one stands by", []string{leader("a", "1x20"), leader("b", "0x20")}, 10 * time.Minute, nil},
@@ -82,11 +86,11 @@ var situations = map[string][]situation{
 		{"one", []string{`torpor_tenants{` + of("operator") + `, tier="pro", state="stalled"} 1x30`}, 20 * time.Minute, []string{`{tier="pro"}`}},
 	},
 	"TorporTenantsNotReady": {
-		{"a few of many", []string{tenants("working", "40x40"), tenants("awake", "900x40"), tenants("asleep", "60x40")}, 30 * time.Minute, nil},
-		{"a release", []string{tenants("working", "0x5 500x15 0x20"), tenants("awake", "1000x5 500x15 1000x20")}, 30 * time.Minute, nil},
-		{"two of ten", []string{tenants("working", "2x40"), tenants("awake", "8x40")}, 30 * time.Minute, nil},
-		{"nobody is there", []string{tenants("working", "0x40")}, 30 * time.Minute, nil},
-		{"a zone has gone", []string{tenants("working", "200x40"), tenants("awake", "300x40"), tenants("asleep", "500x40")}, 30 * time.Minute, []string{"{}"}},
+		{"a few of many", []string{tenants("working", "40x40"), tenants("awake", "900x40"), tenants("asleep", "60x40"), rolling("0x40")}, 30 * time.Minute, nil},
+		{"a catalogue is rolled out", []string{tenants("working", "950x90"), tenants("awake", "50x90"), rolling("940x90")}, 80 * time.Minute, nil},
+		{"five of ten", []string{tenants("working", "5x40"), tenants("awake", "5x40"), rolling("0x40")}, 30 * time.Minute, nil},
+		{"nobody is there", []string{tenants("working", "0x40"), rolling("0x40")}, 30 * time.Minute, nil},
+		{"a zone has gone", []string{tenants("working", "200x40"), tenants("awake", "300x40"), tenants("asleep", "500x40"), rolling("0x40")}, 30 * time.Minute, []string{"{}"}},
 	},
 	"TorporStopOverdue": {
 		{"none", []string{longest("StopOverdue", "0x20"), longest("WakingUp", "60+60x20")}, 10 * time.Minute, nil},

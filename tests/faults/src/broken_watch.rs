@@ -332,17 +332,17 @@ async fn some(rig: &mut Rig, settings: &Settings, (lane, lanes): (usize, usize))
     Ok((rows, measured))
 }
 
-/// Waits until an operator that has just started waits for nothing but the watch of this kind.
-async fn begins(rig: &Rig, kind: &str) -> Result<()> {
+/// Waits until an operator that has just started waits for nothing but the watch of this kind. Whether it does.
+async fn begins(rig: &Rig, kind: &str) -> bool {
     let (began, wanted) = (Instant::now(), format!("waiting for {kind}\n"));
     while began.elapsed() < NEVER {
         if rig.probes.readiness(&rig.operator).await.is_ok_and(|(_, says)| says == wanted) {
-            break;
+            tokio::time::sleep(TOLD).await;
+            return true;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    tokio::time::sleep(TOLD).await;
-    Ok(())
+    false
 }
 
 async fn one(
@@ -370,7 +370,10 @@ async fn one(
     let kind = kind(key);
     if broken.since == Since::Start {
         rig.restart(Plan::new(rules)).await?;
-        begins(rig, &kind).await?;
+        if !begins(rig, &kind).await {
+            let what = "it does not begin, or waits for more than this watch".to_owned();
+            row.violations.push(Violation { case: broken.name.to_owned(), what });
+        }
     } else {
         rig.proxy.set(Plan::new(rules));
         rig.proxy.cut_watches(of("watch"));
