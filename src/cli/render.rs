@@ -125,7 +125,12 @@ impl Input {
     fn add(&mut self, source: &Source) {
         for (index, document) in serde_yaml::Deserializer::from_str(&source.text).enumerate() {
             let place = format!("{}: document {}", source.name, index + 1);
-            let value = serde_yaml::Value::deserialize(document)
+            let value = serde_yaml::Value::deserialize(document).and_then(|mut value| {
+                // As kubectl reads it.
+                value.apply_merge()?;
+                Ok(value)
+            });
+            let value = value
                 .map_err(|error| error.to_string())
                 .and_then(|value| serde_json::to_value(value).map_err(|error| error.to_string()));
             match value {

@@ -148,8 +148,22 @@ impl Applier {
         Ok(answer.map(|object| self.remember(Slot::Child(kind), &object.metadata, desired)))
     }
 
+    /// Makes a fleet's spec what is planned, without what others have set besides: an apply leaves what it does not name.
+    ///
+    /// # Errors
+    /// [`ClusterError`], classified.
+    pub async fn take_back(&self, namespace: &str, name: &str, spec: &Value) -> Result<(), ClusterError> {
+        self.may_write(namespace).await?;
+        let params = PatchParams { field_manager: Some(OPERATOR.to_owned()), ..PatchParams::default() };
+        let patch = Patch::Merge(json!({ "spec": spec }));
+        let answer = self.api(ChildKind::BotFleet, namespace).patch_metadata(name, &params, &patch).await;
+        self.metrics.api_write("patch", ChildKind::BotFleet.as_str());
+        answer.map(drop).map_err(|error| ClusterError::of(&format!("BotFleet {namespace}/{name}"), &error))
+    }
+
     /// Puts whole lists back. An apply leaves what others added to a list, and that may contradict what is wanted,
-    /// such as a second port of one name; a merge replaces the list. `false` when the API server refuses that, too.
+    /// such as a second port of one name; a merge replaces the list. So it leaves a field that only another value of its neighbour
+    /// may have, which the API server fills in. `false` when the API server refuses that, too.
     async fn overwrite(
         &self,
         kind: ChildKind,
@@ -161,6 +175,12 @@ impl Applier {
         let mut contents = wanted.clone();
         if let Some(fields) = contents.as_object_mut() {
             fields.remove("metadata");
+        }
+        match kind {
+            ChildKind::StatefulSet => contents["spec"]["updateStrategy"]["rollingUpdate"] = Value::Null,
+            ChildKind::Deployment => contents["spec"]["strategy"]["rollingUpdate"] = Value::Null,
+            ChildKind::PodDisruptionBudget => contents["spec"]["minAvailable"] = Value::Null,
+            _ => {}
         }
         let params = PatchParams { field_manager: Some(OPERATOR.to_owned()), ..PatchParams::default() };
         let answer = self.api(kind, namespace).patch_metadata(name, &params, &Patch::Merge(&contents)).await;

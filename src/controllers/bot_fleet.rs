@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use kube::ResourceExt;
+use kube::{Resource, ResourceExt};
 
 use super::context::{Context, Guarded, Key, MOST_FLEETS};
 use super::outcome::Outcome;
@@ -24,11 +24,14 @@ use crate::validate::{self, Desired, FleetFacts, Problem, Share, ValidatedTenant
 
 /// Whether somebody waits for what a pass does: the spec has changed, the fleet is to go, or its tenant is awaited.
 pub fn is_awaited(guarded: &Guarded<BotFleet>, context: &Context) -> bool {
-    let Ok(fleet) = &guarded.0 else { return false };
-    let namespace = fleet.namespace().unwrap_or_default();
+    let namespace = guarded.namespace().unwrap_or_default();
     let tenant = names::tenant_of_namespace(&namespace).and_then(|name| context.tenant(name));
-    fleet.metadata.deletion_timestamp.is_some()
-        || !fleet.is_observed()
+    let changed = |fleet: &BotFleet| {
+        let conditions = fleet.status.as_ref().map(|status| &status.conditions[..]).unwrap_or_default();
+        !fleet.is_observed() && !report::unready_for_long(conditions, context.clock.now())
+    };
+    guarded.meta().deletion_timestamp.is_some()
+        || guarded.0.as_ref().is_ok_and(changed)
         || tenant.is_some_and(|tenant| tenant::is_awaited(&tenant, context))
 }
 
@@ -336,7 +339,7 @@ fn await_predecessor(
         if same_keys && goes(other) && !sight::bots(&entries, Some(&name)).gone() {
             let left = entries.iter().filter(|entry| is_bot(entry, &name)).count();
             return Err(Outcome::Waiting(format!(
-                "{left} bots of fleet {name}, which goes and has the same credentialsSecret {keys}, have not stopped yet"
+                "fleet {name}, which goes and has the same credentialsSecret {keys}, has not stopped yet ({left} bots)"
             )));
         }
     }

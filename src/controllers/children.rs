@@ -3,6 +3,8 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::context::{Context, Key};
 use super::outcome::{self, FirstFailure, Outcome};
 use super::removal;
@@ -10,6 +12,7 @@ use super::rollout::Pace;
 use super::starting::{self, Resize};
 use super::volumes;
 use super::workloads::{self, Wanted};
+use crate::api::BotFleetSpec;
 use crate::cluster::error::ClusterError;
 use crate::cluster::index::{Entry, Slot};
 use crate::cluster::status::Own;
@@ -146,11 +149,49 @@ async fn stop_surplus(context: &Context, namespace: &str, wanted: &Wanted) -> Re
     removal::stop_orphans(context, &context.index.namespace(namespace), surplus).await
 }
 
+/// The planned spec of a fleet, and `null` for what the live one has besides. `None` where it has nothing.
+fn taken_back(live: &BotFleetSpec, planned: &BotFleetSpec) -> Option<Value> {
+    // The only fields that a plan may leave out.
+    let optional = |spec: &BotFleetSpec| {
+        let strategy = &spec.strategy;
+        let resources = spec.resources.as_ref();
+        [
+            spec.paused,
+            spec.credentials_secret.is_some(),
+            resources.is_some(),
+            resources.is_some_and(|resources| resources.cpu.is_some()),
+            resources.is_some_and(|resources| resources.memory.is_some()),
+            strategy.config.is_some(),
+            strategy.config_map_ref.is_some(),
+        ]
+    };
+    let besides = optional(live).into_iter().zip(optional(planned)).any(|(live, planned)| live && !planned);
+    let spec = || Some((serde_json::to_value(live).ok()?, serde_json::to_value(planned).ok()?));
+    besides.then(spec).flatten().map(|(live, planned)| with_nulls(&live, planned))
+}
+
+fn with_nulls(live: &Value, planned: Value) -> Value {
+    let (Value::Object(live), Value::Object(mut planned)) = (live, planned.clone()) else { return planned };
+    for (key, value) in live {
+        let field = planned.remove(key).map_or(Value::Null, |planned| with_nulls(value, planned));
+        planned.insert(key.clone(), field);
+    }
+    Value::Object(planned)
+}
+
 async fn ensure(context: &Context, child: &Child, namespace: &str) -> Result<(), Outcome> {
     if let Child::StatefulSet(set) = child
         && context.index.get(Slot::Child(ChildKind::StatefulSet), namespace, child.name()).is_none()
     {
         return volumes::adopt(context, set, namespace).await;
+    }
+    if let Child::BotFleet(planned) = child
+        && let Some(live) = context.fleet(namespace, child.name())
+        && let Ok(live) = &live.0
+        && live.metadata.deletion_timestamp.is_none()
+        && let Some(spec) = taken_back(&live.spec, &planned.spec)
+    {
+        context.applier.take_back(namespace, child.name(), &spec).await?;
     }
     if let Child::ResourceQuota(quota) = child
         && !context.is_as_planned(namespace)
@@ -287,4 +328,33 @@ fn workload(child: &Child) -> Option<Wanted> {
         cpu: plan::limit(container).cpu,
         grace_seconds: pod.termination_grace_period_seconds.and_then(|seconds| u32::try_from(seconds).ok()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_others_have_set_in_a_tenants_fleet_is_taken_back() {
+        let spec = |mut more: Value| -> BotFleetSpec {
+            more["strategy"].as_object_mut().map(|strategy| strategy.insert("kind".to_owned(), json!("v1")));
+            serde_json::from_value(more).expect("a spec")
+        };
+        let planned = spec(json!({"strategy": {"config": "strategy: a"}, "resources": {"cpu": "100m"}}));
+        assert_eq!(taken_back(&planned, &planned), None);
+        assert_eq!(taken_back(&spec(json!({"replicas": 9, "strategy": {"config": "strategy: b"}})), &planned), None);
+        for (live, field) in [
+            (json!({"paused": true, "strategy": {"config": "strategy: a"}}), "/paused"),
+            (json!({"credentialsSecret": "keys", "strategy": {"config": "strategy: a"}}), "/credentialsSecret"),
+            (json!({"resources": {"memory": "1Gi"}, "strategy": {"config": "strategy: a"}}), "/resources/memory"),
+            (json!({"strategy": {"configMapRef": {"name": "mine"}}}), "/strategy/configMapRef"),
+        ] {
+            let spec = taken_back(&spec(live), &planned).expect(field);
+            assert_eq!(spec.pointer(field), Some(&Value::Null), "{spec}");
+            assert_eq!(spec["resources"]["cpu"], "100m");
+            assert_eq!(spec["strategy"]["config"], "strategy: a");
+        }
+    }
 }

@@ -8,6 +8,7 @@ pub mod feeds;
 pub mod fleet_views;
 pub mod hibernation;
 pub mod outcome;
+pub mod places;
 pub mod recheck;
 pub mod removal;
 pub mod report;

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::controller::Action;
 
 use super::context::{Context, Key, Written};
 use super::outcome::{Outcome, SHOWN_AFTER};
 use crate::api::conditions::READY;
+use crate::api::{Condition, ConditionStatus};
 use crate::cluster::status::Own;
 use crate::status::find;
 use crate::status::own::Status;
@@ -33,6 +34,13 @@ const PAUSES: (Duration, Duration) = (Duration::from_secs(20), Duration::from_se
 fn wait(under_way: Duration, silent: Duration) -> Option<Duration> {
     let pause = under_way.saturating_sub(silent).clamp(PAUSES.0, PAUSES.1);
     pause.checked_sub(silent).filter(|left| !left.is_zero())
+}
+
+/// Whether something has not been Ready for so long that nobody waits for it any more.
+pub fn unready_for_long(conditions: &[Condition], now: Timestamp) -> bool {
+    const LONG: SignedDuration = SignedDuration::from_mins(10);
+    let unready = find(conditions, READY).filter(|ready| ready.status != ConditionStatus::True);
+    unready.is_some_and(|ready| now.duration_since(ready.last_transition_time) > LONG)
 }
 
 /// How long Ready has been what it is.
@@ -152,7 +160,7 @@ fn key(kind: Own, metadata: &ObjectMeta) -> Key {
     Key::new(kind, metadata.namespace.as_deref(), metadata.name.as_deref().unwrap_or_default())
 }
 
-fn ready_reason<S: Status>(status: &S) -> Option<(String, crate::api::ConditionStatus)> {
+fn ready_reason<S: Status>(status: &S) -> Option<(String, ConditionStatus)> {
     find(status.conditions(), READY).map(|ready| (ready.reason.clone(), ready.status))
 }
 

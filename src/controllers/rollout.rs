@@ -61,6 +61,12 @@ struct Known {
 }
 
 impl Known {
+    /// Workloads of a namespace that wait.
+    fn waiting_of<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a str> {
+        let of = self.waiting.range((namespace.to_owned(), String::new())..);
+        of.take_while(move |(waiting, _)| waiting == namespace).map(|(_, workload)| &**workload)
+    }
+
     fn forget_ended(&mut self, now: Instant) {
         self.taken.retain(|_, turns| {
             turns.retain(|turn| now < turn.until);
@@ -116,10 +122,11 @@ impl Rollout {
         grace: Duration,
         now: Instant,
     ) -> bool {
+        let known = &mut *self.lock();
         if pace == Pace::AtOnce {
+            known.waiting.remove(&(namespace.to_owned(), workload.to_owned()));
             return true;
         }
-        let known = &mut *self.lock();
         known.forget_ended(now);
         let room = known.taken.len() < self.at_once();
         let turns = known.taken.get(namespace);
@@ -149,9 +156,12 @@ impl Rollout {
         turns.filter(|turn| turn.workload == workload).for_each(|turn| turn.until = expiry(grace, now));
     }
 
-    /// Whether this workload has a turn.
+    /// Whether this workload has a turn, or waits for one.
     pub fn has(&self, (namespace, workload): (&str, &str)) -> bool {
-        self.lock().taken.get(namespace).is_some_and(|turns| turns.iter().any(|turn| turn.workload == workload))
+        let known = self.lock();
+        let turns = known.taken.get(namespace).into_iter().flatten();
+        let mut all = turns.map(|turn| &*turn.workload).chain(known.waiting_of(namespace));
+        all.any(|known| known == workload)
     }
 
     /// The workload is whole, or is no more; all of the namespace's where none is named. Returns the namespaces that are to be looked

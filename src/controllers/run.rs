@@ -16,11 +16,12 @@ use kube::runtime::reflector::{self, ObjectRef};
 use kube::{Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use thiserror::Error as ThisError;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::context::{Context, Guarded, Key, Memory, Triggers};
 use super::feeds::{Feeds, Writers};
+use super::places::Places;
 use super::report::Turn;
 use super::rollout::Rollout;
 use super::{bot_fleet, census, outcome, tenant, worker_pool};
@@ -36,11 +37,10 @@ use crate::plan::Settings;
 
 /// Passes that run at the same time, per kind. More only makes the API server queue them.
 const CONCURRENCY: u16 = 16;
-/// So many of them may be about objects of which nobody awaits anything: after a change that concerns all, while a webhook hangs, each
-/// may take half a minute, and who is to wake or to stop needs a place all the same.
+/// So many of them may be about objects of which nobody awaits anything.
 const UPKEEP: usize = 12;
-/// One that finds no place comes again so soon.
-const NO_PLACE: Duration = Duration::from_secs(1);
+/// One that finds no place is told when there is one, and comes again after this time in any case.
+const NO_PLACE: Duration = Duration::from_secs(10);
 /// How often each loop proves that it still turns.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// A loop that was silent for so long is stuck.
@@ -206,17 +206,17 @@ where
                 tokio::time::sleep(HEARTBEAT).await;
             }
         };
-        let (known, upkeep) = (store.clone(), Arc::new(Semaphore::new(UPKEEP)));
+        let (known, places) = (store.clone(), Arc::new(Places::new(UPKEEP, requests.clone())));
         let guarded = move |object: Arc<K>, context: Arc<Context>| {
             let (pass, news) = (pass.clone(), context.listed.news());
             // Read once more: what was told between the library's look and the count would be taken for read.
             let object = known.get(&ObjectRef::from_obj(&*object)).unwrap_or(object);
-            let place = if awaited(&object, &context) { None } else { Some(upkeep.clone().try_acquire_owned()) };
+            let (place, places) = (places.take(&object, awaited(&object, &context)), places.clone());
             async move {
-                if let Some(Err(_)) = place {
-                    return Ok(Action::requeue(NO_PLACE));
-                }
-                Ok::<Action, Never>(listed::since(news, guard(kind, object, context, pass)).await)
+                let Some(place) = place else { return Ok(Action::requeue(NO_PLACE)) };
+                let action = listed::since(news, guard(kind, object, context, pass)).await;
+                places.give_back(place);
+                Ok::<Action, Never>(action)
             }
             .boxed()
         };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use kube::ResourceExt;
+use kube::{Resource, ResourceExt};
 
 use super::context::{Context, Guarded, Key};
 use super::fleet_views::{self, FleetState, FleetView};
@@ -28,17 +28,21 @@ use crate::status::Seen;
 use crate::status::sleep::{self, Way};
 use crate::validate::{self, ValidatedTenant};
 
-/// Whether somebody waits for what a pass does: the spec has changed, the Tenant is to go, or the tenant to another stage.
+/// Whether somebody waits for what a pass does: the spec has changed, the Tenant is to go, or the tenant to another stage. What has not
+/// become so for long is no news; stopping always is.
 pub fn is_awaited(guarded: &Guarded<Tenant>, context: &Context) -> bool {
-    guarded.0.as_ref().is_ok_and(|tenant| moves(tenant, context.clock.now()))
+    let moves = || guarded.0.as_ref().is_ok_and(|tenant| moves(tenant, context.clock.now()));
+    guarded.meta().deletion_timestamp.is_some() || moves()
 }
 
 fn moves(tenant: &Tenant, now: Timestamp) -> bool {
     let wanted = effective_stage(&activity::facts(tenant, now));
     let status = tenant.status.as_ref();
+    let conditions = status.map(|status| &status.conditions[..]).unwrap_or_default();
     let reached = status.and_then(|status| status.hibernation.as_ref()?.stage).unwrap_or_default();
-    let waking = wanted == Stage::Active && status.is_some_and(|status| sleep::slept(&status.conditions));
-    tenant.metadata.deletion_timestamp.is_some() || !tenant.is_observed() || reached != wanted || waking
+    let waking = wanted == Stage::Active && sleep::slept(conditions);
+    let moves = !tenant.is_observed() || reached != wanted || waking;
+    wanted > reached || moves && !report::unready_for_long(conditions, now)
 }
 
 /// Runs one pass and tells when the next is due.
@@ -333,5 +337,14 @@ mod tests {
         ] {
             assert!(of(spec.clone(), status), "{what}");
         }
+        // An hour ago.
+        let unready = json!({"type": "Ready", "status": "False", "reason": "Progressing", "message": "",
+            "lastTransitionTime": "2026-01-01T00:00:00Z"});
+        let long = |spec: &serde_json::Value, mut status: serde_json::Value| {
+            status["conditions"].as_array_mut().expect("conditions").push(unready.clone());
+            of(spec.clone(), status)
+        };
+        assert!(!long(&awake, at("Active", 1, "Awake")) && !long(&awake, at("BotsStopped", 2, "WakingUp")));
+        assert!(long(&asleep, at("Active", 2, "Awake")), "who is to stop is awaited in any case");
     }
 }

@@ -151,7 +151,7 @@ async fn visit(gateway: &Arc<Gateway>, name: &str, given: Option<&str>, headers:
         Err(problem) => return problem.into_response(),
     };
     let mut progress = gateway.progress(&tenant).await.for_people();
-    // Where an older tenant claims the same host, what answers there is that one's, and it must not be handed this link.
+    // Where another tenant claims the same host, what answers there may be that one's, and it must not be handed this link.
     progress.dashboard = progress.dashboard.filter(|_| gateway.tenants.owns_its_host(&tenant));
     let mut response =
         if wants_json(headers) { document(&progress) } else { waiting(gateway, &progress, guest.text, headers) };

@@ -80,17 +80,6 @@ impl Drop for Seat {
     }
 }
 
-/// Who has this address: of IPv6, everybody in a network of the usual size, for whoever has one of its addresses has all.
-fn whose(peer: IpAddr) -> IpAddr {
-    match peer.to_canonical() {
-        IpAddr::V6(peer) => {
-            let [a, b, c, d, ..] = peer.segments();
-            IpAddr::V6([a, b, c, d, 0, 0, 0, 0].into())
-        }
-        v4 @ IpAddr::V4(_) => v4,
-    }
-}
-
 impl<S> Accept<TcpStream, S> for Room {
     type Stream = TcpStream;
     type Service = Seated<S>;
@@ -99,7 +88,7 @@ impl<S> Accept<TcpStream, S> for Room {
     fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
         let full = || io::Error::new(io::ErrorKind::ConnectionRefused, "too many connections");
         // The same peer may come as an address of IPv4 and as the one of IPv6 that stands for it.
-        let seat = stream.peer_addr().and_then(|peer| self.take(whose(peer.ip())).ok_or_else(full));
+        let seat = stream.peer_addr().and_then(|peer| self.take(peer.ip().to_canonical()).ok_or_else(full));
         ready(seat.map(|seat| (stream, Seated { service, _seat: Arc::new(seat) })))
     }
 }

@@ -21,11 +21,11 @@ use tracing::info;
 use super::{LeaderError, LeaderParams, Lost, tenure::Tenure};
 use crate::clock::Clock;
 
-/// The Lease as this process saw it, since when it has looked like this, and when it was there last.
+/// The Lease as this process saw it, since when it has looked like this, and since when it is not there.
 pub(super) struct Sighting {
     spec: LeaseSpec,
     since: Instant,
-    last: Instant,
+    gone: Option<Instant>,
 }
 
 pub(super) enum Attempt {
@@ -86,7 +86,10 @@ impl Lock {
             // Whoever deleted it has not ended its holder, which may have renewed it after our last look, and writes until it
             // asks again.
             let now = self.clock.monotonic();
-            let left = sighting.as_ref().map_or(Duration::ZERO, |seen| self.left_of(&seen.spec, seen.last, now));
+            let left = sighting.as_mut().map_or(Duration::ZERO, |seen| {
+                let gone = *seen.gone.get_or_insert(now);
+                self.left_of(&seen.spec, gone, now)
+            });
             if !left.is_zero() {
                 return Ok(Attempt::Wait(left));
             }
@@ -119,7 +122,7 @@ impl Lock {
             Some(seen) if seen.spec == spec => seen.since,
             _ => now,
         };
-        let seen = sighting.insert(Sighting { spec, since, last: now });
+        let seen = sighting.insert(Sighting { spec, since, gone: None });
         self.left_of(&seen.spec, since, now)
     }
 

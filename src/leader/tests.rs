@@ -122,6 +122,7 @@ async fn the_holder_of_a_lease_that_somebody_deleted_is_waited_for() {
     clock.advance(Duration::from_secs(30));
     looked_at(&server).await;
     server.with(|store| store.lease = None);
+    looked_at(&server).await;
     clock.advance(Duration::from_secs(59));
     looked_at(&server).await;
     assert!(!acquired.is_finished(), "it may have renewed it just before");

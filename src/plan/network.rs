@@ -146,8 +146,9 @@ fn policy(
         spec: Some(NetworkPolicySpec {
             pod_selector: Some(pods),
             policy_types: Some(vec!["Ingress".to_owned(), "Egress".to_owned()]),
-            ingress: (!ingress.is_empty()).then_some(ingress),
-            egress: (!egress.is_empty()).then_some(egress),
+            // Empty lists, too: what is left out is nobody's, and a rule that somebody adds would stay.
+            ingress: Some(ingress),
+            egress: Some(egress),
         }),
     }
 }

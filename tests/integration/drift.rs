@@ -37,7 +37,7 @@ pub fn owned_fields_are_put_back(ctx: &Ctx) -> Result<(), String> {
     };
     let before = bots(ctx)?;
     let at = |object: &'static str| [object, "-n", namespace];
-    let hurt: [(&str, Hurt); 13] = [
+    let hurt: [(&str, Hurt); 17] = [
         ("port of a Service", &|| {
             let ports = json!([{"name": "postgres", "port": 5433, "protocol": "TCP"}]);
             patch(ctx, &at("service/postgres"), &json!({"spec": {"ports": ports}}))
@@ -59,6 +59,18 @@ pub fn owned_fields_are_put_back(ctx: &Ctx) -> Result<(), String> {
             ctx.kubectl(&[&["delete"][..], &at("networkpolicy/default")].concat()).map(drop)
         }),
         ("an opened NetworkPolicy", &|| patch(ctx, &at("networkpolicy/stores"), &json!({"spec": {"ingress": [{}]}}))),
+        ("a NetworkPolicy opened where it has no rule", &|| {
+            patch(ctx, &at("networkpolicy/default"), &json!({"spec": {"ingress": [{}]}}))
+        }),
+        ("a NetworkPolicy opened the other way", &|| {
+            patch(ctx, &at("networkpolicy/stores"), &json!({"spec": {"egress": [{}]}}))
+        }),
+        ("keys that the Tenant's fleet has not", &|| {
+            patch(ctx, &at("botfleet/a"), &json!({"spec": {"credentialsSecret": "theirs"}}))
+        }),
+        ("another strategy of a Deployment", &|| {
+            patch(ctx, &at("deploy/dashboard"), &json!({"spec": {"strategy": {"type": "RollingUpdate"}}}))
+        }),
         ("a quota", &|| patch(ctx, &at("quota/tenant"), &json!({"spec": {"hard": {"pods": "999"}}}))),
         ("Pod Security", &|| {
             let labels = json!({"pod-security.kubernetes.io/enforce": "privileged"});
@@ -73,6 +85,8 @@ pub fn owned_fields_are_put_back(ctx: &Ctx) -> Result<(), String> {
         eventually(SOON, || equal_rendered(&rendered, &objects(ctx, namespace)?))
             .map_err(|error| format!("{what}: {error}"))?;
     }
+    let taken = ctx.get(&at("botfleet/a"))?["spec"]["credentialsSecret"].clone();
+    same("keys that the Tenant's fleet has not", &taken, &Value::Null)?;
     ctx.await_ready(name)?;
     // Scaling down ended bot 1, and nothing ended bot 0.
     let now = bots(ctx)?;

@@ -25,7 +25,8 @@ const FLEETS: [(&str, i32); 3] = [("a", 8), ("b", 1), ("c", 1)];
 
 /// NetworkPolicies of all tenants are to change, and a webhook is silent: who is to stop finds a place among those that wait for it.
 pub fn what_concerns_all_holds_up_nobody_who_is_awaited() -> Result<(), String> {
-    const ALL: usize = 24;
+    // Four rounds of sixteen passes, which the API server gives up after ten seconds each.
+    const ALL: usize = 64;
     let mut rig = Rig::start(Options::default())?;
     rig.apply(&tenants(ALL, |_| "free"))?;
     rig.await_tenants(ALL, LIMIT)?;

@@ -164,8 +164,12 @@ fn labels_taken_away(ctx: &Ctx) -> Result<(), String> {
     };
     label("-")?;
     ctx.kubectl(&["delete", "tenant", name, "--wait=false"])?;
-    let message = await_reason(ctx, &["tenant", name], "Stalled", "True", "NotOwned")?;
-    ensure(message.contains("run in namespace tenant-hang-nameless") && message.contains("put them back"), || message)?;
+    // Of a Tenant that nobody deletes the reason is the same.
+    eventually(SOON, || {
+        let message = await_reason(ctx, &["tenant", name], "Stalled", "True", "NotOwned")?;
+        let told = message.contains("run in namespace tenant-hang-nameless") && message.contains("put them back");
+        ensure(told, || message)
+    })?;
     same("bots", &bots()?, &before)?;
     label("=torpor").map(drop)
 }
