@@ -111,8 +111,13 @@ impl Applier {
                 Err(ClusterError::ClaimsDiffer { what })
             }
             Err(error) if is_invalid(&error) && self.overwrite(kind, namespace, name, &wanted).await? => {
-                let again = self.apply(kind, namespace, name, &wanted).await?;
-                again.map(|()| applied).map_err(|error| ClusterError::of(&what, &error))
+                match self.apply(kind, namespace, name, &wanted).await? {
+                    Ok(()) => Ok(applied),
+                    Err(error) if kind == ChildKind::StatefulSet && only_claims_differ(&error) => {
+                        Err(ClusterError::ClaimsDiffer { what })
+                    }
+                    Err(error) => Err(ClusterError::of(&what, &error)),
+                }
             }
             Err(error) => Err(ClusterError::of(&what, &error)),
         }
@@ -177,7 +182,11 @@ impl Applier {
             fields.remove("metadata");
         }
         match kind {
-            ChildKind::StatefulSet => contents["spec"]["updateStrategy"]["rollingUpdate"] = Value::Null,
+            ChildKind::StatefulSet => {
+                contents["spec"]["updateStrategy"]["rollingUpdate"] = Value::Null;
+                // They cannot change, and those that differ are another matter.
+                contents["spec"].as_object_mut().map(|spec| spec.remove("volumeClaimTemplates"));
+            }
             ChildKind::Deployment => contents["spec"]["strategy"]["rollingUpdate"] = Value::Null,
             ChildKind::PodDisruptionBudget => contents["spec"]["minAvailable"] = Value::Null,
             _ => {}

@@ -28,7 +28,7 @@ pub fn is_awaited(guarded: &Guarded<BotFleet>, context: &Context) -> bool {
     let tenant = names::tenant_of_namespace(&namespace).and_then(|name| context.tenant(name));
     let changed = |fleet: &BotFleet| {
         let conditions = fleet.status.as_ref().map(|status| &status.conditions[..]).unwrap_or_default();
-        !fleet.is_observed() && !report::unready_for_long(conditions, context.clock.now())
+        !fleet.is_observed() && !report::is_old_news(conditions, fleet.metadata.generation, context.clock.now())
     };
     guarded.meta().deletion_timestamp.is_some()
         || guarded.0.as_ref().is_ok_and(changed)

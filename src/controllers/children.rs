@@ -191,6 +191,13 @@ async fn ensure(context: &Context, child: &Child, namespace: &str) -> Result<(),
         && live.metadata.deletion_timestamp.is_none()
         && let Some(spec) = taken_back(&live.spec, &planned.spec)
     {
+        // First what is planned, as far as it is permitted beside what others have set: what the second request alone changes is
+        // then what goes, which is nobody's afterwards.
+        let planned = context.applier.ensure(child, namespace).await;
+        if !matches!(planned, Ok(_) | Err(ClusterError::Refused { .. })) {
+            planned?;
+        }
+        tracing::info!(namespace, fleet = child.name(), "what its Tenant does not say of a fleet is taken back");
         context.applier.take_back(namespace, child.name(), &spec).await?;
     }
     if let Child::ResourceQuota(quota) = child

@@ -36,11 +36,19 @@ fn wait(under_way: Duration, silent: Duration) -> Option<Duration> {
     pause.checked_sub(silent).filter(|left| !left.is_zero())
 }
 
-/// Whether something has not been Ready for so long that nobody waits for it any more.
-pub fn unready_for_long(conditions: &[Condition], now: Timestamp) -> bool {
-    const LONG: SignedDuration = SignedDuration::from_mins(10);
-    let unready = find(conditions, READY).filter(|ready| ready.status != ConditionStatus::True);
-    unready.is_some_and(|ready| now.duration_since(ready.last_transition_time) > LONG)
+/// Nobody waits any more for what has been under way for so long.
+const LONG: SignedDuration = SignedDuration::from_mins(10);
+
+/// Whether a condition has not held for long.
+pub fn fails_for_long(conditions: &[Condition], type_: &str, now: Timestamp) -> bool {
+    let failing = find(conditions, type_).filter(|condition| condition.status != ConditionStatus::True);
+    failing.is_some_and(|condition| now.duration_since(condition.last_transition_time) > LONG)
+}
+
+/// Whether what was asked for last was told of, and has not been so for long. A change that nobody has told of is always news.
+pub fn is_old_news(conditions: &[Condition], generation: Option<i64>, now: Timestamp) -> bool {
+    let told = find(conditions, READY).and_then(|ready| ready.observed_generation);
+    told >= generation && fails_for_long(conditions, READY, now)
 }
 
 /// How long Ready has been what it is.

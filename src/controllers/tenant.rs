@@ -14,7 +14,7 @@ use super::rollout::Pace;
 use super::tenant_status::{self, View};
 use super::workloads::{self, Wanted};
 use super::{children, recheck, removal, report, sight, steps, stops, undecodable, wake_parts};
-use crate::api::conditions::reasons;
+use crate::api::conditions::{HIBERNATED, reasons};
 use crate::api::tenant::{Cost, Placement, WakePart};
 use crate::api::{BotFleet, Tenant, TenantStatus};
 use crate::cluster::index::{Entry, Slot};
@@ -41,8 +41,10 @@ fn moves(tenant: &Tenant, now: Timestamp) -> bool {
     let conditions = status.map(|status| &status.conditions[..]).unwrap_or_default();
     let reached = status.and_then(|status| status.hibernation.as_ref()?.stage).unwrap_or_default();
     let waking = wanted == Stage::Active && sleep::slept(conditions);
-    let moves = !tenant.is_observed() || reached != wanted || waking;
-    wanted > reached || moves && !report::unready_for_long(conditions, now)
+    // Hibernated still holds where a wake has not begun.
+    let rises = (wanted < reached || waking) && !report::fails_for_long(conditions, HIBERNATED, now);
+    let changed = !tenant.is_observed() && !report::is_old_news(conditions, tenant.metadata.generation, now);
+    wanted > reached || rises || changed
 }
 
 /// Runs one pass and tells when the next is due.
@@ -320,31 +322,37 @@ mod tests {
             });
             moves(&serde_json::from_value(object).expect("a Tenant"), "2026-01-01T01:00:00Z".parse().expect("a time"))
         };
-        let condition = |reason: &str| {
-            json!([{"type": "Hibernated", "status": "False", "reason": reason, "message": "",
-                "lastTransitionTime": "2026-01-01T00:00:00Z"}])
+        let condition = |type_: &str, reason: &str, seen: i64, since: &str| {
+            json!({"type": type_, "status": if reason == "Asleep" { "True" } else { "False" }, "reason": reason, "message": "",
+                "observedGeneration": seen, "lastTransitionTime": since})
         };
-        let at = |stage: &str, seen: i64, reason: &str| json!({"observedGeneration": seen, "hibernation": {"stage": stage}, "conditions": condition(reason)});
+        let (an_hour_ago, now) = ("2026-01-01T00:00:00Z", "2026-01-01T01:00:00Z");
+        let at = |stage: &str, seen: i64, reason: &str, since: &str| {
+            json!({"observedGeneration": seen, "hibernation": {"stage": stage},
+                "conditions": [condition("Hibernated", reason, seen, since)]})
+        };
         let (awake, asleep) = (json!({"tier": "free"}), json!({"tier": "free", "suspended": true}));
-        assert!(!of(awake.clone(), at("Active", 2, "Awake")));
-        assert!(!of(asleep.clone(), at("DatabaseOnly", 2, "Asleep")));
+        assert!(!of(awake.clone(), at("Active", 2, "Awake", an_hour_ago)));
+        assert!(!of(asleep.clone(), at("DatabaseOnly", 2, "Asleep", an_hour_ago)));
+        // Not Ready for an hour, and what was asked for last was told of.
+        let unready = |seen: i64, mut status: serde_json::Value| {
+            let ready = condition("Ready", "Progressing", seen, an_hour_ago);
+            status["conditions"].as_array_mut().expect("conditions").push(ready);
+            status
+        };
         for (what, spec, status) in [
             ("a new one", &awake, json!({})),
-            ("a change", &awake, at("Active", 1, "Awake")),
-            ("a suspension", &asleep, at("Active", 2, "Awake")),
-            ("a wake", &awake, at("DatabaseOnly", 2, "Asleep")),
-            ("a wake that is not over", &awake, at("Active", 2, "WakingUp")),
+            ("a change", &awake, at("Active", 1, "Awake", an_hour_ago)),
+            ("a change of what is not ready", &awake, unready(1, at("Active", 1, "Awake", an_hour_ago))),
+            ("a suspension", &asleep, at("Active", 2, "Awake", an_hour_ago)),
+            ("one of what is not ready", &asleep, unready(2, at("Active", 2, "Awake", an_hour_ago))),
+            ("a wake", &awake, at("DatabaseOnly", 2, "Asleep", an_hour_ago)),
+            ("one of what is not ready", &awake, unready(2, at("DatabaseOnly", 2, "Asleep", an_hour_ago))),
+            ("a wake that is not over", &awake, at("Active", 2, "WakingUp", now)),
         ] {
             assert!(of(spec.clone(), status), "{what}");
         }
-        // An hour ago.
-        let unready = json!({"type": "Ready", "status": "False", "reason": "Progressing", "message": "",
-            "lastTransitionTime": "2026-01-01T00:00:00Z"});
-        let long = |spec: &serde_json::Value, mut status: serde_json::Value| {
-            status["conditions"].as_array_mut().expect("conditions").push(unready.clone());
-            of(spec.clone(), status)
-        };
-        assert!(!long(&awake, at("Active", 1, "Awake")) && !long(&awake, at("BotsStopped", 2, "WakingUp")));
-        assert!(long(&asleep, at("Active", 2, "Awake")), "who is to stop is awaited in any case");
+        assert!(!of(awake.clone(), unready(2, at("Active", 1, "Awake", an_hour_ago))), "it has been told for an hour");
+        assert!(!of(awake, at("BotsStopped", 2, "WakingUp", an_hour_ago)), "a wake that does not get on");
     }
 }
