@@ -105,20 +105,18 @@ impl Applier {
             Difference::Missing => Applied::Created,
             Difference::Differs => Applied::Updated,
         };
-        match self.apply(kind, namespace, name, &wanted).await? {
+        let claims_differ = |error: &kube::Error| kind == ChildKind::StatefulSet && only_claims_differ(error);
+        let mut answer = self.apply(kind, namespace, name, &wanted).await?;
+        if let Err(error) = &answer
+            && !claims_differ(error)
+            && is_invalid(error)
+            && self.overwrite(kind, namespace, name, &wanted).await?
+        {
+            answer = self.apply(kind, namespace, name, &wanted).await?;
+        }
+        match answer {
             Ok(()) => Ok(applied),
-            Err(error) if kind == ChildKind::StatefulSet && only_claims_differ(&error) => {
-                Err(ClusterError::ClaimsDiffer { what })
-            }
-            Err(error) if is_invalid(&error) && self.overwrite(kind, namespace, name, &wanted).await? => {
-                match self.apply(kind, namespace, name, &wanted).await? {
-                    Ok(()) => Ok(applied),
-                    Err(error) if kind == ChildKind::StatefulSet && only_claims_differ(&error) => {
-                        Err(ClusterError::ClaimsDiffer { what })
-                    }
-                    Err(error) => Err(ClusterError::of(&what, &error)),
-                }
-            }
+            Err(error) if claims_differ(&error) => Err(ClusterError::ClaimsDiffer { what }),
             Err(error) => Err(ClusterError::of(&what, &error)),
         }
     }

@@ -105,9 +105,11 @@ async fn pass(context: &Context, tenant: &Tenant, old: &TenantStatus) -> (Outcom
     let before = sleep::reason(&old.conditions);
     let observe = || step.observe(context, &validated, old, tenant.metadata.generation.unwrap_or_default());
     // Fleets stop their bots when this is told, so no write that hangs or fails may come before it.
-    let untold = wanted != Stage::Active && before == Some(reasons::AWAKE) && observe().way.falling;
-    let enacted = if untold { Ok(()) } else { step.enact(context, tenant, &validated).await };
-    let observed = observe();
+    let descends = wanted != Stage::Active && before == Some(reasons::AWAKE);
+    let (enacted, observed) = match descends.then(observe).filter(|untold| untold.way.falling) {
+        Some(untold) => (Ok(()), untold),
+        None => (step.enact(context, tenant, &validated).await, observe()),
+    };
     view.way = Some((observed.way, sleep::hibernated(before, observed.way)));
     let failed = match enacted {
         Ok(()) => None,
