@@ -45,8 +45,8 @@ priorityClassName: {{ . | quote }}
 {{- end }}
 {{- end }}
 
-{{- /* How a Deployment is rolled out. A process that cannot reach the API server ends within ten seconds, and one that
-waits for leadership counts as ready: a pod must have lasted for longer before the next one is replaced. */ -}}
+{{- /* How a Deployment is rolled out. A process that waits for leadership counts as ready, and so does, for its first seconds, one
+that cannot reach the API server: a pod must have been ready for longer before the next one is replaced. */ -}}
 {{- define "torpor.rollout" -}}
 replicas: {{ .replicas }}
 revisionHistoryLimit: 3
