@@ -26,6 +26,8 @@ const NEVER: Duration = Duration::from_secs(20);
 /// The watch has been broken for this long before anything is asked.
 const BROKEN: Duration = Duration::from_secs(3);
 
+/// So late are the frames of a watch that is late.
+const LATE_MILLIS: u64 = 20_000;
 /// So long after something was told that the watch cannot read.
 const TOLD: Duration = Duration::from_secs(1);
 
@@ -39,6 +41,8 @@ struct Break {
     /// Whether the client can notice it soon. A connection that stays and says nothing looks like a quiet cluster.
     noticeable: bool,
     since: Since,
+    /// How late what it tells comes.
+    late: Duration,
 }
 
 /// Since when a watch is broken.
@@ -55,13 +59,23 @@ enum Since {
 fn breaks() -> Vec<Break> {
     let unavailable = || Action::Answer { code: 503, reason: "ServiceUnavailable".to_owned(), retry_after: None };
     let frames = |action| Action::Frames(action);
-    let of = |name, action, lists, noticeable| Break { name, action, lists, noticeable, since: Since::Cut };
+    let of = |name, action, lists, noticeable| Break {
+        name,
+        action,
+        lists,
+        noticeable,
+        since: Since::Cut,
+        late: Duration::ZERO,
+    };
     vec![
         of("refused", unavailable(), true, true),
         Break { since: Since::Start, ..of("refused from the start on", unavailable(), false, true) },
         of("black-holed", frames(FrameAction::Drop), false, false),
         of("ended with 410", frames(FrameAction::Error { code: 410, reason: "Expired".to_owned() }), false, true),
-        of("20 s late", frames(FrameAction::Delay { millis: 20_000 }), false, false),
+        Break {
+            late: Duration::from_millis(LATE_MILLIS),
+            ..of("20 s late", frames(FrameAction::Delay { millis: LATE_MILLIS }), false, false)
+        },
         Break {
             since: Since::Told,
             ..of(
@@ -345,6 +359,58 @@ async fn begins(rig: &Rig, kind: &str) -> bool {
     false
 }
 
+/// A fault that ends.
+struct Ending<'a> {
+    rig: &'a Rig,
+    subject: &'a str,
+    broken: &'a Break,
+    row: &'a mut Row,
+}
+
+impl Ending<'_> {
+    fn found(&mut self, what: String) {
+        self.row.violations.push(Violation { case: self.broken.name.to_owned(), what });
+    }
+
+    /// When the fault ended, and how long after that what was changed was reacted to, if anything was.
+    async fn healed(
+        &mut self,
+        changed: Option<Changed>,
+        watch: Match,
+        number: &mut usize,
+    ) -> Result<(Instant, Option<Duration>)> {
+        let api = &self.rig.api;
+        let mut began = Instant::now();
+        let mut healed = None;
+        let is_late = !self.broken.late.is_zero();
+        if let Some(changed) = changed.as_ref().filter(|_| is_late) {
+            // It is told of all the same, and that is the end of the fault.
+            tokio::time::sleep(self.broken.late.saturating_sub(changed.began.elapsed())).await;
+            began = Instant::now();
+            healed = changed.settled(api).await?.then(|| began.elapsed());
+        }
+        if !self.broken.noticeable || self.broken.since == Since::Told {
+            // What is not noticed does not end by itself within the time that this takes, and a watch that was opened meanwhile goes on as
+            // it was opened.
+            self.rig.proxy.cut_watches(watch);
+        }
+        let Some(changed) = changed else { return Ok((began, None)) };
+        if !is_late {
+            healed = changed.settled(api).await?.then(|| began.elapsed());
+        }
+        if healed.is_none_or(|healed| healed > HEALED) {
+            self.found(format!("heals {healed:?} after the fault"));
+        }
+        // A list alone would have told of that.
+        *number += 1;
+        let again = changed.probe.reaction(api, self.subject, *number).await?;
+        if again.is_none_or(|took| took > REACTION) {
+            self.found(format!("reacts {again:?} once it has healed"));
+        }
+        Ok((began, healed))
+    }
+}
+
 async fn one(
     rig: &mut Rig,
     key: &WatchKey,
@@ -415,27 +481,8 @@ async fn one(
         changed = Some(probe.change(&rig.api, subject, *number).await?);
     }
     rig.proxy.set(Plan::default());
-    if !noticeable || broken.since == Since::Told {
-        // What is not noticed does not end by itself within the time that this takes, and a watch that was opened meanwhile goes on as
-        // it was opened.
-        rig.proxy.cut_watches(of("watch"));
-    }
-    let began = Instant::now();
-    let mut healed = None;
-    if let Some(changed) = changed {
-        healed = changed.settled(&rig.api).await?.then(|| began.elapsed());
-        if healed.is_none_or(|healed| healed > HEALED) {
-            let what = format!("heals {healed:?} after the fault");
-            row.violations.push(Violation { case: broken.name.to_owned(), what });
-        }
-        // A list alone would have told of that.
-        *number += 1;
-        let again = changed.probe.reaction(&rig.api, subject, *number).await?;
-        if again.is_none_or(|took| took > REACTION) {
-            let what = format!("reacts {again:?} once it has healed");
-            row.violations.push(Violation { case: broken.name.to_owned(), what });
-        }
-    }
+    let mut end = Ending { rig, subject, broken, row };
+    let (began, healed) = end.healed(changed, of("watch"), number).await?;
     tokio::time::sleep(HEALED.saturating_sub(began.elapsed())).await;
     let still_down = rig.probes.broken_watches(&rig.operator).await?;
     if !still_down.is_empty() {

@@ -45,7 +45,7 @@ struct Kind {
     definition: &'static str,
     /// A JSON pointer.
     part: &'static str,
-    percent: usize,
+    percent: u32,
 }
 
 const SPEC: &str = "/spec";
@@ -153,8 +153,14 @@ pub async fn run(settings: &Settings) -> Result<(Vec<Row>, Vec<Counts>)> {
     let all = settings.sample.unwrap_or(CASES);
     let (mut rows, mut counts) = (Vec::new(), Vec::new());
     let kinds = KINDS.iter().filter(|kind| settings.only.as_deref().is_none_or(|only| kind.title().contains(only)));
-    for kind in kinds {
-        let (mut row, counted) = one(&rig, kind, all * kind.percent / 100, settings).await?;
+    let kinds: Vec<&Kind> = kinds.collect();
+    for (number, kind) in kinds.iter().enumerate() {
+        // Where time is short each has its share of it.
+        let left: u32 = kinds[number..].iter().map(|kind| kind.percent).sum();
+        let share = |end: Instant| end.saturating_duration_since(Instant::now()) * kind.percent / left;
+        let end = settings.end.map(|end| Instant::now() + share(end));
+        let (mut row, counted) =
+            one(&rig, kind, all * usize::try_from(kind.percent)? / 100, &Settings { end, ..settings.clone() }).await?;
         let mut found = panics(&rig.operator);
         for (name, process) in &mut others {
             found.extend(panics(process));

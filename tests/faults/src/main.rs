@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
 use serde_json::json;
 use torpor_faults::matrix::{self, Courses, Settings};
@@ -151,6 +151,7 @@ fn run(cli: Cli) -> Result<usize> {
     if let Some(part) = cli.part {
         return one(part, &settings, &cli.out);
     }
+    ensure!(settings.only.is_none() && settings.sample.is_none(), "--only and --sample need a part, such as crash");
     let (began, minutes) = (Instant::now(), cli.minutes.unwrap_or(HOUR));
     let (mut violations, mut took) = (0, Vec::new());
     for (number, (part, share, sample)) in (0..).zip(EVERYTHING) {
@@ -208,5 +209,8 @@ fn one(part: Part, settings: &Settings, out: &Path) -> Result<usize> {
     let result =
         json!({"part": name, "seed": settings.seed, "sample": settings.sample, "rows": rows, "measured": measured});
     std::fs::write(&file, serde_json::to_vec_pretty(&result)?).with_context(|| file.display().to_string())?;
+    // What has met nothing has shown nothing.
+    let met = rows.iter().map(|row| row.met).sum::<usize>();
+    ensure!(met > 0 || violations > 0, "{name}: no fault has met anything");
     Ok(violations)
 }

@@ -151,7 +151,7 @@ fn lane(
             let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
             let Some(workflow) = next else { return Ok(()) };
             let row = if settings.is_over() {
-                Row { left_out: 1, ..Row::new(workflow.name, 0) }
+                not_begun(&workflow, faults, settings, share)
             } else {
                 let row = lane.workflow(&workflow, faults, settings, share).await;
                 row.unwrap_or_else(|error| lane.broken_off(&workflow, &error))
@@ -160,6 +160,15 @@ fn lane(
             rows.lock().unwrap_or_else(PoisonError::into_inner).push(row);
         }
     })
+}
+
+/// A workflow for which no time was left. How many cases that are is known where its course is, from another part of the run.
+fn not_begun(workflow: &Workflow, faults: &Faults, settings: &Settings, share: Option<usize>) -> Row {
+    let known = settings.courses.lock().unwrap_or_else(PoisonError::into_inner).get(workflow.name).cloned();
+    let count = |share| known.as_ref().map_or(0, |course| cases(workflow, course, faults, settings, share).len());
+    let (left_out, all) = (count(share), count(None));
+    let boundaries = known.as_ref().map_or(0, |course| course.boundaries.len());
+    Row { left_out, not_chosen: all - left_out, not_begun: true, ..Row::new(workflow.name, boundaries) }
 }
 
 struct Lane {
@@ -514,8 +523,10 @@ fn cases(
         random.shuffle(&mut cases);
         cases.truncate(share);
     }
-    let (together, faults) = (faults.together, &faults.at_writes);
-    if !together && matches!(workflow.name, "create" | "wake") && !boundaries.is_empty() && !faults.is_empty() {
+    let faults = &faults.at_writes;
+    // A second process comes after a kill, and a second fault with it.
+    let kills = !faults.is_empty() && faults.iter().all(|fault| fault.action.kills());
+    if kills && matches!(workflow.name, "create" | "wake") && !boundaries.is_empty() {
         for _ in 0..settings.pairs {
             // In the order of the run: the second is met only if the first process has not come so far.
             let first = random.usize(..course.boundaries.len());

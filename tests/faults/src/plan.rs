@@ -105,6 +105,13 @@ pub enum Action {
     Frames(FrameAction),
 }
 
+impl Action {
+    /// Whether the process is killed.
+    pub fn kills(&self) -> bool {
+        matches!(self, Self::KillBefore | Self::KillUnanswered | Self::KillAfter)
+    }
+}
+
 /// What is done to the frames of a watch, from the rule's first frame on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]

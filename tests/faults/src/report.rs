@@ -29,8 +29,10 @@ pub struct Row {
     pub met: usize,
     /// Those in which one did not.
     pub unmet: Vec<String>,
-    /// Cases for which no time was left; 1 where the workflow was not begun.
+    /// Cases for which no time was left.
     pub left_out: usize,
+    /// No time was left for the workflow. How many cases it has may not be known then.
+    pub not_begun: bool,
     /// Cases that were not among the sample.
     pub not_chosen: usize,
     /// Violations.
@@ -92,6 +94,11 @@ pub fn table(title: &str, rows: &[Row]) -> String {
         let names: Vec<&str> = rows.iter().filter(|row| row.left_out > 0).map(|row| row.workflow.as_str()).collect();
         lines.push(format!("out of time: {left_out} cases were left out, of {}", names.join(", ")));
     }
+    let unknown: Vec<&str> =
+        rows.iter().filter(|row| row.not_begun && row.left_out == 0).map(|row| &*row.workflow).collect();
+    if !unknown.is_empty() {
+        lines.push(format!("out of time: not begun, with an unknown number of cases: {}", unknown.join(", ")));
+    }
     for row in rows {
         let unmet = row.unmet.iter().map(|unmet| format!("not met: {}: {unmet}", row.workflow));
         let violations = row.violations.iter();
@@ -113,5 +120,7 @@ mod tests {
         let text = table("title", &[row]);
         assert!(text.contains("out of time: 3 cases were left out, of wake"), "{text}");
         assert!(text.contains("VIOLATION: wake: killed: gone"), "{text}");
+        let row = Row { not_begun: true, ..Row::new("sleep", 0) };
+        assert!(table("title", &[row]).contains("with an unknown number of cases: sleep"));
     }
 }

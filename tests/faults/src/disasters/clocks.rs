@@ -28,7 +28,7 @@ pub(super) async fn run(settings: &Settings, told: &mut Told) -> Result<()> {
         Ok(library) => library,
         Err(error) => {
             told.say(format_args!("left out: {error:#}"));
-            told.row.left_out += 1;
+            told.row.not_begun = true;
             return Ok(());
         }
     };
@@ -65,6 +65,7 @@ pub(super) async fn run(settings: &Settings, told: &mut Told) -> Result<()> {
             }
             tokio::time::sleep(NOTICED).await;
             unchanged(&rig, told, &case, &still, &before).await?;
+            undecided(&rig, told, &case, still[0]).await?;
             let subject = next.next().context("a sleeper for each")?;
             let asked = Instant::now();
             door.post(subject, "activity").await?;
@@ -102,6 +103,17 @@ async fn unchanged(rig: &Rig, told: &mut Told, case: &str, subjects: &[&str], be
         for what in canonical::differences(expected, &found) {
             told.found(case, format!("{subject}: {what}"));
         }
+    }
+    Ok(())
+}
+
+/// A tenant that was made just now is neither put to sleep nor warned that it will be.
+async fn undecided(rig: &Rig, told: &mut Told, case: &str, subject: &str) -> Result<()> {
+    let tenant = rig.api.get(&workflow::tenant_path(subject)).await?.unwrap_or_default();
+    let decision = &tenant["status"]["hibernation"]["decision"];
+    let stays = decision.is_null() || decision["stage"] == "Active";
+    if !stays || ["warnedFor", "warnedStage", "askedFor"].iter().any(|field| !decision[field].is_null()) {
+        told.found(case, format!("{subject} is decided on: {decision}"));
     }
     Ok(())
 }

@@ -98,6 +98,21 @@ pub fn values(field: &Field) -> Vec<Option<Value>> {
             values.extend([length.saturating_sub(1), length, length + 1].map(|length| Some(json!("a".repeat(length)))));
         }
     }
+    let alike = |count: u64| -> Vec<Value> {
+        let item = schema["items"]["properties"]["name"].is_object();
+        (0..count).map(|number| if item { json!({"name": format!("a-{number}")}) } else { json!("a") }).collect()
+    };
+    for bound in ["minItems", "maxItems"] {
+        if let Some(count) = schema[bound].as_u64() {
+            values.extend([count.saturating_sub(1), count, count + 1].map(|count| Some(json!(alike(count)))));
+        }
+    }
+    for bound in ["minProperties", "maxProperties"] {
+        if let Some(count) = schema[bound].as_u64() {
+            let of = |count: u64| (0..count).map(|number| (format!("a-{number}"), json!("a"))).collect();
+            values.extend([count.saturating_sub(1), count, count + 1].map(|count| Some(Value::Object(of(count)))));
+        }
+    }
     values
 }
 
@@ -174,7 +189,7 @@ mod tests {
     fn schema() -> Value {
         json!({"type": "object", "properties": {
             "tier": {"type": "string", "enum": ["free", "pro"]},
-            "fleets": {"type": "array", "items": {"properties": {"replicas": {"minimum": 0, "maximum": 50}}}},
+            "fleets": {"type": "array", "maxItems": 3, "items": {"properties": {"replicas": {"minimum": 0, "maximum": 50}}}},
         }})
     }
 
@@ -186,6 +201,8 @@ mod tests {
         let replicas = values(&fields[2]);
         assert!([-1, 0, 50, 51].iter().all(|number| replicas.contains(&Some(json!(number)))));
         assert!(values(&fields[3]).contains(&Some(json!("pro"))));
+        let lists = values(&fields[0]).into_iter().flatten().filter_map(|value| Some(value.as_array()?.len()));
+        assert_eq!(lists.filter(|length| (2..=4).contains(length)).collect::<Vec<_>>(), [2, 3, 4]);
         assert_eq!(allowed(&fields[2]), [None, Some(json!(0)), Some(json!(50))]);
     }
 
