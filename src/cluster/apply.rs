@@ -14,9 +14,11 @@ use kube::core::response::StatusCause;
 use kube::{Api, Client, Resource};
 use serde_json::{Value, json};
 
+use super::contests::{Contests, Turn};
 use super::error::ClusterError;
-use super::index::{ChildIndex, Difference, Entry, Facts, Slot};
+use super::index::{Asked, ChildIndex, Difference, Entry, Facts, Slot};
 use super::listed::Listed;
+use crate::clock::Clock;
 use crate::domain::names::{self, DATABASE, OPERATOR, annotation, label};
 use crate::domain::quantity::Cpu;
 use crate::leader::LeaderGuard;
@@ -42,6 +44,7 @@ pub struct Applier {
     listed: Arc<Listed>,
     metrics: Metrics,
     leader: LeaderGuard,
+    contests: Arc<Contests>,
 }
 
 impl Applier {
@@ -52,8 +55,9 @@ impl Applier {
         listed: Arc<Listed>,
         metrics: Metrics,
         leader: LeaderGuard,
+        clock: Arc<dyn Clock>,
     ) -> Self {
-        Applier { client, index, listed, metrics, leader }
+        Applier { client, index, listed, metrics, leader, contests: Arc::new(Contests::new(clock)) }
     }
 
     /// Whether this process may write into a tenant's namespace, and knows what is wanted there.
@@ -94,8 +98,9 @@ impl Applier {
         {
             return Err(ClusterError::NotOwned { what: format!("Namespace {name}") });
         }
+        let mut turn = None;
         let applied = match self.index.compare(kind, namespace, name, &hash, &wanted) {
-            Difference::Same => return Ok(Applied::Unchanged),
+            Difference::Same => return self.contests.quiet(kind, namespace, name).map(|()| Applied::Unchanged),
             Difference::Leaving => {
                 return Err(ClusterError::Waiting { what, reason: "it is being deleted".to_owned() });
             }
@@ -104,6 +109,10 @@ impl Applier {
             }
             Difference::Missing => Applied::Created,
             Difference::Differs => Applied::Updated,
+            Difference::Edited => {
+                turn = Some(self.contests.turn(kind, namespace, name)?);
+                Applied::Updated
+            }
         };
         let claims_differ = |error: &kube::Error| kind == ChildKind::StatefulSet && only_claims_differ(error);
         let mut answer = self.apply(kind, namespace, name, &wanted).await?;
@@ -115,7 +124,7 @@ impl Applier {
             answer = self.apply(kind, namespace, name, &wanted).await?;
         }
         match answer {
-            Ok(()) => Ok(applied),
+            Ok(()) => turn.map_or(Ok(()), Turn::told).map(|()| applied),
             Err(error) if claims_differ(&error) => Err(ClusterError::ClaimsDiffer { what }),
             Err(error) => Err(ClusterError::of(&what, &error)),
         }
@@ -156,12 +165,28 @@ impl Applier {
     /// # Errors
     /// [`ClusterError`], classified.
     pub async fn take_back(&self, namespace: &str, name: &str, spec: &Value) -> Result<(), ClusterError> {
+        let kind = ChildKind::BotFleet;
+        let turn = self.contests.turn(kind, namespace, name)?;
+        let api = self.api(kind, namespace);
+        let answer = self.merge(&api, kind.as_str(), namespace, name, &json!({ "spec": spec })).await?;
+        answer.map_err(|error| ClusterError::of(&format!("BotFleet {namespace}/{name}"), &error))?;
+        turn.told()
+    }
+
+    /// Sets the fields that are named, and leaves all others.
+    async fn merge(
+        &self,
+        api: &Api<DynamicObject>,
+        kind: &'static str,
+        namespace: &str,
+        name: &str,
+        fields: &Value,
+    ) -> Result<Result<(), kube::Error>, ClusterError> {
         self.may_write(namespace).await?;
         let params = PatchParams { field_manager: Some(OPERATOR.to_owned()), ..PatchParams::default() };
-        let patch = Patch::Merge(json!({ "spec": spec }));
-        let answer = self.api(ChildKind::BotFleet, namespace).patch_metadata(name, &params, &patch).await;
-        self.metrics.api_write("patch", ChildKind::BotFleet.as_str());
-        answer.map(drop).map_err(|error| ClusterError::of(&format!("BotFleet {namespace}/{name}"), &error))
+        let answer = api.patch_metadata(name, &params, &Patch::Merge(fields)).await;
+        self.metrics.api_write("patch", kind);
+        Ok(answer.map(drop))
     }
 
     /// Puts whole lists back. An apply leaves what others added to a list, and that may contradict what is wanted,
@@ -174,7 +199,6 @@ impl Applier {
         name: &str,
         wanted: &Value,
     ) -> Result<bool, ClusterError> {
-        self.may_write(namespace).await?;
         let mut contents = wanted.clone();
         if let Some(fields) = contents.as_object_mut() {
             fields.remove("metadata");
@@ -189,9 +213,7 @@ impl Applier {
             ChildKind::PodDisruptionBudget => contents["spec"]["minAvailable"] = Value::Null,
             _ => {}
         }
-        let params = PatchParams { field_manager: Some(OPERATOR.to_owned()), ..PatchParams::default() };
-        let answer = self.api(kind, namespace).patch_metadata(name, &params, &Patch::Merge(&contents)).await;
-        self.metrics.api_write("patch", kind.as_str());
+        let answer = self.merge(&self.api(kind, namespace), kind.as_str(), namespace, name, &contents).await?;
         Ok(answer.is_ok())
     }
 
@@ -202,7 +224,7 @@ impl Applier {
         desired: Option<i32>,
     ) {
         if let Some(entry) = Entry::read(slot, metadata, Facts::None) {
-            self.index.answered(entry.asking_for(desired));
+            self.index.answered(entry.asking(Asked { replicas: desired, node: None }));
         }
     }
 
@@ -356,14 +378,11 @@ impl Applier {
     /// # Errors
     /// [`ClusterError::Refused`] when the `StorageClass` does not allow it, or the claim has no volume yet.
     pub async fn grow_volume(&self, namespace: &str, name: &str, storage: &Quantity) -> Result<(), ClusterError> {
-        self.may_write(namespace).await?;
-        let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), namespace);
-        let patch = json!({"spec": {"resources": {"requests": {"storage": storage}}}});
-        let params = PatchParams { field_manager: Some(OPERATOR.to_owned()), ..PatchParams::default() };
-        let answer = api.patch_metadata(name, &params, &Patch::Merge(&patch)).await;
-        self.metrics.api_write("patch", "PersistentVolumeClaim");
-        let what = format!("PersistentVolumeClaim {namespace}/{name}");
-        answer.map(|_| ()).map_err(|error| ClusterError::of(&what, &error))
+        let resource = ApiResource::erase::<PersistentVolumeClaim>(&());
+        let api = Api::namespaced_with(self.client.clone(), namespace, &resource);
+        let fields = json!({"spec": {"resources": {"requests": {"storage": storage}}}});
+        let answer = self.merge(&api, "PersistentVolumeClaim", namespace, name, &fields).await?;
+        answer.map_err(|error| ClusterError::of(&format!("PersistentVolumeClaim {namespace}/{name}"), &error))
     }
 
     /// Makes a `StatefulSet` as wanted but for its claim templates, which stay as they are: for one whose volumes cannot have the
@@ -420,9 +439,7 @@ impl Applier {
         let (name, resource) = match entry.slot {
             Slot::Child(kind) => (kind.as_str(), kind.resource()),
             Slot::Pod => ("Pod", ApiResource::erase::<k8s_openapi::api::core::v1::Pod>(&())),
-            Slot::Volume => {
-                ("PersistentVolumeClaim", ApiResource::erase::<k8s_openapi::api::core::v1::PersistentVolumeClaim>(&()))
-            }
+            Slot::Volume => ("PersistentVolumeClaim", ApiResource::erase::<PersistentVolumeClaim>(&())),
         };
         let api: Api<DynamicObject> = match entry.slot {
             Slot::Child(ChildKind::Namespace) => Api::all_with(self.client.clone(), &resource),

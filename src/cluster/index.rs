@@ -180,12 +180,6 @@ impl Entry {
     pub fn asking(self, Asked { replicas, node }: Asked) -> Self {
         Entry { desired: replicas, node, ..self }
     }
-
-    /// The same entry of a workload whose spec asks for this many pods.
-    #[must_use]
-    pub fn asking_for(self, desired: Option<i32>) -> Self {
-        Entry { desired, ..self }
-    }
 }
 
 fn digest(fields: &str, owner: Option<&str>) -> u64 {
@@ -202,8 +196,10 @@ pub enum Difference {
     Missing,
     /// It exists, as wanted.
     Same,
-    /// It exists and must be applied again.
+    /// It exists as another plan wanted it.
     Differs,
+    /// It exists as it is wanted, but for what others have changed since.
+    Edited,
     /// It is on its way out; nothing can be applied until it has gone.
     Leaving,
 }
@@ -391,7 +387,7 @@ impl ChildIndex {
         let text = fields.replace(OWNER, &entry.owner().unwrap_or_default());
         let owned: Vec<Value> = serde_json::from_str(&text).unwrap_or_default();
         if !ownership::covers(&owned.iter().collect::<Vec<_>>(), wanted) {
-            return Difference::Differs;
+            return Difference::Edited;
         }
         let verified = Fields::Verified(digest(fields, entry.owner().as_deref()));
         if let Fields::Unverified(fields) = std::mem::replace(&mut entry.fields, verified) {

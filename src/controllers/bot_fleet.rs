@@ -381,8 +381,7 @@ async fn drop_surplus_volumes(
     tenant: &Tenant,
     entries: &[Entry],
 ) -> Result<(), Outcome> {
-    let workload = names::fleet_workload(&fleet.name_any());
-    let claims = format!("{}-{workload}", names::DATA_CLAIM);
+    let claims = names::claim(&names::fleet_workload(&fleet.name_any()));
     let surplus = |entry: &&Entry| {
         let beyond = workloads::ordinal(&entry.name, &claims).is_some_and(|ordinal| ordinal >= fleet.spec.replicas);
         entry.slot == Slot::Volume && !entry.deleting && beyond && !fleet_views::in_use(entries, entry)

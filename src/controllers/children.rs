@@ -13,6 +13,7 @@ use super::starting::{self, Resize};
 use super::volumes;
 use super::workloads::{self, Wanted};
 use crate::api::BotFleetSpec;
+use crate::cluster::apply::Applied;
 use crate::cluster::error::ClusterError;
 use crate::cluster::index::{Entry, Slot};
 use crate::cluster::status::Own;
@@ -49,7 +50,7 @@ impl Failures {
         let missing = missing(child);
         match child.kind() {
             // Where there is no namespace there is nothing else to do, nor where there soon will be none.
-            ChildKind::Namespace if missing || matches!(failed, Outcome::Waiting(_)) => return Err(failed),
+            ChildKind::Namespace if missing => return Err(failed),
             ChildKind::ConfigMap => self.outdated.extend(component(child)),
             // Where the database's workload is there, the Secret is taken to be, too.
             ChildKind::Secret => self.of_all = true,
@@ -193,9 +194,11 @@ async fn ensure(context: &Context, child: &Child, namespace: &str) -> Result<(),
     {
         // First what is planned, as far as it is permitted beside what others have set: what the second request alone changes is
         // then what goes, which is nobody's afterwards.
-        let planned = context.applier.ensure(child, namespace).await;
-        if !matches!(planned, Ok(_) | Err(ClusterError::Refused { .. })) {
-            planned?;
+        match context.applier.ensure(child, namespace).await {
+            // What the plan itself has dropped has gone by this. Of what others have set the fleet's watch tells.
+            Ok(Applied::Updated) => return Ok(()),
+            Ok(_) | Err(ClusterError::Refused { .. } | ClusterError::Waiting { .. }) => {}
+            Err(error) => return Err(error.into()),
         }
         tracing::info!(namespace, fleet = child.name(), "what its Tenant does not say of a fleet is taken back");
         context.applier.take_back(namespace, child.name(), &spec).await?;

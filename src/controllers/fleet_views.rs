@@ -93,8 +93,7 @@ pub fn count(fleets: &[BotFleet]) -> BotCount {
 
 /// Whether the bot is still there whose volume that is.
 pub fn in_use(entries: &[Entry], volume: &Entry) -> bool {
-    let bot = volume.name.strip_prefix(names::DATA_CLAIM).and_then(|rest| rest.strip_prefix('-'));
-    entries.iter().any(|entry| entry.slot == Slot::Pod && Some(&*entry.name) == bot)
+    entries.iter().any(|entry| entry.slot == Slot::Pod && names::claim(&entry.name) == volume.name)
 }
 
 /// Volumes of bots that no fleet's spec asks for any more, and that no bot uses.
@@ -106,8 +105,7 @@ pub fn retained(entries: &[Entry], fleets: &[BotFleet]) -> Vec<String> {
         .filter(|entry| {
             let fleet = fleets.iter().find(|fleet| Some(fleet.name_any()) == entry.fleet);
             let ordinal = fleet.and_then(|fleet| {
-                let prefix = format!("{}-{}", names::DATA_CLAIM, names::fleet_workload(&fleet.name_any()));
-                workloads::ordinal(&entry.name, &prefix)
+                workloads::ordinal(&entry.name, &names::claim(&names::fleet_workload(&fleet.name_any())))
             });
             // What a fleet asks for that cannot be read, or is not looked after, is not known.
             let unknown = |other: &Entry| {

@@ -3,7 +3,7 @@
 //! The loop takes whatever is due, in no order. After a change that concerns all objects, while a webhook hangs, each pass may take half a
 //! minute; who is to wake or to stop must not wait for hundreds of those.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::channel::mpsc::UnboundedSender;
@@ -12,11 +12,39 @@ use kube::runtime::controller::ReconcileRequest;
 use kube::runtime::reflector::ObjectRef;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+/// Those whose pass found no place, each once, for everybody asks again now and then; who came first is first.
+struct Line<K: Resource<DynamicType = ()>> {
+    numbers: HashMap<ObjectRef<K>, u64>,
+    waiting: BTreeMap<u64, ObjectRef<K>>,
+    last: u64,
+}
+
+impl<K: Resource<DynamicType = ()>> Line<K> {
+    fn join(&mut self, object: ObjectRef<K>) {
+        if !self.numbers.contains_key(&object) {
+            self.last += 1;
+            self.waiting.insert(self.last, object.clone());
+            self.numbers.insert(object, self.last);
+        }
+    }
+
+    fn leave(&mut self, object: &ObjectRef<K>) {
+        if let Some(number) = self.numbers.remove(object) {
+            self.waiting.remove(&number);
+        }
+    }
+
+    fn first(&mut self) -> Option<ObjectRef<K>> {
+        let (_, object) = self.waiting.pop_first()?;
+        self.numbers.remove(&object);
+        Some(object)
+    }
+}
+
 /// The places.
 pub struct Places<K: Resource<DynamicType = ()>> {
     upkeep: Arc<Semaphore>,
-    /// Whose pass found none. A set, for everybody asks again now and then.
-    waiting: Mutex<HashSet<ObjectRef<K>>>,
+    line: Mutex<Line<K>>,
     requests: UnboundedSender<ReconcileRequest<K>>,
 }
 
@@ -26,28 +54,31 @@ pub struct Place(Option<OwnedSemaphorePermit>);
 impl<K: Resource<DynamicType = ()>> Places<K> {
     /// So many for upkeep; passes are asked for through `requests`.
     pub fn new(upkeep: usize, requests: UnboundedSender<ReconcileRequest<K>>) -> Self {
-        Places { upkeep: Arc::new(Semaphore::new(upkeep)), waiting: Mutex::default(), requests }
+        let line = Line { numbers: HashMap::new(), waiting: BTreeMap::new(), last: 0 };
+        Places { upkeep: Arc::new(Semaphore::new(upkeep)), line: Mutex::new(line), requests }
     }
 
     /// A place for a pass over this object. `None` for upkeep that finds none: it is asked for again when one is given back.
     pub fn take(&self, object: &K, awaited: bool) -> Option<Place> {
-        if awaited {
-            return Some(Place(None));
+        let object = ObjectRef::from_obj(object);
+        let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+        let permit = if awaited { None } else { self.upkeep.clone().try_acquire_owned().ok() };
+        if awaited || permit.is_some() {
+            // A place that is handed to who needs none would be nobody's.
+            line.leave(&object);
+            Some(Place(permit))
+        } else {
+            line.join(object);
+            None
         }
-        let place = self.upkeep.clone().try_acquire_owned().ok();
-        if place.is_none() {
-            self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(ObjectRef::from_obj(object));
-        }
-        place.map(|permit| Place(Some(permit)))
     }
 
     /// The pass has ended, and another one may begin.
     pub fn give_back(&self, place: Place) {
         let Place(Some(permit)) = place else { return };
         drop(permit);
-        let waiting = &mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(next) = waiting.iter().next().cloned() {
-            waiting.remove(&next);
+        let next = self.line.lock().unwrap_or_else(PoisonError::into_inner).first();
+        if let Some(next) = next {
             // The receiver lives as long as the loop.
             let _ = self.requests.unbounded_send(next.into());
         }
@@ -82,5 +113,26 @@ mod tests {
         assert_eq!(queue.try_recv().expect("a request").obj_ref.name, "b");
         assert!(queue.try_recv().is_err(), "once");
         assert!(places.take(&named("b"), false).is_some());
+    }
+
+    #[test]
+    fn who_waits_has_a_turn_after_who_came_before() {
+        let (requests, mut queue) = mpsc::unbounded();
+        let places = Places::new(1, requests);
+        let mut held = places.take(&named("a"), false).expect("a place");
+        for name in ["b", "c", "gone", "d"] {
+            assert!(places.take(&named(name), false).is_none());
+        }
+        assert!(places.take(&named("c"), true).is_some(), "awaited since, it waits no more");
+        let mut turns = Vec::new();
+        for _ in 0..4 {
+            places.give_back(held);
+            let next = queue.try_recv().expect("a request").obj_ref.name;
+            held = places.take(&named(&next), false).expect("a place");
+            // As it would if it failed.
+            turns.push(next);
+            assert!(places.take(&named("a"), false).is_none());
+        }
+        assert_eq!(turns, ["b", "gone", "d", "a"]);
     }
 }

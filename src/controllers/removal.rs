@@ -165,7 +165,7 @@ async fn try_fleet(context: &Context, metadata: &ObjectMeta) -> Result<Outcome, 
         stop_orphans(context, &entries, |pod| pod.fleet.as_deref() == Some(name)).await?;
         return Ok(Outcome::Deleting(format!("{} bots are stopping gracefully", bots.len())));
     }
-    let claims = format!("{}-{workload}", names::DATA_CLAIM);
+    let claims = names::claim(&workload);
     let volumes = entries.iter().filter(|e| e.slot == Slot::Volume && ordinal(&e.name, &claims).is_some());
     let volumes: Vec<&Entry> = volumes.collect();
     if !volumes.is_empty() && drops_volumes(context, namespace, name).await? {

@@ -39,10 +39,15 @@ fn wait(under_way: Duration, silent: Duration) -> Option<Duration> {
 /// Nobody waits any more for what has been under way for so long.
 const LONG: SignedDuration = SignedDuration::from_mins(10);
 
+/// Whether that is so long ago.
+pub fn is_long_ago(at: Timestamp, now: Timestamp) -> bool {
+    now.duration_since(at) > LONG
+}
+
 /// Whether a condition has not held for long.
 pub fn fails_for_long(conditions: &[Condition], type_: &str, now: Timestamp) -> bool {
     let failing = find(conditions, type_).filter(|condition| condition.status != ConditionStatus::True);
-    failing.is_some_and(|condition| now.duration_since(condition.last_transition_time) > LONG)
+    failing.is_some_and(|condition| is_long_ago(condition.last_transition_time, now))
 }
 
 /// Whether what was asked for last was told of, and has not been so for long. A change that nobody has told of is always news.

@@ -146,6 +146,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::cluster::index::Asked;
     use crate::domain::quantity::Cpu;
 
     fn entry(slot: Slot, name: &str, component: Component, facts: Facts) -> Entry {
@@ -160,7 +161,8 @@ mod tests {
 
     fn set(name: &str, component: Component, desired: Option<i32>, seen: i64, replicas: i32) -> Entry {
         let facts = Facts::Workload { observed_generation: seen, replicas, ready: replicas };
-        entry(Slot::Child(ChildKind::StatefulSet), name, component, facts).asking_for(desired)
+        entry(Slot::Child(ChildKind::StatefulSet), name, component, facts)
+            .asking(Asked { replicas: desired, node: None })
     }
 
     fn pod(name: &str, component: Component, ended: bool) -> Entry {

@@ -41,8 +41,13 @@ fn moves(tenant: &Tenant, now: Timestamp) -> bool {
     let conditions = status.map(|status| &status.conditions[..]).unwrap_or_default();
     let reached = status.and_then(|status| status.hibernation.as_ref()?.stage).unwrap_or_default();
     let waking = wanted == Stage::Active && sleep::slept(conditions);
-    // Hibernated still holds where a wake has not begun.
-    let rises = (wanted < reached || waking) && !report::fails_for_long(conditions, HIBERNATED, now);
+    let begun = status.and_then(|status| status.wake.as_ref()).filter(|wake| wake.ready_at.is_none());
+    let begun = begun.and_then(|wake| wake.requested_at);
+    // Hibernated may not have held since the tenant was awake last, where sleep was called off half-way.
+    let for_long = report::fails_for_long(conditions, HIBERNATED, now)
+        && begun.is_none_or(|begun| report::is_long_ago(begun, now))
+        && sleep::reason(conditions) == Some(reasons::WAKING_UP);
+    let rises = (wanted < reached || waking) && !for_long;
     let changed = !tenant.is_observed() && !report::is_old_news(conditions, tenant.metadata.generation, now);
     wanted > reached || rises || changed
 }
@@ -342,6 +347,10 @@ mod tests {
             status["conditions"].as_array_mut().expect("conditions").push(ready);
             status
         };
+        let begun = |at: &str, mut status: serde_json::Value| {
+            status["wake"] = json!({"requestedAt": at});
+            status
+        };
         for (what, spec, status) in [
             ("a new one", &awake, json!({})),
             ("a change", &awake, at("Active", 1, "Awake", an_hour_ago)),
@@ -351,10 +360,15 @@ mod tests {
             ("a wake", &awake, at("DatabaseOnly", 2, "Asleep", an_hour_ago)),
             ("one of what is not ready", &awake, unready(2, at("DatabaseOnly", 2, "Asleep", an_hour_ago))),
             ("a wake that is not over", &awake, at("Active", 2, "WakingUp", now)),
+            ("a login while bots stop", &awake, at("Active", 2, "GoingToSleep", an_hour_ago)),
+            ("and when that was told", &awake, begun(now, at("Active", 2, "WakingUp", an_hour_ago))),
         ] {
             assert!(of(spec.clone(), status), "{what}");
         }
         assert!(!of(awake.clone(), unready(2, at("Active", 1, "Awake", an_hour_ago))), "it has been told for an hour");
-        assert!(!of(awake, at("BotsStopped", 2, "WakingUp", an_hour_ago)), "a wake that does not get on");
+        for status in [at("BotsStopped", 2, "WakingUp", an_hour_ago), at("Active", 2, "WakingUp", an_hour_ago)] {
+            assert!(!of(awake.clone(), begun(an_hour_ago, status.clone())), "a wake that does not get on");
+            assert!(!of(awake.clone(), status), "a wake that does not get on");
+        }
     }
 }

@@ -53,7 +53,7 @@ pub async fn adopt(context: &Context, set: &StatefulSet, namespace: &str) -> Res
 
 /// What the names of a `StatefulSet`'s claims begin with.
 fn prefix(set: &StatefulSet) -> String {
-    format!("{}-{}", names::DATA_CLAIM, set.metadata.name.as_deref().unwrap_or_default())
+    names::claim(set.metadata.name.as_deref().unwrap_or_default())
 }
 
 /// Sees to it that all claims of a `StatefulSet` have the size of its template, or more. Returns the first refusal, with the size

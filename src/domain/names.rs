@@ -169,6 +169,11 @@ pub const SECRET: &str = "torpor-generated";
 /// `ServiceAccount` of all pods of a tenant; it has no token and no rights.
 pub const SERVICE_ACCOUNT: &str = "tenant";
 
+/// What the names of a workload's claims are but for the ordinal of their pod, and a claim's name where `of` is a pod's.
+pub fn claim(of: &str) -> String {
+    format!("{DATA_CLAIM}-{of}")
+}
+
 /// `StatefulSet` and `ConfigMap` of a fleet. The prefix keeps it apart from `postgres` and `redis`.
 pub fn fleet_workload(fleet: &str) -> String {
     format!("bots-{fleet}")

@@ -44,19 +44,9 @@ host    all       all   all      scram-sha-256
 /// no superuser, the exporter one that may only read statistics. The image's entrypoint reads the
 /// file into its own shell, so it sets no option there. No password is an argument of a process, and none gets into the
 /// server's log, however slow a statement is or how it fails.
-const INIT: &str = r#"psql -v ON_ERROR_STOP=1 -v VERBOSITY=terse --username "$POSTGRES_USER" --dbname "$POSTGRES_DB" <<'SQL'
-\set owner_password `cat /run/secrets/torpor/database-password`
-\set monitoring_password `cat /run/secrets/torpor/monitoring-password`
-SET log_statement = none;
-SET log_min_duration_statement = -1;
-SET log_min_error_statement = panic;
-SET track_activities = off;
-CREATE ROLE hummingbot LOGIN PASSWORD :'owner_password';
-ALTER DATABASE hummingbot OWNER TO hummingbot;
-ALTER SCHEMA public OWNER TO hummingbot;
-CREATE ROLE monitoring LOGIN PASSWORD :'monitoring_password' IN ROLE pg_monitor;
-SQL
-"#;
+const INIT: &str = include_str!("postgres/init.sh");
+/// Runs before the image's entrypoint, and makes a database whose first start was cut short anew.
+const START: &str = include_str!("postgres/start.sh");
 
 pub(super) fn plan(scope: &Scope, tenant: &ValidatedTenant, size: DatabaseSize) -> Vec<Child> {
     let size = limits(tenant, size);
@@ -67,7 +57,12 @@ pub(super) fn plan(scope: &Scope, tenant: &ValidatedTenant, size: DatabaseSize) 
     let workload = stateful_set(scope, tenant, size, &warrants_restart);
     let config = ConfigMap {
         metadata: scope.owned(names::DATABASE, Component::Database),
-        data: Some(texts([("postgresql.conf", &conf), ("pg_hba.conf", PG_HBA), ("init.sh", INIT)])),
+        data: Some(texts([
+            ("postgresql.conf", &conf),
+            ("pg_hba.conf", PG_HBA),
+            ("init.sh", INIT),
+            ("start.sh", START),
+        ])),
         ..ConfigMap::default()
     };
     vec![Child::ConfigMap(config), Child::Service(service(scope)), Child::StatefulSet(Box::new(workload))]
@@ -126,9 +121,10 @@ fn stateful_set(scope: &Scope, tenant: &ValidatedTenant, size: Size, conf: &str)
 
 fn server(image: &str, size: Size) -> Container {
     let mut server = container("postgres", image, service_requests(size), size);
-    // The image's entrypoint stays: it makes the database on an empty volume. Its stop signal, too:
+    // The image's entrypoint stays, behind it: it makes the database on an empty volume. The image's stop signal, too:
     // SIGINT stops at once, SIGTERM would wait for every client to leave.
-    server.args = Some(vec!["-c".to_owned(), format!("config_file={CONFIG}/postgresql.conf")]);
+    server.command = Some(["sh", &format!("{CONFIG}/start.sh")].map(str::to_owned).into());
+    server.args = Some(["postgres", "-c", &format!("config_file={CONFIG}/postgresql.conf")].map(str::to_owned).into());
     server.env = Some(vec![
         // Below the mount, whose root belongs to root and may hold `lost+found`.
         text_env("PGDATA", "/data/pgdata"),
@@ -163,4 +159,95 @@ fn server(image: &str, size: Size) -> Container {
         ..exec_probe(&["sh", "-c", &format!("{IS_READY} || test $? -eq 1")])
     });
     server
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "the script is run on real files")]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::{Path, PathBuf};
+    use std::process::{Command, ExitStatus};
+
+    use super::*;
+
+    /// Stands for the image's entrypoint: makes a database where there is none, and runs so much of the init script as `$MADE` says.
+    const ENTRYPOINT: &str = r#"#!/bin/sh
+[ "$*" = "postgres -c config_file=x" ] || exit 9
+mkdir -p "$PGDATA"
+if [ ! -s "$PGDATA/PG_VERSION" ]; then
+  [ "$MADE" = nothing ] && { : >"$PGDATA/base"; exit 1; }
+  echo 17 >"$PGDATA/PG_VERSION"
+  [ "$MADE" = files ] && exit 1
+  . "$INIT"
+  : >"$PGDATA/roles"
+fi
+[ -e "$PGDATA/roles" ]
+"#;
+
+    fn started(folder: &Path, made: &str) -> ExitStatus {
+        let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap_or_default());
+        Command::new("sh")
+            .arg("-c")
+            .arg(START)
+            .args(["start.sh", "postgres", "-c", "config_file=x"])
+            .env("PATH", path)
+            .env("PGDATA", folder.join("volume/pgdata"))
+            .env("INIT", folder.join("init.sh"))
+            .env("MADE", made)
+            .status()
+            .expect("sh")
+    }
+
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn path(&self) -> &Path {
+            &self.0
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn folder(name: &str) -> Folder {
+        let folder = Folder(std::env::temp_dir().join(format!("torpor-postgres-{}-{name}", std::process::id())));
+        fs::create_dir_all(folder.path()).expect("a folder");
+        for (name, text) in [("docker-entrypoint.sh", ENTRYPOINT), ("psql", "#!/bin/sh\n"), ("init.sh", INIT)] {
+            let file = folder.path().join(name);
+            fs::write(&file, text).expect("a file");
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).expect("rights");
+        }
+        fs::create_dir(folder.path().join("volume")).expect("a volume");
+        folder
+    }
+
+    #[test]
+    fn a_first_start_that_was_cut_short_is_made_anew() {
+        for made in ["nothing", "files"] {
+            let folder = folder(made);
+            let data = folder.path().join("volume/pgdata");
+            assert!(!started(folder.path(), made).success(), "{made}");
+            assert!(started(folder.path(), "all").success(), "{made}");
+            assert!(folder.path().join("volume/pgdata.cut-short").exists());
+            fs::write(data.join("kept"), "rows").expect("a file");
+            assert!(started(folder.path(), "all").success(), "{made}");
+            assert_eq!(fs::read_to_string(data.join("kept")).expect("what was written"), "rows");
+        }
+    }
+
+    #[test]
+    fn a_database_that_was_brought_here_stays() {
+        let folder = folder("brought");
+        let data = folder.path().join("volume/pgdata");
+        fs::create_dir(&data).expect("a folder");
+        for file in ["PG_VERSION", "roles"] {
+            fs::write(data.join(file), "17").expect("a file");
+        }
+        assert!(started(folder.path(), "nothing").success());
+        assert_eq!(fs::read_dir(folder.path().join("volume")).expect("the volume").count(), 1);
+    }
 }

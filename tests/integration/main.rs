@@ -53,6 +53,7 @@ const SHARED: &[(&str, Test)] = &[
     ("examples::crds_explain_everything", examples::crds_explain_everything),
     ("examples::nulls_and_conditions_merge", examples::nulls_and_conditions_merge),
     ("drift::owned_fields_are_put_back", drift::owned_fields_are_put_back),
+    ("drift::a_rival_is_answered_slowly", drift::a_rival_is_answered_slowly),
     ("drift::foreign_additions_stay", drift::foreign_additions_stay),
     ("drift::what_is_not_wanted_goes", drift::what_is_not_wanted_goes),
     ("fleets::changes_roll_one_fleet", fleets::changes_roll_one_fleet),
@@ -114,7 +115,7 @@ const ALONE: &[(&str, OwnTest)] = &[
     ),
 ];
 
-/// Tests that start clusters of their own, or need none: two at a time, and the longest first, or one core
+/// Tests that start clusters of their own, or need none: three at a time, for most of them wait, and the longest first, or one core
 /// would be idle at the end.
 const PAIRED: &[(&str, OwnTest)] = &[
     ("install::releases_come_and_go", install::releases_come_and_go),
@@ -197,7 +198,7 @@ fn main() {
     arguments.test_threads = arguments.test_threads.or(Some(3));
     let mut outcomes = vec![libtest_mimic::run(&arguments, trials)];
     drop(context);
-    for (threads, trials) in [(2, paired), (1, alone)] {
+    for (threads, trials) in [(3, paired), (1, alone)] {
         if !trials.is_empty() {
             arguments.test_threads = Some(threads);
             outcomes.push(libtest_mimic::run(&arguments, trials));

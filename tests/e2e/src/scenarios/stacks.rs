@@ -1,8 +1,10 @@
 //! Whole stacks of real programs.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, bail, ensure};
 
-use super::rig::{BASIC, FREE, Rig, namespace, text};
+use super::rig::{BASIC, FREE, Rig, eventually, namespace, text};
 
 /// A line of one of the files that the plan wrote.
 pub fn planned(rig: &Rig, tenant: &str, config_map: &str, file: &str, setting: &str) -> Result<String> {
@@ -46,7 +48,27 @@ fn logs_are_bounded(rig: &Rig, tenant: &str) -> Result<()> {
     Ok(())
 }
 
+/// A database whose first start was cut short, before its roles were made, is made anew with the next start.
+fn a_first_start_may_be_cut_short(rig: &Rig, tenant: &str) -> Result<()> {
+    let namespace = namespace(tenant);
+    let inside = |command: &str| rig.cluster.exec_in_pod(&namespace, "postgres-0", None, &["sh", "-c", command]);
+    // What a start leaves behind that does not get that far.
+    inside("touch /data/first-start")?;
+    rig.cluster.kubectl(["delete", "pod", "postgres-0", "-n", &namespace])?;
+    eventually(Duration::from_secs(60), || {
+        rig.sql(tenant, "SELECT 1")?;
+        let files = inside("ls /data")?;
+        let found: Vec<&str> = files.split_whitespace().filter(|name| *name != "lost+found").collect();
+        ensure!(found == ["pgdata", "pgdata.cut-short"], "{tenant}: /data holds {found:?}");
+        Ok(())
+    })?;
+    inside("rm -r /data/pgdata.cut-short")?;
+    Ok(())
+}
+
 pub fn run(rig: &Rig) -> Result<()> {
+    rig.await_awake(FREE)?;
+    a_first_start_may_be_cut_short(rig, FREE)?;
     for tenant in [BASIC, FREE] {
         rig.await_awake(tenant)?;
         rig.sql(tenant, &format!("CREATE TABLE IF NOT EXISTS kept AS SELECT '{tenant}' AS value"))?;
