@@ -85,7 +85,7 @@ const TENANTS: Description = described(
     "torpor_tenants",
     "gauge",
     &["tier", "state"],
-    "Tenants, by tier and by state; tier unknown for those that cannot be read",
+    "Tenants, by tier and by state: awake, asleep, working on something, or stalled until somebody acts; tier unknown for those that cannot be read",
 );
 const UNREADY: Description = described(
     "torpor_longest_unready_seconds",
@@ -159,7 +159,7 @@ const REQUESTS: Description = described(
     "torpor_http_requests_total",
     "counter",
     &["route", "status"],
-    "Answered requests, by kind of address and status code; the gateway's",
+    "Answered requests, by kind of address (activity, wake, sleep, approve, progress, events, page, page events, healthz, openapi, other) and status code; the gateway's",
 );
 const REQUEST_DURATION: Description = described(
     "torpor_http_request_duration_seconds",

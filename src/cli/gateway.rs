@@ -119,7 +119,7 @@ async fn serve(
     };
     let history = connection.history.clone();
     // Every replica writes, and the API server keeps their writes apart by resource version.
-    let cluster = Cluster::new(names::GATEWAY, connection, &metrics, &LeaderGuard::unelected(), clock.clone());
+    let cluster = Cluster::new(names::GATEWAY, connection, &metrics, &LeaderGuard::unelected());
     let (watches, all) = (cluster.watches(health.clone()).of_a_server(), cluster.all::<Guarded<Tenant>>());
     let gateway = Arc::new(Gateway::new(options(&args), cluster, clock, metrics));
     let (key_file, keys) = keys.unzip();

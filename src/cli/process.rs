@@ -231,7 +231,7 @@ where
     health.lead();
     metrics.became_leader();
     let leader = leadership.guard();
-    let cluster = Cluster::new(component, connection, &metrics, &leader, clock.clone());
+    let cluster = Cluster::new(component, connection, &metrics, &leader);
     let events = cluster.events.clone();
     let ended = tokio::select! {
         ended = work(Leading { clock, catalog, cluster, health, metrics, leader }) => match ended {

@@ -14,11 +14,9 @@ use kube::core::response::StatusCause;
 use kube::{Api, Client, Resource};
 use serde_json::{Value, json};
 
-use super::contests::{Contests, Turn};
 use super::error::ClusterError;
 use super::index::{Asked, ChildIndex, Difference, Entry, Facts, Slot};
 use super::listed::Listed;
-use crate::clock::Clock;
 use crate::domain::names::{self, DATABASE, OPERATOR, annotation, label};
 use crate::domain::quantity::Cpu;
 use crate::leader::LeaderGuard;
@@ -44,7 +42,6 @@ pub struct Applier {
     listed: Arc<Listed>,
     metrics: Metrics,
     leader: LeaderGuard,
-    contests: Arc<Contests>,
 }
 
 impl Applier {
@@ -55,9 +52,8 @@ impl Applier {
         listed: Arc<Listed>,
         metrics: Metrics,
         leader: LeaderGuard,
-        clock: Arc<dyn Clock>,
     ) -> Self {
-        Applier { client, index, listed, metrics, leader, contests: Arc::new(Contests::new(clock)) }
+        Applier { client, index, listed, metrics, leader }
     }
 
     /// Whether this process may write into a tenant's namespace, and knows what is wanted there.
@@ -98,9 +94,8 @@ impl Applier {
         {
             return Err(ClusterError::NotOwned { what: format!("Namespace {name}") });
         }
-        let mut turn = None;
         let applied = match self.index.compare(kind, namespace, name, &hash, &wanted) {
-            Difference::Same => return self.contests.quiet(kind, namespace, name).map(|()| Applied::Unchanged),
+            Difference::Same => return Ok(Applied::Unchanged),
             Difference::Leaving => {
                 return Err(ClusterError::Waiting { what, reason: "it is being deleted".to_owned() });
             }
@@ -109,10 +104,6 @@ impl Applier {
             }
             Difference::Missing => Applied::Created,
             Difference::Differs => Applied::Updated,
-            Difference::Edited => {
-                turn = Some(self.contests.turn(kind, namespace, name)?);
-                Applied::Updated
-            }
         };
         let claims_differ = |error: &kube::Error| kind == ChildKind::StatefulSet && only_claims_differ(error);
         let mut answer = self.apply(kind, namespace, name, &wanted).await?;
@@ -124,7 +115,7 @@ impl Applier {
             answer = self.apply(kind, namespace, name, &wanted).await?;
         }
         match answer {
-            Ok(()) => turn.map_or(Ok(()), Turn::told).map(|()| applied),
+            Ok(()) => Ok(applied),
             Err(error) if claims_differ(&error) => Err(ClusterError::ClaimsDiffer { what }),
             Err(error) => Err(ClusterError::of(&what, &error)),
         }
@@ -166,11 +157,9 @@ impl Applier {
     /// [`ClusterError`], classified.
     pub async fn take_back(&self, namespace: &str, name: &str, spec: &Value) -> Result<(), ClusterError> {
         let kind = ChildKind::BotFleet;
-        let turn = self.contests.turn(kind, namespace, name)?;
         let api = self.api(kind, namespace);
         let answer = self.merge(&api, kind.as_str(), namespace, name, &json!({ "spec": spec })).await?;
-        answer.map_err(|error| ClusterError::of(&format!("BotFleet {namespace}/{name}"), &error))?;
-        turn.told()
+        answer.map_err(|error| ClusterError::of(&format!("BotFleet {namespace}/{name}"), &error))
     }
 
     /// Sets the fields that are named, and leaves all others.

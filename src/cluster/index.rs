@@ -196,10 +196,8 @@ pub enum Difference {
     Missing,
     /// It exists, as wanted.
     Same,
-    /// It exists as another plan wanted it.
+    /// It exists and must be applied again.
     Differs,
-    /// It exists as it is wanted, but for what others have changed since.
-    Edited,
     /// It is on its way out; nothing can be applied until it has gone.
     Leaving,
 }
@@ -387,7 +385,7 @@ impl ChildIndex {
         let text = fields.replace(OWNER, &entry.owner().unwrap_or_default());
         let owned: Vec<Value> = serde_json::from_str(&text).unwrap_or_default();
         if !ownership::covers(&owned.iter().collect::<Vec<_>>(), wanted) {
-            return Difference::Edited;
+            return Difference::Differs;
         }
         let verified = Fields::Verified(digest(fields, entry.owner().as_deref()));
         if let Fields::Unverified(fields) = std::mem::replace(&mut entry.fields, verified) {

@@ -3,7 +3,6 @@
 pub mod apply;
 pub mod breaker;
 pub mod client;
-mod contests;
 pub mod error;
 pub mod events;
 pub mod history;
@@ -23,7 +22,6 @@ use kube::{Api, Client, Resource};
 
 use self::client::Connection;
 use self::history::History;
-use crate::clock::Clock;
 use crate::http::probes::Health;
 use crate::leader::LeaderGuard;
 use crate::metrics::Metrics;
@@ -51,13 +49,7 @@ pub struct Cluster {
 
 impl Cluster {
     /// The cluster behind the connection of a component, whose name is its field manager; every write asks `leader` first.
-    pub fn new(
-        component: &'static str,
-        connection: Connection,
-        metrics: &Metrics,
-        leader: &LeaderGuard,
-        clock: Arc<dyn Clock>,
-    ) -> Self {
+    pub fn new(component: &'static str, connection: Connection, metrics: &Metrics, leader: &LeaderGuard) -> Self {
         let Connection { client, history } = connection;
         let index = Arc::new(index::ChildIndex::default());
         let listed = Arc::new(listed::Listed::new(client.clone()));
@@ -70,7 +62,6 @@ impl Cluster {
                 listed.clone(),
                 metrics.clone(),
                 leader.clone(),
-                clock,
             ),
             status: status::StatusWriter::new(component, client.clone(), metrics.clone(), leader.clone()),
             events: events::Events::new(component, client.clone(), metrics.clone(), leader.clone()),

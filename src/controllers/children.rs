@@ -50,7 +50,7 @@ impl Failures {
         let missing = missing(child);
         match child.kind() {
             // Where there is no namespace there is nothing else to do, nor where there soon will be none.
-            ChildKind::Namespace if missing => return Err(failed),
+            ChildKind::Namespace if missing || matches!(failed, Outcome::Waiting(_)) => return Err(failed),
             ChildKind::ConfigMap => self.outdated.extend(component(child)),
             // Where the database's workload is there, the Secret is taken to be, too.
             ChildKind::Secret => self.of_all = true,
@@ -197,7 +197,7 @@ async fn ensure(context: &Context, child: &Child, namespace: &str) -> Result<(),
         match context.applier.ensure(child, namespace).await {
             // What the plan itself has dropped has gone by this. Of what others have set the fleet's watch tells.
             Ok(Applied::Updated) => return Ok(()),
-            Ok(_) | Err(ClusterError::Refused { .. } | ClusterError::Waiting { .. }) => {}
+            Ok(_) | Err(ClusterError::Refused { .. }) => {}
             Err(error) => return Err(error.into()),
         }
         tracing::info!(namespace, fleet = child.name(), "what its Tenant does not say of a fleet is taken back");

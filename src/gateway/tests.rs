@@ -56,8 +56,8 @@ impl Api {
             .with_state(self.clone());
         let metrics = Metrics::new("1");
         let client = kube::Client::new(router, "default");
+        let cluster = Cluster::new("torpor-gateway", client.into(), &metrics, &LeaderGuard::unelected());
         let clock = Arc::new(FixedClock::new(NOW.parse().expect("a time")));
-        let cluster = Cluster::new("torpor-gateway", client.into(), &metrics, &LeaderGuard::unelected(), clock.clone());
         let options = Options {
             public_scheme: "https".to_owned(),
             portal_url: None,

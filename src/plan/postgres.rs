@@ -57,12 +57,7 @@ pub(super) fn plan(scope: &Scope, tenant: &ValidatedTenant, size: DatabaseSize) 
     let workload = stateful_set(scope, tenant, size, &warrants_restart);
     let config = ConfigMap {
         metadata: scope.owned(names::DATABASE, Component::Database),
-        data: Some(texts([
-            ("postgresql.conf", &conf),
-            ("pg_hba.conf", PG_HBA),
-            ("init.sh", INIT),
-            ("start.sh", START),
-        ])),
+        data: Some(texts([("postgresql.conf", &conf), ("pg_hba.conf", PG_HBA), ("init.sh", INIT)])),
         ..ConfigMap::default()
     };
     vec![Child::ConfigMap(config), Child::Service(service(scope)), Child::StatefulSet(Box::new(workload))]
@@ -123,7 +118,8 @@ fn server(image: &str, size: Size) -> Container {
     let mut server = container("postgres", image, service_requests(size), size);
     // The image's entrypoint stays, behind it: it makes the database on an empty volume. The image's stop signal, too:
     // SIGINT stops at once, SIGTERM would wait for every client to leave.
-    server.command = Some(["sh", &format!("{CONFIG}/start.sh")].map(str::to_owned).into());
+    // Written here, not into the ConfigMap: an older version that is rolled back to would take it from under pods that run.
+    server.command = Some(["sh", "-c", START, "start.sh"].map(str::to_owned).into());
     server.args = Some(["postgres", "-c", &format!("config_file={CONFIG}/postgresql.conf")].map(str::to_owned).into());
     server.env = Some(vec![
         // Below the mount, whose root belongs to root and may hold `lost+found`.
@@ -176,13 +172,17 @@ mod tests {
 [ "$*" = "postgres -c config_file=x" ] || exit 9
 mkdir -p "$PGDATA"
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
+  [ "$(ls -A "$PGDATA")" = "" ] || { echo "initdb: not empty" >&2; exit 2; }
   [ "$MADE" = nothing ] && { : >"$PGDATA/base"; exit 1; }
   echo 17 >"$PGDATA/PG_VERSION"
   [ "$MADE" = files ] && exit 1
+  echo '"-c" "listen_addresses=" "-p" "5432"' >"$PGDATA/postmaster.opts"
+  [ "$MADE" = server ] && exit 1
   . "$INIT"
   : >"$PGDATA/roles"
 fi
-[ -e "$PGDATA/roles" ]
+[ -e "$PGDATA/roles" ] || exit 3
+echo '"-c" "config_file=x"' >"$PGDATA/postmaster.opts"
 "#;
 
     fn started(folder: &Path, made: &str) -> ExitStatus {
@@ -227,7 +227,7 @@ fi
 
     #[test]
     fn a_first_start_that_was_cut_short_is_made_anew() {
-        for made in ["nothing", "files"] {
+        for made in ["nothing", "files", "server"] {
             let folder = folder(made);
             let data = folder.path().join("volume/pgdata");
             assert!(!started(folder.path(), made).success(), "{made}");
@@ -239,15 +239,39 @@ fi
         }
     }
 
-    #[test]
-    fn a_database_that_was_brought_here_stays() {
-        let folder = folder("brought");
-        let data = folder.path().join("volume/pgdata");
-        fs::create_dir(&data).expect("a folder");
-        for file in ["PG_VERSION", "roles"] {
-            fs::write(data.join(file), "17").expect("a file");
+    /// A volume with these files, as it is after a start, the mark of a first start beside it where that is left over.
+    fn kept(name: &str, mark: bool, files: &[&str]) -> (ExitStatus, Vec<String>) {
+        let folder = folder(name);
+        let volume = folder.path().join("volume");
+        fs::create_dir(volume.join("pgdata")).expect("a folder");
+        for file in files {
+            fs::write(volume.join("pgdata").join(file), "kept").expect("a file");
         }
-        assert!(started(folder.path(), "nothing").success());
-        assert_eq!(fs::read_dir(folder.path().join("volume")).expect("the volume").count(), 1);
+        if mark {
+            fs::write(volume.join("first-start"), "").expect("a mark");
+        }
+        // As the kubelet does, and again.
+        let _ = started(folder.path(), "all");
+        let status = started(folder.path(), "all");
+        for file in files.iter().filter(|file| **file != "postmaster.opts") {
+            assert_eq!(fs::read_to_string(volume.join("pgdata").join(file)).expect("what was kept"), "kept", "{name}");
+        }
+        let names =
+            fs::read_dir(&volume).expect("the volume").filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        (status, names.collect())
+    }
+
+    #[test]
+    fn what_was_brought_here_or_has_served_stays() {
+        for (name, mark, files) in [
+            ("brought", false, &["PG_VERSION", "roles"][..]),
+            ("served under a mark", true, &["PG_VERSION", "roles", "postmaster.opts"]),
+            ("restored under a mark", true, &["PG_VERSION", "roles", "backup_label"]),
+        ] {
+            let (status, names) = kept(name, mark, files);
+            assert_eq!((status.success(), names), (true, vec!["pgdata".to_owned()]), "{name}");
+        }
+        let (status, names) = kept("another layout", false, &["base"]);
+        assert_eq!((status.code(), names), (Some(2), vec!["pgdata".to_owned()]), "somebody has to look");
     }
 }

@@ -1,6 +1,6 @@
 //! What somebody else does to a tenant's objects: changes of owned fields are put back, everything else stays.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use torpor_cluster::AuditEvent;
@@ -92,34 +92,6 @@ pub fn owned_fields_are_put_back(ctx: &Ctx) -> Result<(), String> {
     let now = bots(ctx)?;
     same("bot 0", &now.get("Pod/bots-a-0"), &before.get("Pod/bots-a-0"))?;
     same("bots", &now.len(), &2)
-}
-
-/// A controller that changes an object as often as it is put back is answered slowly, and the Tenant says so.
-pub fn a_rival_is_answered_slowly(ctx: &Ctx) -> Result<(), String> {
-    let (name, namespace) = ("rivals", "tenant-rivals");
-    apply(ctx, &tenant(name, json!({"tier": "free", "fleets": [fleet("a", 1)]})))?;
-    ctx.await_ready(name)?;
-    let object = ["configmap/redis", "-n", namespace];
-    let theirs = json!({"data": {"redis.conf": "port 1"}});
-    let edited = || Ok::<_, String>(ctx.get(&object)?["data"]["redis.conf"] == theirs["data"]["redis.conf"]);
-    let (began, mut edits) = (Instant::now(), 0);
-    while began.elapsed() < Duration::from_secs(25) {
-        if edited()? {
-            std::thread::sleep(Duration::from_millis(20));
-        } else {
-            patch(ctx, &object, &theirs)?;
-            edits += 1;
-        }
-    }
-    println!("drift: a rival was answered {edits} times in 25 s");
-    ensure((20..=24).contains(&edits), || format!("{edits} times"))?;
-    let says = ctx.get(&["tenant", name])?["status"]["conditions"].to_string();
-    ensure(says.contains("ConfigMap tenant-rivals/redis: somebody changes it as often as it is put back"), || says)?;
-    eventually(Duration::from_secs(20), || ensure(!edited()?, || "it stays as the rival wants it".to_owned()))?;
-    // It stops bots all the same.
-    patch(ctx, &object, &theirs)?;
-    patch(ctx, &["tenant", name], &json!({"spec": {"suspended": true}}))?;
-    eventually(SOON, || same("bots", &list(ctx, "pods", namespace)?.into_iter().filter(is_bot).count(), &0))
 }
 
 /// What others add to the operator's objects stays, and is answered by no write.

@@ -53,7 +53,6 @@ const SHARED: &[(&str, Test)] = &[
     ("examples::crds_explain_everything", examples::crds_explain_everything),
     ("examples::nulls_and_conditions_merge", examples::nulls_and_conditions_merge),
     ("drift::owned_fields_are_put_back", drift::owned_fields_are_put_back),
-    ("drift::a_rival_is_answered_slowly", drift::a_rival_is_answered_slowly),
     ("drift::foreign_additions_stay", drift::foreign_additions_stay),
     ("drift::what_is_not_wanted_goes", drift::what_is_not_wanted_goes),
     ("fleets::changes_roll_one_fleet", fleets::changes_roll_one_fleet),

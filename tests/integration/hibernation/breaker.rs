@@ -207,7 +207,7 @@ async fn run(
 ) -> Result<tokio::task::JoinHandle<()>, String> {
     let client = client(objects.cluster.kubeconfig()).await?;
     let leader = LeaderGuard::unelected();
-    let cluster = torpor::cluster::Cluster::new(names::HIBERNATOR, client.into(), &metrics, &leader, clock.clone());
+    let cluster = torpor::cluster::Cluster::new(names::HIBERNATOR, client.into(), &metrics, &leader);
     let start = Start {
         catalog: Catalog::default(),
         limits: Limits::default(),

@@ -53,7 +53,7 @@ fn a_first_start_may_be_cut_short(rig: &Rig, tenant: &str) -> Result<()> {
     let namespace = namespace(tenant);
     let inside = |command: &str| rig.cluster.exec_in_pod(&namespace, "postgres-0", None, &["sh", "-c", command]);
     // What a start leaves behind that does not get that far.
-    inside("touch /data/first-start")?;
+    inside(r#"touch /data/first-start; echo '"-c" "listen_addresses="' > /data/pgdata/postmaster.opts"#)?;
     rig.cluster.kubectl(["delete", "pod", "postgres-0", "-n", &namespace])?;
     eventually(Duration::from_secs(60), || {
         rig.sql(tenant, "SELECT 1")?;

@@ -109,7 +109,7 @@ async fn unchanged(rig: &Rig, told: &mut Told, case: &str, subjects: &[&str], be
 
 /// A tenant that was made just now is neither put to sleep nor warned that it will be.
 async fn undecided(rig: &Rig, told: &mut Told, case: &str, subject: &str) -> Result<()> {
-    let tenant = rig.api.get(&workflow::tenant_path(subject)).await?.unwrap_or_default();
+    let tenant = rig.api.get(&workflow::tenant_path(subject)).await?.context("the tenant has gone")?;
     let decision = &tenant["status"]["hibernation"]["decision"];
     let stays = decision.is_null() || decision["stage"] == "Active";
     if !stays || ["warnedFor", "warnedStage", "askedFor"].iter().any(|field| !decision[field].is_null()) {
