@@ -79,7 +79,7 @@ pub const FULL: Size = Size {
     wakes: 100,
     burst: 300,
     curve: &[250, 1_000, 4_000],
-    curve_sample: 75,
+    curve_sample: 50,
     most: 5_000,
     helm_block: 25,
     helm_pairs: 2,
