@@ -189,6 +189,8 @@ impl Listed {
             wishes.tenant = Some(shown);
         } else {
             wishes.forget(&name);
+            // Most have one, and it is kept for as long as the process runs.
+            wishes.fleets.reserve_exact(1);
             wishes.fleets.push((name.into(), shown));
         }
     }

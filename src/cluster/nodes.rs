@@ -48,11 +48,12 @@ pub struct Nodes {
     known: Arc<Mutex<Known>>,
 }
 
-/// Takes a watch's event into a map; `true` when the map changed.
-fn take<T: PartialEq, K: ResourceExt>(
+/// Takes a watch's event into a map; `true` when it is not like what was there.
+fn take<T, K: ResourceExt>(
     map: &mut BTreeMap<String, T>,
     event: watcher::Event<K>,
     read: impl Fn(&K) -> T,
+    is_like: impl Fn(&T, &T) -> bool,
 ) -> bool {
     match event {
         // A listing replaces what is known only as its objects arrive; what is gone meanwhile is
@@ -60,10 +61,9 @@ fn take<T: PartialEq, K: ResourceExt>(
         watcher::Event::Init | watcher::Event::InitDone => false,
         watcher::Event::Apply(object) | watcher::Event::InitApply(object) => {
             let new = read(&object);
-            map.get(&object.name_any()) != Some(&new) && {
-                map.insert(object.name_any(), new);
-                true
-            }
+            let changed = map.get(&object.name_any()).is_none_or(|known| !is_like(known, &new));
+            map.insert(object.name_any(), new);
+            changed
         }
         watcher::Event::Delete(object) => map.remove(&object.name_any()).is_some(),
     }
@@ -84,7 +84,7 @@ impl Nodes {
         let known = &mut *self.lock();
         listing(seen, &event);
         let ended = matches!(event, watcher::Event::InitDone);
-        let changed = take(&mut known.nodes, event, read_node) | (ended && forget(&mut known.nodes, seen));
+        let changed = take(&mut known.nodes, event, read_node, is_like) | (ended && forget(&mut known.nodes, seen));
         known.refused.retain(|name, _| known.nodes.contains_key(name));
         changed
     }
@@ -94,11 +94,12 @@ impl Nodes {
         let mut known = self.lock();
         listing(seen, &event);
         let ended = matches!(event, watcher::Event::InitDone);
-        let changed = take(&mut known.classes, event, |class: &PriorityClass| Class {
+        let read = |class: &PriorityClass| Class {
             uid: class.uid().unwrap_or_default(),
             value: class.value,
             preemption: class.preemption_policy.clone().unwrap_or_else(|| "PreemptLowerPriority".to_owned()),
-        });
+        };
+        let changed = take(&mut known.classes, event, read, Class::eq);
         changed | (ended && forget(&mut known.classes, seen))
     }
 
@@ -291,6 +292,11 @@ fn taint_value(taint: &Taint) -> Value {
         value["timeAdded"] = json!(Time(added));
     }
     value
+}
+
+/// Whether pools need not care: a kubelet writes its node's status often, and says the same.
+fn is_like(one: &Node, other: &Node) -> bool {
+    Node { version: String::new(), ..one.clone() } == Node { version: String::new(), ..other.clone() }
 }
 
 fn read_node(node: &ApiNode) -> Node {

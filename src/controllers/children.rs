@@ -195,12 +195,17 @@ async fn ensure(context: &Context, child: &Child, namespace: &str) -> Result<(),
         // First what is planned, as far as it is permitted beside what others have set: what the second request alone changes is
         // then what goes, which is nobody's afterwards.
         match context.applier.ensure(child, namespace).await {
-            // What the plan itself has dropped has gone by this. Of what others have set the fleet's watch tells.
-            Ok(Applied::Updated) => return Ok(()),
-            Ok(_) | Err(ClusterError::Refused { .. }) => {}
+            // It may be the plan itself that has dropped it, and then it has gone by this.
+            Ok(Applied::Updated) => {}
+            Ok(_) | Err(ClusterError::Refused { .. }) => {
+                tracing::info!(
+                    namespace,
+                    fleet = child.name(),
+                    "what its Tenant does not say of a fleet is taken back"
+                );
+            }
             Err(error) => return Err(error.into()),
         }
-        tracing::info!(namespace, fleet = child.name(), "what its Tenant does not say of a fleet is taken back");
         context.applier.take_back(namespace, child.name(), &spec).await?;
     }
     if let Child::ResourceQuota(quota) = child

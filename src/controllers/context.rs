@@ -7,15 +7,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures::channel::mpsc::UnboundedSender;
 use kube::core::DeserializeGuard;
-use kube::runtime::controller::ReconcileRequest;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Resource, ResourceExt};
 
 use super::outcome::{Outcome, PATIENCE};
 use super::rollout::{Pace, Rollout};
 use super::steps::{Seen, State};
+use super::triggers::Triggers;
 use crate::api::bot_fleet::ConfigMapRef;
 use crate::api::{BotFleet, Tenant, Tier, WorkerPool};
 use crate::clock::Clock;
@@ -251,8 +250,31 @@ impl Context {
 
     /// A pass over each `WorkerPool`.
     pub fn every_pool(&self) {
-        for pool in self.pools.state() {
+        self.every_pool_of(|_| true);
+    }
+
+    /// A pass over each `WorkerPool` of which this holds, or that cannot be read.
+    pub fn every_pool_of(&self, wanted: impl Fn(&WorkerPool) -> bool) {
+        for pool in self.pools.state().iter().filter(|pool| pool.0.as_ref().map_or(true, &wanted)) {
             self.triggers.pool(&pool.name_any());
+        }
+    }
+
+    /// A pass over each Tenant, and each of its fleets.
+    pub fn every_tenant(&self) {
+        for tenant in self.tenants.state() {
+            self.triggers.tenant(&tenant.name_any());
+            self.every_fleet(&names::namespace(&tenant.name_any()));
+        }
+    }
+
+    /// Lets passes be asked for, and asks for one over each object that is known.
+    pub fn begin(&self) {
+        self.triggers.begin();
+        self.every_pool();
+        self.every_tenant();
+        for fleet in self.fleets.state() {
+            self.triggers.fleet(&fleet.namespace().unwrap_or_default(), &fleet.name_any());
         }
     }
 
@@ -292,42 +314,6 @@ impl Context {
         Outcome::Waiting(format!(
             "no ready WorkerPool serves tier {tier}; create one with spec.tiers containing {tier} and spec.priority.class {class} (examples/pools.yaml)"
         ))
-    }
-}
-
-/// Asks for passes over objects. Requests for the same object merge in the scheduler.
-#[derive(Clone)]
-pub struct Triggers {
-    /// Passes over Tenants.
-    pub tenants: UnboundedSender<ReconcileRequest<Guarded<Tenant>>>,
-    /// Passes over `BotFleets`.
-    pub fleets: UnboundedSender<ReconcileRequest<Guarded<BotFleet>>>,
-    /// Passes over `WorkerPools`.
-    pub pools: UnboundedSender<ReconcileRequest<Guarded<WorkerPool>>>,
-}
-
-impl Triggers {
-    /// A pass over a Tenant. It is cluster-scoped, so its reference never carries a namespace.
-    pub fn tenant(&self, name: &str) {
-        // The receiver lives as long as the process; without it nobody is left to be told.
-        let _ = self.tenants.unbounded_send(ObjectRef::new(name).into());
-    }
-
-    /// A pass over the Tenant of a namespace.
-    pub fn tenant_of(&self, namespace: &str) {
-        if let Some(name) = names::tenant_of_namespace(namespace) {
-            self.tenant(name);
-        }
-    }
-
-    /// A pass over a `BotFleet`.
-    pub fn fleet(&self, namespace: &str, name: &str) {
-        let _ = self.fleets.unbounded_send(ObjectRef::new(name).within(namespace).into());
-    }
-
-    /// A pass over a `WorkerPool`.
-    pub fn pool(&self, name: &str) {
-        let _ = self.pools.unbounded_send(ObjectRef::new(name).into());
     }
 }
 

@@ -66,15 +66,24 @@ impl Feeds {
             self.context.every_fleet(&names::namespace(&object.name_any()));
         };
         let sink = |event: Event<Guarded<Tenant>>| {
-            // Each tenant's status is told several times; a pass over a pool looks at all tenants.
-            let counts = match &event {
-                Event::Apply(object) => tier(known.get(&ObjectRef::from_obj(object)).as_deref()) != tier(Some(object)),
-                Event::Delete(_) | Event::InitDone => true,
-                Event::Init | Event::InitApply(_) => false,
+            // Each tenant's status is told several times; a pass over a pool counts all tenants of its tiers.
+            let counted = match &event {
+                Event::Apply(object) => {
+                    let before = known.get(&ObjectRef::from_obj(object));
+                    Counted::between(tier(before.as_deref()), tier(Some(object)))
+                }
+                Event::Delete(object) => Counted::between(tier(Some(object)), None),
+                Event::InitDone => Counted::All,
+                Event::Init | Event::InitApply(_) => Counted::None,
             };
             store.take(&self.context, event, told);
-            if counts {
-                self.context.every_pool();
+            match counted {
+                Counted::None => {}
+                Counted::Of(tiers) => {
+                    let serves = |pool: &WorkerPool| tiers.iter().flatten().any(|tier| pool.spec.tiers.contains(tier));
+                    self.context.every_pool_of(serves);
+                }
+                Counted::All => self.context.every_pool(),
             }
         };
         self.watches.run(name, self.cluster.all(), None, sink).await;
@@ -140,7 +149,7 @@ impl Feeds {
             now.sort_by(|a, b| a.name.cmp(&b.name));
             if now != served {
                 served = now;
-                self.every_tenant();
+                self.context.every_tenant();
             }
         };
         self.watches.run(name, self.cluster.all(), None, sink).await;
@@ -217,12 +226,20 @@ impl Feeds {
         Box::pin(self.watches.children(self.context.index.clone(), notify)).await;
         "children"
     }
+}
 
-    fn every_tenant(&self) {
-        for tenant in self.context.tenants.state() {
-            self.context.triggers.tenant(&tenant.name_any());
-            self.context.every_fleet(&names::namespace(&tenant.name_any()));
-        }
+/// Pools whose tenants are to be counted anew.
+#[derive(Debug, PartialEq, Eq)]
+enum Counted {
+    None,
+    /// Those of the tiers before and after.
+    Of([Option<Tier>; 2]),
+    All,
+}
+
+impl Counted {
+    fn between(before: Option<Tier>, after: Option<Tier>) -> Self {
+        if before == after { Self::None } else { Self::Of([before, after]) }
     }
 }
 

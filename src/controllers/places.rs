@@ -14,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Those whose pass found no place, each once, for everybody asks again now and then; who came first is first.
 struct Line<K: Resource<DynamicType = ()>> {
+    /// Also of those who were called, and may find that somebody was quicker.
     numbers: HashMap<ObjectRef<K>, u64>,
     waiting: BTreeMap<u64, ObjectRef<K>>,
     last: u64,
@@ -21,11 +22,12 @@ struct Line<K: Resource<DynamicType = ()>> {
 
 impl<K: Resource<DynamicType = ()>> Line<K> {
     fn join(&mut self, object: ObjectRef<K>) {
-        if !self.numbers.contains_key(&object) {
-            self.last += 1;
-            self.waiting.insert(self.last, object.clone());
-            self.numbers.insert(object, self.last);
-        }
+        let last = &mut self.last;
+        let number = *self.numbers.entry(object.clone()).or_insert_with(|| {
+            *last += 1;
+            *last
+        });
+        self.waiting.insert(number, object);
     }
 
     fn leave(&mut self, object: &ObjectRef<K>) {
@@ -34,10 +36,13 @@ impl<K: Resource<DynamicType = ()>> Line<K> {
         }
     }
 
-    fn first(&mut self) -> Option<ObjectRef<K>> {
-        let (_, object) = self.waiting.pop_first()?;
-        self.numbers.remove(&object);
-        Some(object)
+    fn call(&mut self) -> Option<ObjectRef<K>> {
+        let called = self.waiting.pop_first().map(|(_, object)| object);
+        if called.is_none() {
+            // Some of them have gone.
+            self.numbers.clear();
+        }
+        called
     }
 }
 
@@ -77,7 +82,7 @@ impl<K: Resource<DynamicType = ()>> Places<K> {
     pub fn give_back(&self, place: Place) {
         let Place(Some(permit)) = place else { return };
         drop(permit);
-        let next = self.line.lock().unwrap_or_else(PoisonError::into_inner).first();
+        let next = self.line.lock().unwrap_or_else(PoisonError::into_inner).call();
         if let Some(next) = next {
             // The receiver lives as long as the loop.
             let _ = self.requests.unbounded_send(next.into());
@@ -134,5 +139,12 @@ mod tests {
             assert!(places.take(&named("a"), false).is_none());
         }
         assert_eq!(turns, ["b", "gone", "d", "a"]);
+        assert!(places.take(&named("e"), false).is_none());
+        places.give_back(held);
+        assert_eq!(queue.try_recv().expect("a request").obj_ref.name, "a");
+        held = places.take(&named("quick"), false).expect("a place");
+        assert!(places.take(&named("a"), false).is_none());
+        places.give_back(held);
+        assert_eq!(queue.try_recv().expect("a request").obj_ref.name, "a", "its turn is not over");
     }
 }

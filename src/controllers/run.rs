@@ -19,11 +19,12 @@ use thiserror::Error as ThisError;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use super::context::{Context, Guarded, Key, Memory, Triggers};
+use super::context::{Context, Guarded, Key, Memory};
 use super::feeds::{Feeds, Writers};
 use super::places::Places;
 use super::report::Turn;
 use super::rollout::Rollout;
+use super::triggers::Triggers;
 use super::{bot_fleet, census, outcome, tenant, worker_pool};
 use crate::api::{BotFleet, Tenant, WorkerPool};
 use crate::clock::Clock;
@@ -88,7 +89,7 @@ pub async fn operator(cluster: Cluster, start: Start) -> Result<(), Ended> {
     let (tenant_requests, tenant_queue) = mpsc::unbounded();
     let (fleet_requests, fleet_queue) = mpsc::unbounded();
     let (pool_requests, pool_queue) = mpsc::unbounded();
-    let triggers = Triggers { tenants: tenant_requests, fleets: fleet_requests, pools: pool_requests };
+    let triggers = Triggers::new(tenant_requests, fleet_requests, pool_requests);
     let context = Arc::new(Context {
         clock,
         catalog,
@@ -170,6 +171,7 @@ pub async fn operator(cluster: Cluster, start: Start) -> Result<(), Ended> {
         bot_fleet::is_awaited,
         |object, context| async move { bot_fleet::reconcile(object, &context).await },
     ));
+    context.begin();
     match loops.join_next().await {
         Some(ended) => Err(end(ended)),
         None => Err(Ended("empty".to_owned())),

@@ -1,5 +1,6 @@
 //! `WorkerPools`: their `PriorityClass` and status, one pass each; and the marks on nodes, one pass over all.
 
+use std::cell::Cell;
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -150,12 +151,14 @@ fn pool_status(
 ) -> WorkerPoolStatus {
     let members = members(assignment, nodes, &pool.name_any());
     let ready: Vec<&&Node> = members.iter().filter(|node| node.ready).collect();
-    let tenants = context.tenants.state();
-    let served = tenants
-        .iter()
-        .filter_map(|guarded| guarded.0.as_ref().ok())
-        .filter(|tenant| pool.spec.tiers.contains(&tenant.spec.tier))
-        .count();
+    let served = Cell::new(0);
+    // A list of thousands is only counted, not copied.
+    let _ = context.tenants.find(|guarded| {
+        let is_served = guarded.0.as_ref().is_ok_and(|tenant| pool.spec.tiers.contains(&tenant.spec.tier));
+        served.set(served.get() + usize::from(is_served));
+        false
+    });
+    let served = served.get();
     // Waiting for nodes is a state that this generation can stay in; its PriorityClass is there, so tenants may be planned.
     let handled = outcome.is_final() || matches!(outcome, Outcome::Waiting(_) | Outcome::Progressing(_));
     WorkerPoolStatus {

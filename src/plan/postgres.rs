@@ -178,6 +178,7 @@ if [ ! -s "$PGDATA/PG_VERSION" ]; then
   [ "$MADE" = files ] && exit 1
   echo '"-c" "listen_addresses=" "-p" "5432"' >"$PGDATA/postmaster.opts"
   [ "$MADE" = server ] && exit 1
+  [ "$MADE" = emptied ] && { : >"$PGDATA/postmaster.opts"; exit 1; }
   . "$INIT"
   : >"$PGDATA/roles"
 fi
@@ -227,7 +228,7 @@ echo '"-c" "config_file=x"' >"$PGDATA/postmaster.opts"
 
     #[test]
     fn a_first_start_that_was_cut_short_is_made_anew() {
-        for made in ["nothing", "files", "server"] {
+        for made in ["nothing", "files", "server", "emptied"] {
             let folder = folder(made);
             let data = folder.path().join("volume/pgdata");
             assert!(!started(folder.path(), made).success(), "{made}");
