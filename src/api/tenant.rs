@@ -415,6 +415,13 @@ pub struct WakeStatus {
     pub parts: Vec<WakePart>,
 }
 
+impl WakeStatus {
+    /// When the wake-up was asked for that is still under way.
+    pub fn under_way_since(&self) -> Option<Timestamp> {
+        self.requested_at.filter(|_| self.ready_at.is_none())
+    }
+}
+
 /// One part of a stack that is being woken.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
 pub struct WakePart {

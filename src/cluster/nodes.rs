@@ -53,7 +53,7 @@ fn take<T, K: ResourceExt>(
     map: &mut BTreeMap<String, T>,
     event: watcher::Event<K>,
     read: impl Fn(&K) -> T,
-    is_like: impl Fn(&T, &T) -> bool,
+    is_like: impl Fn(&mut T, &T) -> bool,
 ) -> bool {
     match event {
         // A listing replaces what is known only as its objects arrive; what is gone meanwhile is
@@ -61,7 +61,7 @@ fn take<T, K: ResourceExt>(
         watcher::Event::Init | watcher::Event::InitDone => false,
         watcher::Event::Apply(object) | watcher::Event::InitApply(object) => {
             let new = read(&object);
-            let changed = map.get(&object.name_any()).is_none_or(|known| !is_like(known, &new));
+            let changed = map.get_mut(&object.name_any()).is_none_or(|known| !is_like(known, &new));
             map.insert(object.name_any(), new);
             changed
         }
@@ -99,7 +99,7 @@ impl Nodes {
             value: class.value,
             preemption: class.preemption_policy.clone().unwrap_or_else(|| "PreemptLowerPriority".to_owned()),
         };
-        let changed = take(&mut known.classes, event, read, Class::eq);
+        let changed = take(&mut known.classes, event, read, |known, new| known == new);
         changed | (ended && forget(&mut known.classes, seen))
     }
 
@@ -294,9 +294,10 @@ fn taint_value(taint: &Taint) -> Value {
     value
 }
 
-/// Whether pools need not care: a kubelet writes its node's status often, and says the same.
-fn is_like(one: &Node, other: &Node) -> bool {
-    Node { version: String::new(), ..one.clone() } == Node { version: String::new(), ..other.clone() }
+/// Whether pools need not care: a kubelet writes its node's status often, and says the same. What is known is replaced afterwards.
+fn is_like(known: &mut Node, new: &Node) -> bool {
+    known.version.clone_from(&new.version);
+    known == new
 }
 
 fn read_node(node: &ApiNode) -> Node {

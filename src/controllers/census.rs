@@ -8,6 +8,7 @@ use jiff::Timestamp;
 
 use super::context::{Context, Guarded};
 use crate::api::conditions::{HIBERNATED, READY, STALLED, reasons};
+use crate::api::tenant::WakeStatus;
 use crate::api::{BotFleet, Condition, ConditionStatus, Tenant, Tier};
 use crate::metrics::Metrics;
 use crate::status::find;
@@ -76,8 +77,8 @@ impl Census {
         // One of which nothing was said yet is in the same place as one whose pods are awaited.
         let reason = ready.map_or(reasons::PROGRESSING, |ready| ready.reason.as_str());
         let made = tenant.metadata.creation_timestamp.as_ref().map(|made| made.0);
-        let asked = wake.filter(|wake| reason == reasons::WAKING_UP && wake.ready_at.is_none());
-        let since = asked.and_then(|wake| wake.requested_at).or(ready.map(|ready| ready.last_transition_time)).or(made);
+        let asked = wake.filter(|_| reason == reasons::WAKING_UP).and_then(WakeStatus::under_way_since);
+        let since = asked.or(ready.map(|ready| ready.last_transition_time)).or(made);
         self.lasts(reason, since.unwrap_or(now), now);
     }
 

@@ -260,19 +260,13 @@ impl Context {
         }
     }
 
-    /// A pass over each Tenant, and each of its fleets.
-    pub fn every_tenant(&self) {
-        for tenant in self.tenants.state() {
-            self.triggers.tenant(&tenant.name_any());
-            self.every_fleet(&names::namespace(&tenant.name_any()));
-        }
-    }
-
     /// Lets passes be asked for, and asks for one over each object that is known.
     pub fn begin(&self) {
         self.triggers.begin();
         self.every_pool();
-        self.every_tenant();
+        for tenant in self.tenants.state() {
+            self.triggers.tenant(&tenant.name_any());
+        }
         for fleet in self.fleets.state() {
             self.triggers.fleet(&fleet.namespace().unwrap_or_default(), &fleet.name_any());
         }

@@ -69,21 +69,17 @@ impl Feeds {
             // Each tenant's status is told several times; a pass over a pool counts all tenants of its tiers.
             let counted = match &event {
                 Event::Apply(object) => {
-                    let before = known.get(&ObjectRef::from_obj(object));
-                    Counted::between(tier(before.as_deref()), tier(Some(object)))
+                    let (before, after) =
+                        (tier(known.get(&ObjectRef::from_obj(object)).as_deref()), tier(Some(object)));
+                    if before == after { Vec::new() } else { before.into_iter().chain(after).collect() }
                 }
-                Event::Delete(object) => Counted::between(tier(Some(object)), None),
-                Event::InitDone => Counted::All,
-                Event::Init | Event::InitApply(_) => Counted::None,
+                Event::Delete(object) => tier(Some(object)).into_iter().collect(),
+                Event::InitDone => Tier::ALL.to_vec(),
+                Event::Init | Event::InitApply(_) => Vec::new(),
             };
             store.take(&self.context, event, told);
-            match counted {
-                Counted::None => {}
-                Counted::Of(tiers) => {
-                    let serves = |pool: &WorkerPool| tiers.iter().flatten().any(|tier| pool.spec.tiers.contains(tier));
-                    self.context.every_pool_of(serves);
-                }
-                Counted::All => self.context.every_pool(),
+            if !counted.is_empty() {
+                self.context.every_pool_of(|pool| counted.iter().any(|tier| pool.spec.tiers.contains(tier)));
             }
         };
         self.watches.run(name, self.cluster.all(), None, sink).await;
@@ -149,7 +145,7 @@ impl Feeds {
             now.sort_by(|a, b| a.name.cmp(&b.name));
             if now != served {
                 served = now;
-                self.context.every_tenant();
+                self.every_tenant();
             }
         };
         self.watches.run(name, self.cluster.all(), None, sink).await;
@@ -226,20 +222,12 @@ impl Feeds {
         Box::pin(self.watches.children(self.context.index.clone(), notify)).await;
         "children"
     }
-}
 
-/// Pools whose tenants are to be counted anew.
-#[derive(Debug, PartialEq, Eq)]
-enum Counted {
-    None,
-    /// Those of the tiers before and after.
-    Of([Option<Tier>; 2]),
-    All,
-}
-
-impl Counted {
-    fn between(before: Option<Tier>, after: Option<Tier>) -> Self {
-        if before == after { Self::None } else { Self::Of([before, after]) }
+    fn every_tenant(&self) {
+        for tenant in self.context.tenants.state() {
+            self.context.triggers.tenant(&tenant.name_any());
+            self.context.every_fleet(&names::namespace(&tenant.name_any()));
+        }
     }
 }
 

@@ -21,7 +21,7 @@ pub mod stops;
 pub mod tenant;
 pub mod tenant_status;
 pub mod triggers;
-mod undecodable;
+pub mod undecodable;
 pub mod volumes;
 pub mod wake_parts;
 pub mod worker_pool;

@@ -41,8 +41,7 @@ fn moves(tenant: &Tenant, now: Timestamp) -> bool {
     let conditions = status.map(|status| &status.conditions[..]).unwrap_or_default();
     let reached = status.and_then(|status| status.hibernation.as_ref()?.stage).unwrap_or_default();
     let waking = wanted == Stage::Active && sleep::slept(conditions);
-    let begun = status.and_then(|status| status.wake.as_ref()).filter(|wake| wake.ready_at.is_none());
-    let begun = begun.and_then(|wake| wake.requested_at);
+    let begun = status.and_then(|status| status.wake.as_ref()?.under_way_since());
     // Hibernated may not have held since the tenant was awake last, where sleep was called off half-way.
     let for_long = report::fails_for_long(conditions, HIBERNATED, now)
         && begun.is_none_or(|begun| report::is_long_ago(begun, now))

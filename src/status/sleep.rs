@@ -82,7 +82,7 @@ pub fn wake(
     if way.wanted != Stage::Active {
         return old.filter(|wake| wake.ready_at.is_some()).cloned();
     }
-    let begun = old.filter(|wake| wake.ready_at.is_none()).and_then(|wake| wake.requested_at);
+    let begun = old.and_then(WakeStatus::under_way_since);
     let requested_at = begun.unwrap_or_else(|| whole_second(newest_activity.min(now)));
     if reason == reasons::WAKING_UP {
         return Some(WakeStatus { requested_at: Some(requested_at), ..WakeStatus::default() });

@@ -93,24 +93,17 @@ pub fn values(field: &Field) -> Vec<Option<Value>> {
             values.extend([bound, bound.saturating_add(beyond)].map(|number| Some(json!(number))));
         }
     }
-    for bound in ["minLength", "maxLength"] {
-        if let Some(length) = schema[bound].as_u64().and_then(|length| usize::try_from(length).ok()) {
-            values.extend([length.saturating_sub(1), length, length + 1].map(|length| Some(json!("a".repeat(length)))));
-        }
-    }
-    let alike = |count: u64| -> Vec<Value> {
-        let item = schema["items"]["properties"]["name"].is_object();
-        (0..count).map(|number| if item { json!({"name": format!("a-{number}")}) } else { json!("a") }).collect()
-    };
-    for bound in ["minItems", "maxItems"] {
-        if let Some(count) = schema[bound].as_u64() {
-            values.extend([count.saturating_sub(1), count, count + 1].map(|count| Some(json!(alike(count)))));
-        }
-    }
-    for bound in ["minProperties", "maxProperties"] {
-        if let Some(count) = schema[bound].as_u64() {
-            let of = |count: u64| (0..count).map(|number| (format!("a-{number}"), json!("a"))).collect();
-            values.extend([count.saturating_sub(1), count, count + 1].map(|count| Some(Value::Object(of(count)))));
+    let has_names = schema["items"]["properties"]["name"].is_object();
+    let item = |number| if has_names { json!({"name": format!("a-{number}")}) } else { json!("a") };
+    let text = |count: usize| json!("a".repeat(count));
+    let list = |count: usize| (0..count).map(item).collect::<Value>();
+    let map = |count: usize| Value::Object((0..count).map(|number| (format!("a-{number}"), json!("a"))).collect());
+    let sized: [(&str, &dyn Fn(usize) -> Value); 3] = [("Length", &text), ("Items", &list), ("Properties", &map)];
+    for (of, made) in sized {
+        for bound in ["min", "max"] {
+            if let Some(count) = schema[format!("{bound}{of}")].as_u64().and_then(|count| usize::try_from(count).ok()) {
+                values.extend([count.saturating_sub(1), count, count + 1].map(|count| Some(made(count))));
+            }
         }
     }
     values
