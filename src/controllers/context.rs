@@ -264,12 +264,7 @@ impl Context {
     pub fn begin(&self) {
         self.triggers.begin();
         self.every_pool();
-        for tenant in self.tenants.state() {
-            self.triggers.tenant(&tenant.name_any());
-        }
-        for fleet in self.fleets.state() {
-            self.triggers.fleet(&fleet.namespace().unwrap_or_default(), &fleet.name_any());
-        }
+        self.everybody();
     }
 
     /// The pools whose `PriorityClass` and node labels have been seen to once, for those of their tiers whose own class there is: without it
@@ -334,7 +329,7 @@ impl Key {
 }
 
 /// A number for it, within this process.
-fn number(of: &impl Hash) -> u64 {
+pub fn number(of: &impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     of.hash(&mut hasher);
     hasher.finish()

@@ -145,7 +145,7 @@ impl Feeds {
             now.sort_by(|a, b| a.name.cmp(&b.name));
             if now != served {
                 served = now;
-                self.every_tenant();
+                self.context.everybody();
             }
         };
         self.watches.run(name, self.cluster.all(), None, sink).await;
@@ -221,13 +221,6 @@ impl Feeds {
         // Thirteen watches in one future are large enough to belong on the heap.
         Box::pin(self.watches.children(self.context.index.clone(), notify)).await;
         "children"
-    }
-
-    fn every_tenant(&self) {
-        for tenant in self.context.tenants.state() {
-            self.context.triggers.tenant(&tenant.name_any());
-            self.context.every_fleet(&names::namespace(&tenant.name_any()));
-        }
     }
 }
 
@@ -327,7 +320,10 @@ where
             }
             watcher::Event::InitDone => {
                 context.forget_but(self.kind, |key| known.get(&reference(key)).is_some());
-                known.state().iter().for_each(|object| touched(object));
+                match self.kind {
+                    Own::Tenant | Own::BotFleet => context.everybody(),
+                    Own::WorkerPool => known.state().iter().for_each(|object| touched(object)),
+                }
             }
         }
     }

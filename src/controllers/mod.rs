@@ -13,6 +13,7 @@ pub mod recheck;
 pub mod removal;
 pub mod report;
 pub mod rollout;
+pub mod rounds;
 pub mod run;
 pub mod sight;
 pub mod starting;

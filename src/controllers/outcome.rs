@@ -132,8 +132,6 @@ pub const SHOWN_AFTER: u32 = 3;
 pub const PATIENCE: Duration = Duration::from_secs(20);
 /// Longest pause between two tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
-/// A settled object is compared with the index once in this time; that costs no request.
-const RESYNC: Duration = Duration::from_secs(600);
 /// What is waited for is looked for again after this time: some of it, such as a Secret, cannot be watched. Later after a tenth of
 /// the time for which it has been waited for, for some of it is asked for by requests, and many may wait for weeks.
 const LOOK_AGAIN: Duration = Duration::from_secs(3);
@@ -276,7 +274,6 @@ impl Outcome {
     /// a time after which something may be different although no watch tells; `silent` is how long nothing new was told.
     pub fn next(&self, failures: u32, due: Option<Duration>, silent: Duration) -> Action {
         let usual = match self {
-            Outcome::Done(_) | Outcome::Paused => Some(RESYNC),
             Outcome::Progressing(_)
             | Outcome::WakingUp(_)
             | Outcome::GoingToSleep(_)
@@ -287,7 +284,8 @@ impl Outcome {
             Outcome::Waiting(_) => Some((silent / 10).clamp(LOOK_AGAIN, LOOK_AGAIN_AT_LAST)),
             // A watch is sooner, unless it has told already.
             Outcome::Behind => Some(LOOK_AGAIN),
-            Outcome::Invalid(_) | Outcome::Undecodable(_) | Outcome::Again => None,
+            // The next round, if nothing happens before.
+            Outcome::Done(_) | Outcome::Paused | Outcome::Invalid(_) | Outcome::Undecodable(_) | Outcome::Again => None,
             Outcome::Failed(_) | Outcome::Transient(_) => Some(pause(failures)),
         };
         usual.into_iter().chain(due).min().map_or_else(Action::await_change, Action::requeue)

@@ -1,16 +1,20 @@
-//! Places for passes of one kind: most of them for upkeep, the rest for what somebody awaits.
+//! Who has the next pass of one kind: places for passes, most of them for upkeep, the rest for what somebody awaits.
 //!
 //! The loop takes whatever is due, in no order. After a change that concerns all objects, while a webhook hangs, each pass may take half a
-//! minute; who is to wake or to stop must not wait for hundreds of those.
+//! minute; who is to wake or to stop must not wait for hundreds of those. And the library's schedule never gives back the room that it once
+//! took, so that it is not shown all objects at once.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use futures::channel::mpsc::UnboundedSender;
+use futures::channel::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use kube::Resource;
 use kube::runtime::controller::ReconcileRequest;
 use kube::runtime::reflector::ObjectRef;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Requests for passes of one kind, as its loop takes them.
+pub type Requests<K> = UnboundedReceiver<ReconcileRequest<K>>;
 
 /// Those whose pass found no place, each once, for everybody asks again now and then; who came first is first.
 struct Line<K: Resource<DynamicType = ()>> {
@@ -18,6 +22,9 @@ struct Line<K: Resource<DynamicType = ()>> {
     numbers: HashMap<ObjectRef<K>, u64>,
     waiting: BTreeMap<u64, ObjectRef<K>>,
     last: u64,
+    /// Whom nothing has happened to, as far as is known, and who are to be looked at all the same.
+    others: Vec<Arc<K>>,
+    others_turn: bool,
 }
 
 impl<K: Resource<DynamicType = ()>> Line<K> {
@@ -36,13 +43,16 @@ impl<K: Resource<DynamicType = ()>> Line<K> {
         }
     }
 
+    /// By turns one who waits and one of the others, so that neither keeps the other from its look.
     fn call(&mut self) -> Option<ObjectRef<K>> {
-        let called = self.waiting.pop_first().map(|(_, object)| object);
-        if called.is_none() {
+        self.others_turn = !self.others_turn;
+        if self.waiting.is_empty() {
             // Some of them have gone.
-            self.numbers.clear();
+            self.numbers = HashMap::new();
         }
-        called
+        let other = |line: &mut Self| line.others.pop().map(|object| ObjectRef::from_obj(&*object));
+        let waiting = |line: &mut Self| line.waiting.pop_first().map(|(_, object)| object);
+        if self.others_turn { other(self).or_else(|| waiting(self)) } else { waiting(self).or_else(|| other(self)) }
     }
 }
 
@@ -54,24 +64,42 @@ pub struct Places<K: Resource<DynamicType = ()>> {
 }
 
 /// One that was taken, until it is given back.
-pub struct Place(Option<OwnedSemaphorePermit>);
+pub struct Place {
+    _upkeep: Option<OwnedSemaphorePermit>,
+}
 
 impl<K: Resource<DynamicType = ()>> Places<K> {
-    /// So many for upkeep; passes are asked for through `requests`.
-    pub fn new(upkeep: usize, requests: UnboundedSender<ReconcileRequest<K>>) -> Self {
-        let line = Line { numbers: HashMap::new(), waiting: BTreeMap::new(), last: 0 };
-        Places { upkeep: Arc::new(Semaphore::new(upkeep)), line: Mutex::new(line), requests }
+    /// So many for upkeep, and what is asked for.
+    pub fn new(upkeep: usize) -> (Arc<Self>, Requests<K>) {
+        let (requests, queue) = mpsc::unbounded();
+        let line =
+            Line { numbers: HashMap::new(), waiting: BTreeMap::new(), last: 0, others: Vec::new(), others_turn: false };
+        (Arc::new(Places { upkeep: Arc::new(Semaphore::new(upkeep)), line: Mutex::new(line), requests }), queue)
+    }
+
+    /// Asks for a pass over this object. Requests for the same object merge.
+    pub fn ask(&self, object: ObjectRef<K>) {
+        // The receiver lives as long as the process; without it nobody is left to be told.
+        let _ = self.requests.unbounded_send(object.into());
+    }
+
+    /// Asks for a pass over each of these, which are all that there are: a few at a time.
+    pub fn ask_all(&self, objects: Vec<Arc<K>>) {
+        self.line().others = objects;
+        for _ in 0..self.upkeep.available_permits() {
+            self.call();
+        }
     }
 
     /// A place for a pass over this object. `None` for upkeep that finds none: it is asked for again when one is given back.
     pub fn take(&self, object: &K, awaited: bool) -> Option<Place> {
         let object = ObjectRef::from_obj(object);
-        let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut line = self.line();
         let permit = if awaited { None } else { self.upkeep.clone().try_acquire_owned().ok() };
         if awaited || permit.is_some() {
             // A place that is handed to who needs none would be nobody's.
             line.leave(&object);
-            Some(Place(permit))
+            Some(Place { _upkeep: permit })
         } else {
             line.join(object);
             None
@@ -80,19 +108,29 @@ impl<K: Resource<DynamicType = ()>> Places<K> {
 
     /// The pass has ended, and another one may begin.
     pub fn give_back(&self, place: Place) {
-        let Place(Some(permit)) = place else { return };
-        drop(permit);
-        let next = self.line.lock().unwrap_or_else(PoisonError::into_inner).call();
-        if let Some(next) = next {
-            // The receiver lives as long as the loop.
-            let _ = self.requests.unbounded_send(next.into());
+        drop(place);
+        self.call();
+    }
+
+    /// Asks for whoever is next, if there is a place. To be called also for who took none although he was called: he has gone, or
+    /// somebody awaits him now.
+    pub fn call(&self) {
+        if self.upkeep.available_permits() == 0 {
+            return;
         }
+        let next = self.line().call();
+        if let Some(next) = next {
+            self.ask(next);
+        }
+    }
+
+    fn line(&self) -> MutexGuard<'_, Line<K>> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use futures::channel::mpsc;
     use k8s_openapi::api::core::v1::Namespace;
 
     use super::*;
@@ -105,8 +143,7 @@ mod tests {
 
     #[test]
     fn who_finds_no_place_is_asked_for_when_one_is_free() {
-        let (requests, mut queue) = mpsc::unbounded();
-        let places = Places::new(1, requests);
+        let (places, mut queue) = Places::new(1);
         let first = places.take(&named("a"), false).expect("a place");
         for _ in 0..3 {
             assert!(places.take(&named("b"), false).is_none());
@@ -122,8 +159,7 @@ mod tests {
 
     #[test]
     fn who_waits_has_a_turn_after_who_came_before() {
-        let (requests, mut queue) = mpsc::unbounded();
-        let places = Places::new(1, requests);
+        let (places, mut queue) = Places::new(1);
         let mut held = places.take(&named("a"), false).expect("a place");
         for name in ["b", "c", "gone", "d"] {
             assert!(places.take(&named(name), false).is_none());
@@ -146,5 +182,37 @@ mod tests {
         assert!(places.take(&named("a"), false).is_none());
         places.give_back(held);
         assert_eq!(queue.try_recv().expect("a request").obj_ref.name, "a", "its turn is not over");
+    }
+
+    #[test]
+    fn the_others_are_looked_at_a_few_at_a_time_by_turns_with_who_waits() {
+        let (places, mut queue) = Places::new(2);
+        let mut next = || queue.try_recv().ok().map(|request| request.obj_ref.name);
+        places.ask_all(["a", "b", "c", "awaited", "gone", "d"].map(|name| Arc::new(named(name))).into());
+        assert_eq!(
+            [next(), next(), next()].map(Option::unwrap_or_default),
+            ["d", "gone", ""],
+            "as many as have places"
+        );
+        let d = places.take(&named("d"), false).expect("a place");
+        places.call();
+        assert_eq!(next().as_deref(), Some("awaited"));
+        places.give_back(places.take(&named("awaited"), true).expect("a place of its own"));
+        assert_eq!(next().as_deref(), Some("c"), "somebody has gone and somebody took no place, and it goes on");
+        let c = places.take(&named("c"), false).expect("a place");
+        for name in ["e", "f"] {
+            assert!(places.take(&named(name), false).is_none());
+        }
+        assert_eq!(next(), None);
+        let mut turns = Vec::new();
+        places.give_back(d);
+        while let Some(name) = next() {
+            places.give_back(places.take(&named(&name), false).expect("a place"));
+            turns.push(name);
+        }
+        turns.sort();
+        assert_eq!(turns, ["a", "b", "e", "f"]);
+        places.give_back(c);
+        assert_eq!(next(), None);
     }
 }

@@ -8,10 +8,9 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::channel::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use futures::{FutureExt, StreamExt};
 use kube::runtime::applier;
-use kube::runtime::controller::{Action, Config, Error, ReconcileRequest};
+use kube::runtime::controller::{Action, Config, Error};
 use kube::runtime::reflector::{self, ObjectRef};
 use kube::{Resource, ResourceExt};
 use serde::de::DeserializeOwned;
@@ -21,11 +20,11 @@ use tokio::task::JoinSet;
 
 use super::context::{Context, Guarded, Key, Memory};
 use super::feeds::{Feeds, Writers};
-use super::places::Places;
+use super::places::{Places, Requests};
 use super::report::Turn;
 use super::rollout::Rollout;
 use super::triggers::Triggers;
-use super::{bot_fleet, census, outcome, tenant, worker_pool};
+use super::{bot_fleet, census, outcome, rounds, tenant, worker_pool};
 use crate::api::{BotFleet, Tenant, WorkerPool};
 use crate::clock::Clock;
 use crate::cluster::Cluster;
@@ -86,10 +85,10 @@ pub async fn operator(cluster: Cluster, start: Start) -> Result<(), Ended> {
     let (fleets, fleets_writer) = reflector::store::<Guarded<BotFleet>>();
     let (pools, pools_writer) = reflector::store::<Guarded<WorkerPool>>();
     let writers = Writers { tenants: tenants_writer, fleets: fleets_writer, pools: pools_writer };
-    let (tenant_requests, tenant_queue) = mpsc::unbounded();
-    let (fleet_requests, fleet_queue) = mpsc::unbounded();
-    let (pool_requests, pool_queue) = mpsc::unbounded();
-    let triggers = Triggers::new(tenant_requests, fleet_requests, pool_requests);
+    let (tenant_places, tenant_requests) = Places::new(UPKEEP);
+    let (fleet_places, fleet_requests) = Places::new(UPKEEP);
+    let (pool_places, pool_requests) = Places::new(UPKEEP);
+    let triggers = Triggers::new(tenant_places, fleet_places, pool_places);
     let context = Arc::new(Context {
         clock,
         catalog,
@@ -138,6 +137,13 @@ pub async fn operator(cluster: Cluster, start: Start) -> Result<(), Ended> {
         });
     }
     {
+        let context = context.clone();
+        loops.spawn(async move {
+            rounds::run(context).await;
+            "rounds"
+        });
+    }
+    {
         let (context, changed) = (context.clone(), nodes_changed);
         loops.spawn(async move {
             worker_pool::keep_nodes(context, changed).await;
@@ -149,7 +155,7 @@ pub async fn operator(cluster: Cluster, start: Start) -> Result<(), Ended> {
         &context,
         &health,
         context.pools.clone(),
-        (context.triggers.pools.clone(), pool_queue),
+        (context.triggers.pools.clone(), pool_requests),
         |_, _| true,
         |object, context| async move { worker_pool::reconcile(object, &context).await },
     ));
@@ -158,7 +164,7 @@ pub async fn operator(cluster: Cluster, start: Start) -> Result<(), Ended> {
         &context,
         &health,
         context.tenants.clone(),
-        (context.triggers.tenants.clone(), tenant_queue),
+        (context.triggers.tenants.clone(), tenant_requests),
         tenant::is_awaited,
         |object, context| async move { tenant::reconcile(object, &context).await },
     ));
@@ -167,7 +173,7 @@ pub async fn operator(cluster: Cluster, start: Start) -> Result<(), Ended> {
         &context,
         &health,
         context.fleets.clone(),
-        (context.triggers.fleets.clone(), fleet_queue),
+        (context.triggers.fleets.clone(), fleet_requests),
         bot_fleet::is_awaited,
         |object, context| async move { bot_fleet::reconcile(object, &context).await },
     ));
@@ -188,7 +194,7 @@ fn passes<K, F, P>(
     context: &Arc<Context>,
     health: &Health,
     store: reflector::Store<K>,
-    (requests, queue): (UnboundedSender<ReconcileRequest<K>>, UnboundedReceiver<ReconcileRequest<K>>),
+    (places, requests): (Arc<Places<K>>, Requests<K>),
     awaited: fn(&K, &Context) -> bool,
     pass: P,
 ) -> impl Future<Output = &'static str> + Send + use<K, F, P>
@@ -200,15 +206,15 @@ where
 {
     let (context, health) = (context.clone(), health.clone());
     health.heart(kind.as_str(), LONGEST_SILENCE);
+    let (heart_places, turns_places) = (places.clone(), places.clone());
     async move {
         let heart = async {
             loop {
-                // The receiver is this very loop's; when it is gone the loop has ended.
-                let _ = requests.unbounded_send(ObjectRef::new(NOBODY).into());
+                heart_places.ask(ObjectRef::new(NOBODY));
                 tokio::time::sleep(HEARTBEAT).await;
             }
         };
-        let (known, places) = (store.clone(), Arc::new(Places::new(UPKEEP, requests.clone())));
+        let known = store.clone();
         let guarded = move |object: Arc<K>, context: Arc<Context>| {
             let (pass, news) = (pass.clone(), context.listed.news());
             // Read once more: what was told between the library's look and the count would be taken for read.
@@ -227,15 +233,19 @@ where
             |_, error: &Never, _| match *error {},
             context,
             store,
-            queue.map(Ok::<_, Never>),
+            requests.map(Ok::<_, Never>),
             Config::default().concurrency(CONCURRENCY),
         );
         let turns = async {
             let mut stream = pin!(stream);
             while let Some(turn) = stream.next().await {
                 match turn {
+                    Ok(_) => health.progress(kind.as_str()),
                     // An object that has gone, or the heartbeat's own name.
-                    Ok(_) | Err(Error::ObjectNotFound(_)) => health.progress(kind.as_str()),
+                    Err(Error::ObjectNotFound(_)) => {
+                        turns_places.call();
+                        health.progress(kind.as_str());
+                    }
                     Err(error) => tracing::error!(kind = kind.as_str(), %error, "the loop failed"),
                 }
             }
