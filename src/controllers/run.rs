@@ -129,27 +129,9 @@ pub async fn operator(cluster: Cluster, start: Start) -> Result<(), Ended> {
         "everything was listed; passes begin"
     );
     check_user_namespaces(&context);
-    {
-        let context = context.clone();
-        loops.spawn(async move {
-            census::run(context).await;
-            "census"
-        });
-    }
-    {
-        let context = context.clone();
-        loops.spawn(async move {
-            rounds::run(context).await;
-            "rounds"
-        });
-    }
-    {
-        let (context, changed) = (context.clone(), nodes_changed);
-        loops.spawn(async move {
-            worker_pool::keep_nodes(context, changed).await;
-            "nodes"
-        });
-    }
+    spawn(&mut loops, "census", census::run(context.clone()));
+    spawn(&mut loops, "rounds", rounds::run(context.clone()));
+    spawn(&mut loops, "nodes", worker_pool::keep_nodes(context.clone(), nodes_changed));
     loops.spawn(passes(
         Own::WorkerPool,
         &context,
@@ -182,6 +164,16 @@ pub async fn operator(cluster: Cluster, start: Start) -> Result<(), Ended> {
         Some(ended) => Err(end(ended)),
         None => Err(Ended("empty".to_owned())),
     }
+}
+
+fn spawn<F>(loops: &mut JoinSet<&'static str>, name: &'static str, work: F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    loops.spawn(async move {
+        work.await;
+        name
+    });
 }
 
 fn end(ended: Result<&'static str, tokio::task::JoinError>) -> Ended {
