@@ -87,11 +87,27 @@ impl Tail {
 
     /// Waits until these programs have asked for nothing but their Leases for so long.
     pub fn await_silence(&mut self, agents: &[&str], quiet: Duration, limit: Duration) -> Result<()> {
+        self.await_end(agents, |_| true, quiet, limit)
+    }
+
+    /// Waits until these programs have written nothing but their Leases for so long.
+    pub fn await_no_writes(&mut self, agents: &[&str], quiet: Duration, limit: Duration) -> Result<()> {
+        self.await_end(agents, is_write, quiet, limit)
+    }
+
+    fn await_end(
+        &mut self,
+        agents: &[&str],
+        counts: fn(&AuditEvent) -> bool,
+        quiet: Duration,
+        limit: Duration,
+    ) -> Result<()> {
         let end = Instant::now() + limit;
         let mut since = Instant::now();
         while since.elapsed() < quiet {
             let busy = |event: &AuditEvent| {
-                event.resource != "leases" && agents.iter().any(|agent| event.user_agent.starts_with(agent))
+                let by_one = agents.iter().any(|agent| event.user_agent.starts_with(agent));
+                event.resource != "leases" && by_one && counts(event)
             };
             if let Some(event) = self.pull()?.iter().find(|event| busy(event)) {
                 let what = format!("{} {}", event.verb, event.request_uri);

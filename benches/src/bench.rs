@@ -29,6 +29,8 @@ pub struct Size {
     pub wakes: usize,
     /// Tenants that are woken at once.
     pub burst: usize,
+    /// Tenants that become due at once, or as many as may sleep by themselves.
+    pub due: usize,
     /// Numbers of tenants at which the cost of a further one is taken.
     pub curve: &'static [usize],
     /// Tenants whose processor time is one sample of it; made quickly enough that nobody's ten minutes are over.
@@ -58,6 +60,7 @@ pub const QUICK: Size = Size {
     twin_rounds: 1,
     wakes: 10,
     burst: 20,
+    due: 8,
     curve: &[20, 100],
     curve_sample: 10,
     most: 150,
@@ -78,6 +81,7 @@ pub const FULL: Size = Size {
     twin_rounds: 4,
     wakes: 100,
     burst: 300,
+    due: 300,
     curve: &[250, 1_000, 4_000],
     curve_sample: 50,
     most: 5_000,

@@ -131,7 +131,7 @@ pub struct Strategy {
     pub config: Option<String>,
     /// A ConfigMap in the tenant's namespace that holds the configuration file. A change of its contents restarts the fleet's bots one at a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub config_map_ref: Option<ConfigMapRef>,
+    pub config_map_ref: Option<Box<ConfigMapRef>>,
 }
 
 /// Why a fleet cannot use it: it holds the passwords of the tenant's database.

@@ -102,7 +102,8 @@ fn template(world: &mut World) -> Result<Template> {
     Template::take(world, &tenant.name, &tail.events)
 }
 
-/// Copies until so many are there besides the template, and everybody has heard of them.
+/// Copies until so many are there besides the template, and everybody has heard of them. The garbage collector may ask for their owners,
+/// twenty a second, for minutes longer: it looks ten times a second at those that it has not heard of yet.
 fn copy(world: &World, template: &mut Template, tenants: &[Tenant], count: usize) -> Result<()> {
     let names: Vec<String> = tenants.iter().map(|tenant| tenant.name.clone()).collect();
     let mut tail = Tail::start(&world.cluster)?;
@@ -116,7 +117,7 @@ fn copy(world: &World, template: &mut Template, tenants: &[Tenant], count: usize
         ensure!(since.elapsed() < LONG, "{known} tenants instead of {count} and the template");
         std::thread::sleep(Duration::from_secs(1));
     }
-    tail.await_silence(&CONTROLLERS, QUIET, LONG)
+    tail.await_no_writes(&CONTROLLERS, QUIET, LONG)
 }
 
 /// What an operator writes that finds all of it as wanted.

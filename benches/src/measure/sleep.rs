@@ -1,14 +1,16 @@
 //! All idle tenants at once: the breaker opens, somebody releases it, and whoever is due goes to sleep.
 //!
-//! The catalogue of examples/catalog-demo.yaml has seconds for days. The pace of the hibernator (60 a minute by default) is
+//! The catalogue of examples/catalog-demo.yaml has seconds for days, but tier free keeps its days here, and of the others so many sleep by
+//! themselves as are to be due. The pace of the hibernator (60 a minute by default) is
 //! raised, because it would be all that is measured.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Error, Result, ensure};
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 use torpor_cluster::torpor::HOME;
 
 use crate::audit::{Counts, Tail, agent, answered, seconds};
@@ -19,19 +21,21 @@ use crate::world::{LONG, QUIET, World, condition, project};
 
 const NAME: &str = "sleep";
 const AGENTS: [&str; 2] = [agent::OPERATOR, agent::HIBERNATOR];
-/// Tiers that sleep by themselves.
-const SLEEPERS: [&str; 2] = ["free", "basic"];
+/// Tiers of which some sleep: those with the fewest bots of which a Tenant may say whether it does.
+const SLEEPERS: [&str; 2] = ["basic", "pro"];
 
 /// Measures. The tenants sleep for good afterwards, so nobody goes on with them.
 pub fn run(bench: &mut Bench) -> Result<()> {
     let mut fleet = bench.fleet()?;
-    let due: Vec<String> = fleet
-        .tenants
-        .iter()
-        .filter(|tenant| SLEEPERS.contains(&tenant.tier))
-        .map(|tenant| tenant.name.clone())
-        .collect();
-    let catalog = project().join("examples/catalog-demo.yaml").display().to_string();
+    let of = |tier: &&str| {
+        let tier = (*tier).to_owned();
+        fleet.tenants.iter().filter(move |tenant| tenant.tier == tier).map(|tenant| tenant.name.clone())
+    };
+    let mut due: Vec<String> = SLEEPERS.iter().flat_map(of).collect();
+    let awake = due.split_off(bench.size.due.min(due.len()));
+    let catalog = catalog(fleet.world.cluster.data_dir())?.display().to_string();
+    fleet.world.patch(&due, &mode("Auto"))?;
+    fleet.world.patch(&awake, &mode("Never"))?;
     fleet.world.stop_operator()?;
     fleet.world.start_operator(&["--catalog", &catalog])?;
     fleet.world.await_settled()?;
@@ -89,6 +93,22 @@ pub fn run(bench: &mut Bench) -> Result<()> {
         .say(format_args!("sleep: {count} tenants asleep {:.1} s after the release", seconds(released, last)));
     drop(hibernator);
     Ok(())
+}
+
+fn mode(mode: &str) -> Value {
+    json!({"spec": {"hibernation": {"mode": mode}}})
+}
+
+/// Writes the catalogue of the examples with days for tier free, which is always of mode Auto and comes first in it.
+fn catalog(dir: &Path) -> Result<PathBuf> {
+    let mut text = std::fs::read_to_string(project().join("examples/catalog-demo.yaml"))?;
+    for after in ["After: 20s", "After: 30s", "After: 40s"] {
+        ensure!(text.contains(after), "the catalogue of the examples has no {after}");
+        text = text.replacen(after, &after.replace('s', "d"), 1);
+    }
+    let path = dir.join("catalog.yaml");
+    std::fs::write(&path, text)?;
+    Ok(path)
 }
 
 /// Looks twice a second until there are so many tenants.
