@@ -26,7 +26,7 @@ fn part(entries: &[Entry], wanted: &Wanted, component: Component) -> State {
     let found = workload(entries, wanted);
     let state = without_health(found.into_iter(), pods(entries, component, None));
     match state {
-        State::Starting if found.is_some() && workloads::unready(entries, wanted).is_none() => State::Ready,
+        State::Starting if found.is_some_and(|found| workloads::serves(entries, wanted, found)) => State::Ready,
         other => other,
     }
 }

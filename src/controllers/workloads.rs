@@ -67,6 +67,15 @@ pub fn ordinal(name: &str, prefix: &str) -> Option<i32> {
     name.strip_prefix(prefix)?.strip_prefix('-')?.parse().ok()
 }
 
+/// Whether what stands on this workload may start: it is as wanted, or its pods are, and its controller has only not counted them yet.
+pub fn serves(entries: &[Entry], wanted: &Wanted, found: &Entry) -> bool {
+    let hash = wanted.restart_hash.as_ref().filter(|hash| found.restart_hash.as_ref() == Some(*hash));
+    let as_wanted = |pod: &&Entry| is_ready(pod) && !pod.deleting && pod.restart_hash.as_ref() == hash;
+    let made = || pods(entries, wanted).filter(as_wanted).count();
+    let uncounted = || wanted.replicas > 0 && usize::try_from(wanted.replicas).is_ok_and(|replicas| made() >= replicas);
+    hash.is_some() && uncounted() || unready(entries, wanted).is_none()
+}
+
 /// Why a workload is not as wanted; `None` when it is.
 pub fn unready(entries: &[Entry], wanted: &Wanted) -> Option<String> {
     let found = entries.iter().find(|entry| entry.slot == Slot::Child(wanted.kind) && entry.name == wanted.name);
@@ -214,5 +223,18 @@ mod tests {
         let whole = [set("new", 2, 2, 2), pod(0, "new", true), pod(1, "new", true)];
         assert_eq!(unready(&whole, &wanted()), None);
         assert_eq!(unready(&whole[..2], &wanted()).as_deref(), Some("bots-a 1/2 ready"), "the count lags behind");
+    }
+
+    #[test]
+    fn what_stands_on_it_starts_once_its_pods_are_ready() {
+        let serves = |entries: &[Entry]| serves(entries, &wanted(), &entries[0]);
+        let uncounted = set("new", 1, 0, 0);
+        assert!(serves(&[uncounted.clone(), pod(0, "new", true), pod(1, "new", true)]));
+        assert!(!serves(&[uncounted.clone(), pod(0, "new", true)]), "one is missing");
+        assert!(!serves(&[uncounted.clone(), pod(0, "new", true), pod(1, "new", false)]), "one is not ready");
+        assert!(!serves(&[uncounted.clone(), pod(0, "new", true), pod(1, "old", true)]), "one is made of what was");
+        let leaving = entry(Slot::Pod, "bots-a-1", "new", facts(true, None), true);
+        assert!(!serves(&[uncounted, pod(0, "new", true), leaving]), "one is on its way down");
+        assert!(!serves(&[set("old", 1, 0, 0), pod(0, "new", true), pod(1, "new", true)]), "its template is another");
     }
 }
