@@ -33,7 +33,7 @@ pub struct Size {
     pub due: usize,
     /// Numbers of tenants at which the cost of a further one is taken.
     pub curve: &'static [usize],
-    /// Tenants whose processor time is one sample of it; made quickly enough that nobody's ten minutes are over.
+    /// Tenants whose processor time is one sample of it.
     pub curve_sample: usize,
     /// Tenants beside which memory is taken once more, without the cost of a further one.
     pub most: usize,

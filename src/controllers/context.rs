@@ -198,6 +198,13 @@ impl Context {
 
     /// A pass over each fleet of a namespace that is looked after, or has bots.
     pub fn every_fleet(&self, namespace: &str) {
+        for name in self.fleets_with_bots(namespace) {
+            self.triggers.fleet(namespace, &name);
+        }
+    }
+
+    /// Names of the fleets of a namespace that are looked after, or have bots.
+    pub fn fleets_with_bots(&self, namespace: &str) -> Vec<String> {
         let mut names = self.index.names(Slot::Child(ChildKind::BotFleet), namespace);
         if names.len() > MOST_FLEETS {
             let after: HashSet<String> = self.looked_after(namespace).iter().map(|fleet| fleet.name_any()).collect();
@@ -206,9 +213,7 @@ impl Context {
             };
             names.retain(|name| after.contains(name) || set(name).is_some_and(|set| set.desired != Some(0)));
         }
-        for name in names {
-            self.triggers.fleet(namespace, &name);
-        }
+        names
     }
 
     /// Notes that the pods of a Tenant's services, or of one of its fleets, are as the Tenant's `generation` plans them. When all
@@ -260,7 +265,7 @@ impl Context {
         }
     }
 
-    /// Lets passes be asked for, and asks for one over each object that is known.
+    /// Lets passes be asked for, and begins with a look at each object that is known.
     pub fn begin(&self) {
         self.triggers.begin();
         self.every_pool();
@@ -329,7 +334,7 @@ impl Key {
 }
 
 /// A number for it, within this process.
-pub fn number(of: &impl Hash) -> u64 {
+pub(super) fn number(of: &impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     of.hash(&mut hasher);
     hasher.finish()

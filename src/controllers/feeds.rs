@@ -145,7 +145,7 @@ impl Feeds {
             now.sort_by(|a, b| a.name.cmp(&b.name));
             if now != served {
                 served = now;
-                self.context.everybody();
+                self.context.every_tenant();
             }
         };
         self.watches.run(name, self.cluster.all(), None, sink).await;
@@ -189,11 +189,7 @@ impl Feeds {
                 // One that went while nobody watched is in no list.
                 Event::InitDone => {
                     memory.drop_configs();
-                    for fleet in self.context.fleets.state() {
-                        if reference_of_guarded(&fleet).is_some() {
-                            self.context.triggers.fleet(&fleet.namespace().unwrap_or_default(), &fleet.name_any());
-                        }
-                    }
+                    self.context.look_at_fleets(|fleet| reference_of_guarded(fleet).is_some());
                 }
                 Event::Apply(object) | Event::Delete(object) => {
                     let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
@@ -321,6 +317,7 @@ where
             watcher::Event::InitDone => {
                 context.forget_but(self.kind, |key| known.get(&reference(key)).is_some());
                 match self.kind {
+                    // Not one by one: all of them at once would stay in the memory of the schedule.
                     Own::Tenant | Own::BotFleet => context.everybody(),
                     Own::WorkerPool => known.state().iter().for_each(|object| touched(object)),
                 }

@@ -4,7 +4,7 @@
 //! minute; who is to wake or to stop must not wait for hundreds of those. And the library's schedule never gives back the room that it once
 //! took, so that it is not shown all objects at once.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::channel::mpsc::{self, UnboundedReceiver, UnboundedSender};
@@ -16,14 +16,16 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// Requests for passes of one kind, as its loop takes them.
 pub type Requests<K> = UnboundedReceiver<ReconcileRequest<K>>;
 
-/// Those whose pass found no place, each once, for everybody asks again now and then; who came first is first.
+/// Who is next when a place is free.
 struct Line<K: Resource<DynamicType = ()>> {
-    /// Also of those who were called, and may find that somebody was quicker.
+    /// Numbers of those whose pass found no place, each once; who came first is first. Also of those who were called, and may find that
+    /// somebody was quicker.
     numbers: HashMap<ObjectRef<K>, u64>,
     waiting: BTreeMap<u64, ObjectRef<K>>,
     last: u64,
-    /// Whom nothing has happened to, as far as is known, and who are to be looked at all the same.
+    /// Objects to look at although nothing is known to have happened to them, each once, the next one last.
     others: Vec<Arc<K>>,
+    /// Whether the next is one of the others, where there are both.
     others_turn: bool,
 }
 
@@ -83,9 +85,14 @@ impl<K: Resource<DynamicType = ()>> Places<K> {
         let _ = self.requests.unbounded_send(object.into());
     }
 
-    /// Asks for a pass over each of these, which are all that there are: a few at a time.
-    pub fn ask_all(&self, objects: Vec<Arc<K>>) {
-        self.line().others = objects;
+    /// Asks for a pass over each of these, a few at a time and after those that were given before.
+    pub fn look_at(&self, mut objects: Vec<Arc<K>>) {
+        let mut line = self.line();
+        let left: HashSet<ObjectRef<K>> = line.others.iter().map(|object| ObjectRef::from_obj(&**object)).collect();
+        objects.retain(|object| !left.contains(&ObjectRef::from_obj(&**object)));
+        objects.append(&mut line.others);
+        line.others = objects;
+        drop(line);
         for _ in 0..self.upkeep.available_permits() {
             self.call();
         }
@@ -112,8 +119,8 @@ impl<K: Resource<DynamicType = ()>> Places<K> {
         self.call();
     }
 
-    /// Asks for whoever is next, if there is a place. To be called also for who took none although he was called: he has gone, or
-    /// somebody awaits him now.
+    /// Asks for whoever is next, if there is a place. To be called also for a request whose object has gone, which takes no place and so
+    /// gives none back.
     pub fn call(&self) {
         if self.upkeep.available_permits() == 0 {
             return;
@@ -188,7 +195,7 @@ mod tests {
     fn the_others_are_looked_at_a_few_at_a_time_by_turns_with_who_waits() {
         let (places, mut queue) = Places::new(2);
         let mut next = || queue.try_recv().ok().map(|request| request.obj_ref.name);
-        places.ask_all(["a", "b", "c", "awaited", "gone", "d"].map(|name| Arc::new(named(name))).into());
+        places.look_at(["a", "b", "c", "awaited", "gone", "d"].map(|name| Arc::new(named(name))).into());
         assert_eq!(
             [next(), next(), next()].map(Option::unwrap_or_default),
             ["d", "gone", ""],
@@ -203,6 +210,7 @@ mod tests {
         for name in ["e", "f"] {
             assert!(places.take(&named(name), false).is_none());
         }
+        places.look_at(vec![Arc::new(named("b")), Arc::new(named("g"))]);
         assert_eq!(next(), None);
         let mut turns = Vec::new();
         places.give_back(d);
@@ -210,8 +218,9 @@ mod tests {
             places.give_back(places.take(&named(&name), false).expect("a place"));
             turns.push(name);
         }
+        assert_eq!(turns.last().map(String::as_str), Some("g"), "those that were given before are first");
         turns.sort();
-        assert_eq!(turns, ["a", "b", "e", "f"]);
+        assert_eq!(turns, ["a", "b", "e", "f", "g"], "each once");
         places.give_back(c);
         assert_eq!(next(), None);
     }

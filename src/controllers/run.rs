@@ -39,7 +39,7 @@ use crate::plan::Settings;
 const CONCURRENCY: u16 = 16;
 /// So many of them may be about objects of which nobody awaits anything.
 const UPKEEP: usize = 12;
-/// One that finds no place is told when there is one, and comes again after this time in any case.
+/// One that finds no place is told when there is one, and comes again after this time in any case: it may be awaited since.
 const NO_PLACE: Duration = Duration::from_secs(10);
 /// How often each loop proves that it still turns.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -130,7 +130,6 @@ pub async fn operator(cluster: Cluster, start: Start) -> Result<(), Ended> {
     );
     check_user_namespaces(&context);
     spawn(&mut loops, "census", census::run(context.clone()));
-    spawn(&mut loops, "rounds", rounds::run(context.clone()));
     spawn(&mut loops, "nodes", worker_pool::keep_nodes(context.clone(), nodes_changed));
     loops.spawn(passes(
         Own::WorkerPool,
@@ -160,6 +159,7 @@ pub async fn operator(cluster: Cluster, start: Start) -> Result<(), Ended> {
         |object, context| async move { bot_fleet::reconcile(object, &context).await },
     ));
     context.begin();
+    spawn(&mut loops, "rounds", rounds::run(context.clone()));
     match loops.join_next().await {
         Some(ended) => Err(end(ended)),
         None => Err(Ended("empty".to_owned())),
@@ -233,7 +233,7 @@ where
             while let Some(turn) = stream.next().await {
                 match turn {
                     Ok(_) => health.progress(kind.as_str()),
-                    // An object that has gone, or the heartbeat's own name.
+                    // An object that has gone, or the heartbeat's own name, which so looks after the line, too.
                     Err(Error::ObjectNotFound(_)) => {
                         turns_places.call();
                         health.progress(kind.as_str());
