@@ -12,6 +12,7 @@ use super::workloads::{self, Wanted};
 use super::{children, fleet_views, recheck, removal, report, sight, steps, stops, tenant, undecodable};
 use crate::api::conditions::reasons;
 use crate::api::{BotFleet, BotFleetStatus, DeletionPolicy, Tenant};
+use crate::cluster::error::ClusterError;
 use crate::cluster::index::{Entry, Facts, Slot};
 use crate::cluster::read::Referenced;
 use crate::cluster::status::{Own, has_finalizer};
@@ -174,13 +175,16 @@ async fn stop(
     let (namespace, name) = (fleet.namespace().unwrap_or_default(), fleet.name_any());
     let workload = names::fleet_workload(&name);
     let set = context.index.get(Slot::Child(ChildKind::StatefulSet), &namespace, &workload);
-    let own = |pod: &Entry| set.is_none() && pod.fleet.as_deref() == Some(&*name);
-    let left = removal::orphans(&context.index.namespace(&namespace)).any(|pod| own(pod) && !pod.deleting);
+    let own = |pod: &Entry| pod.fleet.as_deref() == Some(&*name);
+    let left = removal::unattended(&context.index.namespace(&namespace), set.as_ref(), own).any(|pod| !pod.deleting);
     if (left || set.as_ref().is_some_and(|set| set.desired != Some(0))) && !fleet.spec.paused {
         recheck::still_sleeps(context, tenant, wanted, &workload).await?;
     }
+    if recheck::has_changed(context, tenant) || recheck::fleet_has_changed(context, fleet) {
+        return Err(Outcome::Again);
+    }
     context.applier.scale_down(ChildKind::StatefulSet, &namespace, &workload, 0).await?;
-    removal::stop_orphans(context, &context.index.namespace(&namespace), own).await?;
+    removal::stop_unattended(context, &context.index.namespace(&namespace), set.as_ref(), own).await?;
     let entries = context.index.namespace(&namespace);
     let state = sight::bots(&entries, Some(&name));
     let mut view = observe(&entries, &name);
@@ -227,6 +231,10 @@ async fn plan(
         (fleet.spec.wanted(), Err(waits))
     };
     if planned.is_err() {
+        // To find out may have taken long.
+        if recheck::has_changed(context, tenant) || recheck::fleet_has_changed(context, fleet) {
+            return Err(Outcome::Again);
+        }
         // Whatever it waits for, no more of its bots run than are asked for.
         let workload = names::fleet_workload(&fleet.name_any());
         context.applier.scale_down(ChildKind::StatefulSet, &namespace, &workload, most).await?;
@@ -312,7 +320,8 @@ fn starts(context: &Context, namespace: &str, children: &[Child]) -> bool {
     children::workloads(children).iter().any(|workload| workload.replicas > asked(&workload.name))
 }
 
-/// No bot starts beside those of a fleet that goes and has the same keys, as one that was renamed has: two would trade on one account.
+/// No bot starts beside those of a fleet that goes, or is to have none, and has the same keys, as one that was renamed has, or one that was
+/// paused for another: two would trade on one account.
 fn await_predecessor(
     context: &Context,
     fleet: &BotFleet,
@@ -326,10 +335,13 @@ fn await_predecessor(
     let entries = context.index.namespace(&tenant.namespace);
     let is_bot = |entry: &&Entry, name: &str| entry.slot == Slot::Pod && entry.fleet.as_deref() == Some(name);
     let goes = |other: &BotFleet| {
-        let named = tenant.fleets.iter().any(|(name, _)| *name == other.name_any());
         let owners = other.metadata.owner_references.iter().flatten();
         let mut owners = owners.filter(|owner| owner.controller == Some(true)).map(|owner| &owner.uid);
-        other.metadata.deletion_timestamp.is_some() || owners.any(|uid| Some(uid) == tenant.uid.as_ref()) && !named
+        let own = owners.any(|uid| Some(uid) == tenant.uid.as_ref());
+        // What the Tenant says may not have been written to the fleet yet.
+        let named = tenant.fleets.iter().find(|(name, _)| *name == other.name_any()).map(|(_, spec)| spec);
+        let stays = if own { named } else { Some(named.unwrap_or(&other.spec)) };
+        other.metadata.deletion_timestamp.is_some() || stays.is_none_or(|spec| spec.wanted() == 0)
     };
     for guarded in context.looked_after(&tenant.namespace) {
         let Ok(other) = &guarded.0 else { continue };
@@ -339,7 +351,7 @@ fn await_predecessor(
         if same_keys && goes(other) && !sight::bots(&entries, Some(&name)).gone() {
             let left = entries.iter().filter(|entry| is_bot(entry, &name)).count();
             return Err(Outcome::Waiting(format!(
-                "fleet {name}, which goes and has the same credentialsSecret {keys}, has not stopped yet ({left} bots)"
+                "fleet {name}, which stops and has the same credentialsSecret {keys}, still has {left} bots"
             )));
         }
     }
@@ -361,13 +373,23 @@ async fn await_secret(context: &Context, fleet: &BotFleet, namespace: &str, chil
     let Some(secret) = &fleet.spec.credentials_secret else { return Ok(()) };
     let slot = Slot::Child(ChildKind::StatefulSet);
     // One that was made or changed while it slept has what is wanted, and none of its bots has ever had the Secret.
-    let is_settled = |workload: Wanted| {
-        let set = context.index.get(slot, namespace, &workload.name);
-        set.is_some_and(|set| set.restart_hash == workload.restart_hash && set.desired >= Some(workload.replicas))
+    let workloads = children::workloads(children);
+    let all = |asked: fn(&Entry, &Wanted) -> bool| {
+        let set = |wanted: &Wanted| context.index.get(slot, namespace, &wanted.name);
+        workloads
+            .iter()
+            .all(|wanted| set(wanted).is_some_and(|set| set.restart_hash == wanted.restart_hash && asked(&set, wanted)))
     };
-    let settled = children::workloads(children).into_iter().all(is_settled);
-    if settled || context.applier.secret_exists(namespace, secret).await? {
+    if all(|set, wanted| set.desired >= Some(wanted.replicas)) {
         return Ok(());
+    }
+    match context.applier.secret_exists(namespace, secret).await {
+        Ok(true) => return Ok(()),
+        Ok(false) => {}
+        // Somebody permits no Secrets to be made, which is how it is asked for. Bots of the same template were made before; without it
+        // they would wait at the kubelet, and say so.
+        Err(ClusterError::Refused { .. }) if all(|_, _| true) => return Ok(()),
+        Err(error) => return Err(error.into()),
     }
     Err(Outcome::Waiting(format!(
         "Secret {namespace}/{secret} does not exist; create it with the exchange credentials (examples/fleet-credentials.yaml)"
@@ -387,7 +409,10 @@ async fn drop_surplus_volumes(
         entry.slot == Slot::Volume && !entry.deleting && beyond && !fleet_views::in_use(entries, entry)
     };
     let surplus: Vec<&Entry> = entries.iter().filter(surplus).collect();
-    if surplus.is_empty() || !recheck::still_asks(context, tenant, fleet).await? {
+    if surplus.is_empty()
+        || !recheck::agree_on_bots(tenant, fleet)
+        || !recheck::still_asks(context, tenant, fleet).await?
+    {
         return Ok(());
     }
     let changed = || recheck::has_changed(context, tenant) || recheck::fleet_has_changed(context, fleet);

@@ -140,14 +140,13 @@ fn failed_often(context: &Context, namespace: &str) -> bool {
     tenant.is_some_and(|key| context.memory.failures(&key) >= outcome::SHOWN_AFTER)
 }
 
-/// Stops the pods of a workload that are more than it is wanted to have, those without an owner, too, where it is not there.
+/// Stops the pods of a workload that are more than it is wanted to have, those that nobody else would stop, too, where it is not there or on its way out.
 async fn stop_surplus(context: &Context, namespace: &str, wanted: &Wanted) -> Result<(), Outcome> {
-    if context.index.get(Slot::Child(wanted.kind), namespace, &wanted.name).is_some() {
-        return Ok(context.applier.scale_down(wanted.kind, namespace, &wanted.name, wanted.replicas).await?);
-    }
+    context.applier.scale_down(wanted.kind, namespace, &wanted.name, wanted.replicas).await?;
+    let set = context.index.get(Slot::Child(wanted.kind), namespace, &wanted.name);
     let surplus =
         |pod: &Entry| workloads::ordinal(&pod.name, &wanted.name).is_some_and(|ordinal| ordinal >= wanted.replicas);
-    removal::stop_orphans(context, &context.index.namespace(namespace), surplus).await
+    removal::stop_unattended(context, &context.index.namespace(namespace), set.as_ref(), surplus).await
 }
 
 /// The planned spec of a fleet, and `null` for what the live one has besides. `None` where it has nothing.

@@ -101,13 +101,21 @@ fn unread(error: ClusterError) -> Outcome {
     Outcome::Transient(error.to_string())
 }
 
-/// Whether Tenant and fleet ask for the same as when the pass read them, and the data of bots that are not asked for is to go.
+/// Whether the Tenant asks for as many bots as the fleet does, where it names it: what somebody has changed in the fleet alone is put back.
+pub fn agree_on_bots(tenant: &Tenant, fleet: &BotFleet) -> bool {
+    let named = tenant.spec.fleets.iter().find(|one| one.name == fleet.name_any());
+    named.is_none_or(|one| one.spec.replicas == fleet.spec.replicas)
+}
+
+/// Whether Tenant and fleet ask for the same as when the pass read them, and both for as many bots, and the data of those that are not
+/// asked for is to go.
 ///
 /// # Errors
 /// `Transient` when one of them cannot be read; nothing is deleted on a guess.
 pub async fn still_asks(context: &Context, tenant: &Tenant, fleet: &BotFleet) -> Result<bool, Outcome> {
     let says = says_delete(context, &tenant.metadata).await?;
-    if says.is_none_or(|live| live.metadata.generation != tenant.metadata.generation) {
+    let same = |live: &Tenant| live.metadata.generation == tenant.metadata.generation && agree_on_bots(live, fleet);
+    if says.as_ref().is_none_or(|live| !same(live)) {
         return Ok(false);
     }
     let namespace = fleet.namespace().unwrap_or_default();

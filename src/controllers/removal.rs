@@ -70,19 +70,20 @@ async fn try_tenant(context: &Context, metadata: &ObjectMeta, policy: DeletionPo
         return Ok(Outcome::Deleting("bots are stopping gracefully".to_owned()));
     }
     if pods(&entries, Some(Component::Bot)) > 0 {
-        stop_orphans(context, &entries, |pod| pod.is_of(Component::Bot)).await?;
+        stop_unattended(context, &entries, None, |pod| pod.is_of(Component::Bot)).await?;
         return Ok(Outcome::Deleting("bots are stopping gracefully".to_owned()));
     }
     let mut failed = FirstFailure::default();
     for entry in &entries {
         if matches!(entry.slot, Slot::Child(ChildKind::StatefulSet | ChildKind::Deployment)) {
             failed.keep(context.applier.delete(entry).await.map_err(Outcome::from))?;
+            failed.keep(stop_unattended(context, &entries, Some(entry), |pod| pod.owner.is_some()).await)?;
         }
     }
     failed.told()?;
     let pods = pods(&entries, None);
     if pods > 0 && !home.deleting {
-        stop_orphans(context, &entries, |_| true).await?;
+        stop_unattended(context, &entries, None, |_| true).await?;
         return Ok(Outcome::Deleting(format!("{pods} pods are stopping")));
     }
     if home.deleting && policy == DeletionPolicy::Delete {
@@ -157,12 +158,13 @@ async fn try_fleet(context: &Context, metadata: &ObjectMeta) -> Result<Outcome, 
     if let Some(set) = entries.iter().find(|e| e.slot == Slot::Child(ChildKind::StatefulSet) && e.name == workload) {
         // Its pods are collected with their own grace period, each bot cancelling its orders.
         end(context, set, &workload).await?;
+        stop_unattended(context, &entries, Some(set), |pod| pod.fleet.as_deref() == Some(name)).await?;
         return Ok(Outcome::Deleting("bots are stopping gracefully".to_owned()));
     }
     let bots: Vec<&Entry> =
         entries.iter().filter(|e| e.slot == Slot::Pod && e.fleet.as_deref() == Some(name)).collect();
     if !bots.is_empty() {
-        stop_orphans(context, &entries, |pod| pod.fleet.as_deref() == Some(name)).await?;
+        stop_unattended(context, &entries, None, |pod| pod.fleet.as_deref() == Some(name)).await?;
         return Ok(Outcome::Deleting(format!("{} bots are stopping gracefully", bots.len())));
     }
     let claims = names::claim(&workload);
@@ -199,22 +201,38 @@ pub async fn drop_volumes(context: &Context, volumes: &[&Entry], wanted: impl Fn
     Ok(())
 }
 
-/// Stops pods that nobody owns, each with its grace period: a `StatefulSet` that is replaced around its running pods leaves
-/// them without an owner until there is a new one, and where none comes nobody else would stop them.
+/// Stops pods that nobody else would stop, each with its grace period. `set` is the `StatefulSet` whose pods are meant, where there is one.
 ///
 /// # Errors
 /// The outcome of a deletion that failed. One that is refused or fails holds up no other.
-pub async fn stop_orphans(context: &Context, entries: &[Entry], of: impl Fn(&Entry) -> bool) -> Result<(), Outcome> {
+pub async fn stop_unattended(
+    context: &Context,
+    entries: &[Entry],
+    set: Option<&Entry>,
+    of: impl Fn(&Entry) -> bool,
+) -> Result<(), Outcome> {
     let mut failed = FirstFailure::default();
-    for pod in orphans(entries).filter(|pod| of(pod)) {
+    for pod in unattended(entries, set, of) {
         failed.keep(context.applier.delete(pod).await.map_err(Outcome::from))?;
     }
     failed.told()
 }
 
-/// Pods that nobody owns.
-pub fn orphans(entries: &[Entry]) -> impl Iterator<Item = &Entry> {
-    entries.iter().filter(|entry| entry.slot == Slot::Pod && entry.owner.is_none())
+/// Those pods without an owner, which a `StatefulSet` that is replaced around its running pods leaves until there is a new one; and those
+/// of a set that is on its way out and held by somebody's finalizer, which heeds nothing and makes none anew.
+pub fn unattended<'a>(
+    entries: &'a [Entry],
+    set: Option<&'a Entry>,
+    of: impl Fn(&Entry) -> bool + 'a,
+) -> impl Iterator<Item = &'a Entry> {
+    let leaving = set.filter(|set| set.deleting && set.slot == Slot::Child(ChildKind::StatefulSet));
+    entries.iter().filter(move |pod| {
+        let alone = match pod.owner.as_deref() {
+            None => set.is_none_or(|set| set.deleting),
+            Some(owner) => leaving.is_some_and(|set| set.uid == owner),
+        };
+        pod.slot == Slot::Pod && alone && of(pod)
+    })
 }
 
 fn pods(entries: &[Entry], component: Option<Component>) -> usize {

@@ -69,11 +69,14 @@ pub fn ordinal(name: &str, prefix: &str) -> Option<i32> {
 
 /// Whether what stands on this workload may start: it is as wanted, or its pods are, and its controller has only not counted them yet.
 pub fn serves(entries: &[Entry], wanted: &Wanted, found: &Entry) -> bool {
+    // One that has not seen two changes may be about to stop the pod for the first of them.
+    let Facts::Workload { observed_generation, .. } = found.facts else { return false };
+    let seen = found.generation - observed_generation <= 1;
     let hash = wanted.restart_hash.as_ref().filter(|hash| found.restart_hash.as_ref() == Some(*hash));
     let as_wanted = |pod: &&Entry| is_ready(pod) && !pod.deleting && pod.restart_hash.as_ref() == hash;
     let made = || pods(entries, wanted).filter(as_wanted).count();
     let uncounted = || wanted.replicas > 0 && usize::try_from(wanted.replicas).is_ok_and(|replicas| made() >= replicas);
-    hash.is_some() && uncounted() || unready(entries, wanted).is_none()
+    seen && hash.is_some() && uncounted() || unready(entries, wanted).is_none()
 }
 
 /// Why a workload is not as wanted; `None` when it is.
@@ -236,5 +239,6 @@ mod tests {
         let leaving = entry(Slot::Pod, "bots-a-1", "new", facts(true, None), true);
         assert!(!serves(&[uncounted, pod(0, "new", true), leaving]), "one is on its way down");
         assert!(!serves(&[set("old", 1, 0, 0), pod(0, "new", true), pod(1, "new", true)]), "its template is another");
+        assert!(!serves(&[set("new", 0, 0, 0), pod(0, "new", true), pod(1, "new", true)]), "they may be about to stop");
     }
 }

@@ -161,20 +161,27 @@ pub fn renamed_fleets_trade_one_after_the_other(ctx: &Ctx) -> Result<(), String>
     eventually(SOON, || ctx.get(&["namespace", namespace]).map(drop))?;
     ctx.kubectl(&["create", "secret", "generic", "keys", "-n", namespace, "--from-literal=HBOT_PASSWORD=x"])?;
     ctx.await_ready(name)?;
-    let watch = Watch::existing(ctx, "pods", namespace)?;
-    patch(ctx, &["tenant", name], &json!({"spec": {"fleets": [with_keys("new")]}}))?;
-    eventually(LIMIT, || same("new bots", &of_fleet(&bots(ctx, namespace)?, "new").len(), &1))?;
-    await_reason_within(ctx, LIMIT, &["tenant", name], "Ready", "True", "Ready")?;
-    let events = watch.events();
-    let at = |type_: &str, fleet: &str| {
-        events.iter().position(|(_, event)| {
-            event["type"] == type_ && event["object"]["metadata"]["labels"]["torpor.dev/fleet"] == fleet
-        })
-    };
-    let (gone, came) = (at("DELETED", "old"), at("ADDED", "new"));
-    ensure(gone.is_some() && gone < came, || {
-        format!("the old bot went at event {gone:?}, the new one came at {came:?}")
-    })
+    let mut paused = with_keys("new");
+    paused["paused"] = json!(true);
+    // Another one in the place of the first; then one beside that, which is paused, and stands behind it.
+    let steps = [("old", "new", vec![with_keys("new")]), ("new", "third", vec![with_keys("third"), paused])];
+    for (old, new, fleets) in steps {
+        let watch = Watch::existing(ctx, "pods", namespace)?;
+        patch(ctx, &["tenant", name], &json!({"spec": {"fleets": fleets}}))?;
+        eventually(LIMIT, || same("new bots", &of_fleet(&bots(ctx, namespace)?, new).len(), &1))?;
+        await_reason_within(ctx, LIMIT, &["tenant", name], "Ready", "True", "Ready")?;
+        let events = watch.events();
+        let at = |type_: &str, fleet: &str| {
+            events.iter().position(|(_, event)| {
+                event["type"] == type_ && event["object"]["metadata"]["labels"]["torpor.dev/fleet"] == fleet
+            })
+        };
+        let (gone, came) = (at("DELETED", old), at("ADDED", new));
+        ensure(gone.is_some() && gone < came, || {
+            format!("the bot of {old} went at event {gone:?}, that of {new} came at {came:?}")
+        })?;
+    }
+    Ok(())
 }
 
 /// A new tier moves bots to its pool and PriorityClass, one at a time, with their volumes.

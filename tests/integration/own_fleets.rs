@@ -5,7 +5,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::Ctx;
-use crate::harness::eventually;
+use crate::harness::{condition, eventually};
+use crate::refused;
 use crate::tenants::{apply, await_reason_within, ensure, fleet, list, patch, same, tenant, text};
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -119,4 +120,74 @@ pub fn a_fleet_that_comes_back_keeps_its_data(ctx: &Ctx) -> Result<(), String> {
         let left = volumes.iter().filter(|volume| text(&volume["metadata"]["name"]).contains("makers"));
         same("volumes of its bots", &left.count(), &0)
     })
+}
+
+/// Fewer bots than its Tenant asks for, which only the fleet says, cost no volume: the Tenant's word is put back.
+pub fn a_scaled_fleet_keeps_the_data_of_its_tenants_bots(ctx: &Ctx) -> Result<(), String> {
+    let (name, namespace) = ("scaled", "tenant-scaled");
+    apply(ctx, &tenant(name, json!({"tier": "basic", "deletionPolicy": "Delete", "fleets": [fleet("makers", 2)]})))?;
+    ctx.await_ready(name)?;
+    let makers = ["botfleet", "makers", "-n", namespace];
+    let volume = || -> Result<Value, String> {
+        let volume = ctx.get(&["pvc", "data-bots-makers-1", "-n", namespace])?;
+        ensure(volume["metadata"]["deletionTimestamp"].is_null(), || "its volume is being deleted".to_owned())?;
+        Ok(volume["metadata"]["uid"].clone())
+    };
+    let data = volume()?;
+    let suspend = |suspended: bool| patch(ctx, &["tenant", name], &json!({"spec": {"suspended": suspended}}));
+    suspend(true)?;
+    await_reason_within(ctx, LIMIT, &["tenant", name], "Ready", "True", "Asleep")?;
+    // While it cannot be put back, the fleet alone asks for one.
+    let rule = json!({"apiGroups": ["torpor.dev"], "apiVersions": ["*"], "resources": ["botfleets"], "operations": ["UPDATE"]});
+    let here = json!({"matchLabels": {"kubernetes.io/metadata.name": namespace}});
+    let touch = [&["annotate", "--dry-run=server", "touched=yes"], &makers[..]].concat();
+    refused::forbid(ctx, "frozen-fleets", &json!({"namespaceSelector": here, "resourceRules": [rule]}), &touch)?;
+    ctx.kubectl(&[&["scale", "--replicas=1"], &makers[..]].concat())?;
+    eventually(LIMIT, || {
+        let fleet = ctx.get(&makers)?;
+        same("handled", &fleet["status"]["observedGeneration"], &fleet["metadata"]["generation"])
+    })?;
+    eventually(LIMIT, || {
+        let told = condition(&ctx.get(&["tenant", name])?, "Stalled").clone();
+        ensure(told["reason"] == "Refused", || format!("no word of the fleet: {told}"))
+    })?;
+    same("its volume", &volume()?, &data)?;
+    refused::permit(ctx, "frozen-fleets", &touch)?;
+    suspend(false)?;
+    ctx.await_ready(name)?;
+    same("bots asked for", &asked(ctx, namespace, "bots-makers")?, &json!(2))?;
+    same("its volume", &volume()?, &data)
+}
+
+/// Somebody's finalizer keeps a workload that is on its way out, whose controller does nothing for it any more: its bots stop all the same.
+pub fn bots_of_a_workload_that_is_kept_stop(ctx: &Ctx) -> Result<(), String> {
+    let (name, namespace) = ("kept", "tenant-kept");
+    apply(ctx, &tenant(name, json!({"tier": "basic"})))?;
+    ctx.await_ready(name)?;
+    for fleet in ["gone", "stays"] {
+        own(ctx, namespace, fleet, json!({}))?;
+        await_reason_within(ctx, LIMIT, &["botfleet", fleet, "-n", namespace], "Ready", "True", "Ready")?;
+        let keep = json!({"metadata": {"finalizers": ["example.com/keep"]}});
+        patch(ctx, &["statefulset", &format!("bots-{fleet}"), "-n", namespace], &keep)?;
+    }
+    let left = |fleet: &str| {
+        eventually(LIMIT, || {
+            let pods = list(ctx, "pods", namespace)?;
+            let bots = pods.iter().filter(|pod| pod["metadata"]["labels"]["torpor.dev/fleet"] == fleet);
+            same("bots left", &bots.count(), &0)
+        })
+    };
+    ctx.kubectl(&["delete", "botfleet", "gone", "-n", namespace, "--wait=false"])?;
+    left("gone")?;
+    ctx.kubectl(&["delete", "statefulset", "bots-stays", "-n", namespace, "--wait=false"])?;
+    patch(ctx, &["tenant", name], &json!({"spec": {"suspended": true}}))?;
+    left("stays")?;
+    for fleet in ["gone", "stays"] {
+        let set = format!("bots-{fleet}");
+        patch(ctx, &["statefulset", &set, "-n", namespace], &json!({"metadata": {"finalizers": null}}))?;
+    }
+    eventually(LIMIT, || {
+        ensure(ctx.get(&["botfleet", "gone", "-n", namespace]).is_err(), || "fleet gone is still there".to_owned())
+    })?;
+    await_reason_within(ctx, LIMIT, &["tenant", name], "Ready", "True", "Asleep").map(drop)
 }

@@ -151,6 +151,48 @@ pub fn refused_objects_stop_nobody(ctx: &Ctx) -> Result<(), String> {
     nothing_starts_without(ctx, policies, &make, "NetworkPolicy tenant-forbidden/")
 }
 
+/// Nobody may make Secrets any more, which is how it is asked whether there is one: bots that had their keys wake with them. A fleet of
+/// which that is not known says so, and its Tenant's wake is not told as one after which everything was ready.
+pub fn keys_that_cannot_be_asked_for_keep_no_bot_asleep(ctx: &Ctx) -> Result<(), String> {
+    let (name, namespace) = ("keyholder", "tenant-keyholder");
+    let with_keys = |name: &str, keys: &str| {
+        let mut fleet = fleet(name, 1);
+        fleet["credentialsSecret"] = json!(keys);
+        fleet
+    };
+    let make = |keys: &'static str| ["create", "secret", "generic", keys, "-n", namespace, "--from-literal=a=b"];
+    let known = with_keys("known", "keys");
+    apply(ctx, &tenant(name, json!({"tier": "basic", "fleets": [known]})))?;
+    eventually(LIMIT, || ctx.get(&["namespace", namespace]).map(drop))?;
+    ctx.kubectl(&make("keys"))?;
+    ctx.await_ready(name)?;
+    let secrets = json!({"apiGroups": [""], "apiVersions": ["v1"], "resources": ["secrets"], "operations": ["CREATE"]});
+    let here = json!({"matchLabels": {"kubernetes.io/metadata.name": namespace}});
+    let rules = json!({"namespaceSelector": here, "resourceRules": [secrets]});
+    forbid(ctx, "frozen-keys", &rules, &[&make("others")[..], &["--dry-run=server"]].concat())?;
+    let asleep = |spec: Value| {
+        patch(ctx, &["tenant", name], &json!({"spec": spec}))?;
+        await_reason_within(ctx, LIMIT, &["tenant", name], "Ready", "True", "Asleep").map(drop)
+    };
+    asleep(json!({"suspended": true}))?;
+    patch(ctx, &["tenant", name], &json!({"spec": {"suspended": false}}))?;
+    ctx.await_ready(name)?;
+    ensure(!ctx.get(&["tenant", name])?["status"]["wake"]["readyAt"].is_null(), || "no word of the wake".to_owned())?;
+
+    asleep(json!({"suspended": true, "fleets": [known, with_keys("new", "others")]}))?;
+    patch(ctx, &["tenant", name], &json!({"spec": {"suspended": false}}))?;
+    await_reason_within(ctx, LIMIT, &["tenant", name], "Hibernated", "False", "Awake")?;
+    eventually(LIMIT, || {
+        let tenant = ctx.get(&["tenant", name])?;
+        let stalled = condition(&tenant, "Stalled");
+        let named = text(&stalled["message"]).contains("Secret tenant-keyholder/others");
+        ensure(stalled["reason"] == "Refused" && named, || format!("no word of the keys: {stalled}"))?;
+        ensure(tenant["status"]["wake"].is_null(), || format!("not everything is ready: {}", tenant["status"]["wake"]))
+    })?;
+    same("bots asked for", &asked(ctx, namespace)?.get("bots-known").cloned(), &Some(json!(1)))?;
+    ctx.kubectl(&["delete", "validatingadmissionpolicybinding,validatingadmissionpolicy", "frozen-keys"]).map(drop)
+}
+
 /// While a webhook of somebody else's does not answer, a Service of a tenant cannot be made. The tenant stops and wakes all the
 /// same, and says what is tried again.
 pub fn a_failing_webhook_holds_up_nobody(ctx: &Ctx) -> Result<(), String> {
