@@ -9,19 +9,18 @@ use super::outcome::Outcome;
 use super::report::Turn;
 use super::rollout::Pace;
 use super::workloads::{self, Wanted};
-use super::{children, fleet_views, recheck, removal, report, sight, steps, stops, tenant, undecodable};
+use super::{children, fleet_views, preconditions, recheck, removal, report, sight, steps, stops, tenant, undecodable};
 use crate::api::conditions::reasons;
 use crate::api::{BotFleet, BotFleetStatus, DeletionPolicy, Tenant};
-use crate::cluster::error::ClusterError;
 use crate::cluster::index::{Entry, Facts, Slot};
 use crate::cluster::read::Referenced;
 use crate::cluster::status::{Own, has_finalizer};
 use crate::domain::activity;
-use crate::domain::names::{self, Component, ISOLATION};
+use crate::domain::names::{self, Component};
 use crate::domain::stage::{Stage, effective_stage};
 use crate::plan::{self, Child, ChildKind, Parts};
 use crate::status::{self, Seen, sleep};
-use crate::validate::{self, Desired, FleetFacts, Problem, Share, ValidatedTenant};
+use crate::validate::{self, Desired, FleetContext, FleetFacts, Problem, Share, ValidatedTenant};
 
 /// Whether somebody waits for what a pass does: the spec has changed, the fleet is to go, or its tenant is awaited.
 pub fn is_awaited(guarded: &Guarded<BotFleet>, context: &Context) -> bool {
@@ -213,31 +212,38 @@ async fn plan(
     if home.is_none_or(|home| home.tenant.as_deref() != Some(&*tenant.name_any())) {
         return Err(Outcome::Waiting(format!("namespace {namespace} is not yet the Tenant's")));
     }
+    let share = |tier: &FleetContext| {
+        let entries = context.index.namespace(&namespace);
+        let facts = |fleet: &BotFleet| FleetFacts::of(fleet, tier, sight::running(&entries, &fleet.name_any()));
+        let facts: Vec<FleetFacts> = context.fleets_of(&namespace).iter().map(facts).collect();
+        validate::allot(tier.max_bots, tier.room(), &facts).get(&fleet.name_any()).copied().unwrap_or_default()
+    };
     let (most, planned) = if !context.looks_after(fleet) {
         let problem = format!(
             "namespace {namespace} has {MOST_FLEETS} older BotFleets, and no more are looked after: ask one of them for more replicas, or delete some"
         );
         (fleet.spec.wanted(), Err(Outcome::Invalid(vec![Problem(problem)])))
     } else if let Ok(validated) = validate::tenant(tenant, &context.catalog, &context.serving_pools()) {
-        let (tier, entries) = (validated.fleet_context(), context.index.namespace(&namespace));
-        let facts = |fleet: &BotFleet| FleetFacts::of(fleet, &tier, sight::running(&entries, &fleet.name_any()));
-        let facts: Vec<FleetFacts> = context.fleets_of(&namespace).iter().map(facts).collect();
-        let shares = validate::allot(tier.max_bots, tier.room(), &facts);
-        let share = shares.get(&fleet.name_any()).copied().unwrap_or_default();
-        (share.number, plan_share(context, fleet, &validated, share, (wanted, waking)).await)
+        let tier = validated.fleet_context();
+        let before = share(&tier);
+        let planned = plan_share(context, fleet, &validated, before, (wanted, waking)).await;
+        // To find out may have taken long, and other fleets have changed meanwhile.
+        if planned.is_err() && share(&tier).number != before.number {
+            return Err(Outcome::Behind);
+        }
+        (before.number, planned)
     } else {
         // The tier of a Tenant that makes no sense takes no bots.
         let waits = Outcome::Waiting("its Tenant is Stalled; see the Tenant's conditions".to_owned());
         (fleet.spec.wanted(), Err(waits))
     };
     if planned.is_err() {
-        // To find out may have taken long.
         if recheck::has_changed(context, tenant) || recheck::fleet_has_changed(context, fleet) {
             return Err(Outcome::Again);
         }
         // Whatever it waits for, no more of its bots run than are asked for.
         let workload = names::fleet_workload(&fleet.name_any());
-        context.applier.scale_down(ChildKind::StatefulSet, &namespace, &workload, most).await?;
+        children::stop_surplus(context, &namespace, (ChildKind::StatefulSet, &workload), most).await?;
     }
     planned
 }
@@ -259,9 +265,7 @@ async fn plan_share(
     let (parts, held) = parts(context, tenant, &fleet.name_any(), wanted, waking);
     let children = plan::fleet(&validated, parts, &context.settings);
     if parts.bots && !fleet.spec.paused {
-        await_predecessor(context, fleet, tenant, &children)?;
-        await_isolation(context, namespace, &children)?;
-        await_secret(context, fleet, namespace, &children).await?;
+        preconditions::await_all(context, fleet, tenant, &children).await?;
     }
     Ok(Planned { children, share, held })
 }
@@ -311,89 +315,6 @@ async fn config(context: &Context, fleet: &BotFleet, namespace: &str) -> Result<
         }
         Referenced::Missing(message) => Err(Outcome::Waiting(message)),
     }
-}
-
-/// Whether these children have more bots than are asked for at present.
-fn starts(context: &Context, namespace: &str, children: &[Child]) -> bool {
-    let slot = Slot::Child(ChildKind::StatefulSet);
-    let asked = |name: &str| context.index.get(slot, namespace, name).and_then(|set| set.desired).unwrap_or_default();
-    children::workloads(children).iter().any(|workload| workload.replicas > asked(&workload.name))
-}
-
-/// No bot starts beside those of a fleet that goes, or is to have none, and has the same keys, as one that was renamed has, or one that was
-/// paused for another: two would trade on one account.
-fn await_predecessor(
-    context: &Context,
-    fleet: &BotFleet,
-    tenant: &ValidatedTenant,
-    children: &[Child],
-) -> Result<(), Outcome> {
-    let Some(keys) = &fleet.spec.credentials_secret else { return Ok(()) };
-    if !starts(context, &tenant.namespace, children) {
-        return Ok(());
-    }
-    let entries = context.index.namespace(&tenant.namespace);
-    let is_bot = |entry: &&Entry, name: &str| entry.slot == Slot::Pod && entry.fleet.as_deref() == Some(name);
-    let goes = |other: &BotFleet| {
-        let owners = other.metadata.owner_references.iter().flatten();
-        let mut owners = owners.filter(|owner| owner.controller == Some(true)).map(|owner| &owner.uid);
-        let own = owners.any(|uid| Some(uid) == tenant.uid.as_ref());
-        // What the Tenant says may not have been written to the fleet yet.
-        let named = tenant.fleets.iter().find(|(name, _)| *name == other.name_any()).map(|(_, spec)| spec);
-        let stays = if own { named } else { Some(named.unwrap_or(&other.spec)) };
-        other.metadata.deletion_timestamp.is_some() || stays.is_none_or(|spec| spec.wanted() == 0)
-    };
-    for guarded in context.looked_after(&tenant.namespace) {
-        let Ok(other) = &guarded.0 else { continue };
-        let name = other.name_any();
-        let same_keys = name != fleet.name_any() && other.spec.credentials_secret.as_ref() == Some(keys);
-        // One that has no pod just now, but asks for one, is about to.
-        if same_keys && goes(other) && !sight::bots(&entries, Some(&name)).gone() {
-            let left = entries.iter().filter(|entry| is_bot(entry, &name)).count();
-            return Err(Outcome::Waiting(format!(
-                "fleet {name}, which stops and has the same credentialsSecret {keys}, still has {left} bots"
-            )));
-        }
-    }
-    Ok(())
-}
-
-/// No bot starts where other tenants' pods could reach it. Those that run are changed and stopped all the same.
-fn await_isolation(context: &Context, namespace: &str, children: &[Child]) -> Result<(), Outcome> {
-    let starts = starts(context, namespace, children);
-    let isolation = context.index.get(Slot::Child(ChildKind::NetworkPolicy), namespace, ISOLATION);
-    if !starts || isolation.is_some_and(|policy| !policy.deleting) {
-        return Ok(());
-    }
-    Err(Outcome::Waiting(format!("NetworkPolicy {namespace}/{ISOLATION} does not exist yet; bots start when it does")))
-}
-
-/// Holds back a write of the workload while the Secret it mounts does not exist. Settled fleets are not asked about.
-async fn await_secret(context: &Context, fleet: &BotFleet, namespace: &str, children: &[Child]) -> Result<(), Outcome> {
-    let Some(secret) = &fleet.spec.credentials_secret else { return Ok(()) };
-    let slot = Slot::Child(ChildKind::StatefulSet);
-    // One that was made or changed while it slept has what is wanted, and none of its bots has ever had the Secret.
-    let workloads = children::workloads(children);
-    let all = |asked: fn(&Entry, &Wanted) -> bool| {
-        let set = |wanted: &Wanted| context.index.get(slot, namespace, &wanted.name);
-        workloads
-            .iter()
-            .all(|wanted| set(wanted).is_some_and(|set| set.restart_hash == wanted.restart_hash && asked(&set, wanted)))
-    };
-    if all(|set, wanted| set.desired >= Some(wanted.replicas)) {
-        return Ok(());
-    }
-    match context.applier.secret_exists(namespace, secret).await {
-        Ok(true) => return Ok(()),
-        Ok(false) => {}
-        // Somebody permits no Secrets to be made, which is how it is asked for. Bots of the same template were made before; without it
-        // they would wait at the kubelet, and say so.
-        Err(ClusterError::Refused { .. }) if all(|_, _| true) => return Ok(()),
-        Err(error) => return Err(error.into()),
-    }
-    Err(Outcome::Waiting(format!(
-        "Secret {namespace}/{secret} does not exist; create it with the exchange credentials (examples/fleet-credentials.yaml)"
-    )))
 }
 
 /// Deletes volumes of bots that the spec no longer asks for, where the Tenant says Delete and no pod is left to use them.

@@ -124,7 +124,8 @@ pub async fn apply(
             if outdated() {
                 return Err(Outcome::Again);
             }
-            failures.first.keep(stop_surplus(context, namespace, &workload).await)?;
+            let surplus = stop_surplus(context, namespace, (workload.kind, &workload.name), workload.replicas).await;
+            failures.first.keep(surplus)?;
             // One that failed itself has the hash that is wanted only if all that its pods are made of is, too.
             failures.held.extend(spared.then_some(workload.name));
         }
@@ -141,11 +142,18 @@ fn failed_often(context: &Context, namespace: &str) -> bool {
 }
 
 /// Stops the pods of a workload that are more than it is wanted to have, those that nobody else would stop, too, where it is not there or on its way out.
-async fn stop_surplus(context: &Context, namespace: &str, wanted: &Wanted) -> Result<(), Outcome> {
-    context.applier.scale_down(wanted.kind, namespace, &wanted.name, wanted.replicas).await?;
-    let set = context.index.get(Slot::Child(wanted.kind), namespace, &wanted.name);
-    let surplus =
-        |pod: &Entry| workloads::ordinal(&pod.name, &wanted.name).is_some_and(|ordinal| ordinal >= wanted.replicas);
+///
+/// # Errors
+/// The outcome of a request that failed.
+pub async fn stop_surplus(
+    context: &Context,
+    namespace: &str,
+    (kind, name): (ChildKind, &str),
+    replicas: i32,
+) -> Result<(), Outcome> {
+    context.applier.scale_down(kind, namespace, name, replicas).await?;
+    let set = context.index.get(Slot::Child(kind), namespace, name);
+    let surplus = |pod: &Entry| workloads::ordinal(&pod.name, name).is_some_and(|ordinal| ordinal >= replicas);
     removal::stop_unattended(context, &context.index.namespace(namespace), set.as_ref(), surplus).await
 }
 

@@ -9,6 +9,7 @@ pub mod fleet_views;
 pub mod hibernation;
 pub mod outcome;
 pub mod places;
+pub mod preconditions;
 pub mod recheck;
 pub mod removal;
 pub mod report;

@@ -71,13 +71,16 @@ async fn try_tenant(context: &Context, metadata: &ObjectMeta, policy: DeletionPo
     }
     if pods(&entries, Some(Component::Bot)) > 0 {
         stop_unattended(context, &entries, None, |pod| pod.is_of(Component::Bot)).await?;
+        let sets = entries.iter().filter(|entry| entry.slot == Slot::Child(ChildKind::StatefulSet));
+        for set in sets.filter(|set| set.is_of(Component::Bot)) {
+            take_down(context, &entries, set).await?;
+        }
         return Ok(Outcome::Deleting("bots are stopping gracefully".to_owned()));
     }
     let mut failed = FirstFailure::default();
     for entry in &entries {
         if matches!(entry.slot, Slot::Child(ChildKind::StatefulSet | ChildKind::Deployment)) {
-            failed.keep(context.applier.delete(entry).await.map_err(Outcome::from))?;
-            failed.keep(stop_unattended(context, &entries, Some(entry), |pod| pod.owner.is_some()).await)?;
+            failed.keep(take_down(context, &entries, entry).await)?;
         }
     }
     failed.told()?;
@@ -131,6 +134,18 @@ async fn end(context: &Context, entry: &Entry, workload: &str) -> Result<(), Out
     }
 }
 
+/// Deletes a workload. One that somebody's finalizer keeps is asked for no pods, which its controller does not heed but counts, and its
+/// pods are stopped.
+async fn take_down(context: &Context, entries: &[Entry], workload: &Entry) -> Result<(), Outcome> {
+    let Slot::Child(kind) = workload.slot else { return Ok(()) };
+    if workload.deleting {
+        context.applier.scale_down(kind, &workload.namespace, &workload.name, 0).await?;
+        return stop_unattended(context, entries, Some(workload), |pod| ordinal(&pod.name, &workload.name).is_some())
+            .await;
+    }
+    Ok(context.applier.delete(workload).await?)
+}
+
 /// Lets the Tenant go. Until the watch shows that it has gone another pass may begin with it, and must take nothing down of a
 /// successor's.
 async fn release(context: &Context, metadata: &ObjectMeta) -> Result<Outcome, Outcome> {
@@ -157,8 +172,11 @@ async fn try_fleet(context: &Context, metadata: &ObjectMeta) -> Result<Outcome, 
     let entries = context.index.namespace(namespace);
     if let Some(set) = entries.iter().find(|e| e.slot == Slot::Child(ChildKind::StatefulSet) && e.name == workload) {
         // Its pods are collected with their own grace period, each bot cancelling its orders.
-        end(context, set, &workload).await?;
-        stop_unattended(context, &entries, Some(set), |pod| pod.fleet.as_deref() == Some(name)).await?;
+        if set.deleting {
+            take_down(context, &entries, set).await?;
+        } else {
+            end(context, set, &workload).await?;
+        }
         return Ok(Outcome::Deleting("bots are stopping gracefully".to_owned()));
     }
     let bots: Vec<&Entry> =
@@ -241,4 +259,39 @@ fn pods(entries: &[Entry], component: Option<Component>) -> usize {
         .filter(|entry| entry.slot == Slot::Pod)
         .filter(|entry| component.is_none_or(|component| entry.is_of(component)))
         .count()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::cluster::index::Facts;
+
+    #[test]
+    fn nobody_else_stops_pods_without_an_owner_and_of_a_set_that_is_kept() {
+        let entry = |slot: Slot, name: &str, owner: Option<&str>, deleting: bool| {
+            let mut metadata = json!({"name": name, "namespace": "tenant-a", "uid": name});
+            if let Some(owner) = owner {
+                metadata["ownerReferences"] = json!([{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": owner, "uid": owner, "controller": true}]);
+            }
+            if deleting {
+                metadata["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+            }
+            Entry::read(slot, &serde_json::from_value(metadata).expect("metadata"), Facts::None).expect("a name")
+        };
+        let workload = |kind: ChildKind, deleting: bool| entry(Slot::Child(kind), "bots-a", None, deleting);
+        let pods = [
+            entry(Slot::Pod, "bots-a-0", Some("bots-a"), false),
+            entry(Slot::Pod, "bots-a-1", None, false),
+            entry(Slot::Pod, "bots-b-0", Some("bots-b"), false),
+        ];
+        let stopped = |set: Option<&Entry>| -> Vec<String> {
+            unattended(&pods, set, |_| true).map(|pod| pod.name.clone()).collect()
+        };
+        assert_eq!(stopped(None), ["bots-a-1"]);
+        assert!(stopped(Some(&workload(ChildKind::StatefulSet, false))).is_empty(), "its controller does");
+        assert_eq!(stopped(Some(&workload(ChildKind::StatefulSet, true))), ["bots-a-0", "bots-a-1"]);
+        assert_eq!(stopped(Some(&workload(ChildKind::Deployment, true))), ["bots-a-1"], "its ReplicaSet makes others");
+    }
 }

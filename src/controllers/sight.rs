@@ -114,7 +114,9 @@ pub fn takes_down<'a>(entries: &[Entry], workloads: &'a [Wanted], least: Option<
             // A StatefulSet that comes back around its running pods with none of them wanted.
             return wanted.replicas == 0 && workloads::pods(entries, wanted).any(|pod| !pod.deleting);
         };
-        let stops = wanted.replicas == 0 && found.desired != Some(0);
+        // One that is on its way out and kept by somebody heeds nothing, and its pods are stopped one by one.
+        let kept = || found.deleting && workloads::pods(entries, wanted).any(|pod| !pod.deleting);
+        let stops = wanted.replicas == 0 && (found.desired != Some(0) || kept());
         stops || least == Some(*wanted) && found.restart_hash != wanted.restart_hash
     };
     workloads.iter().find(loses).map(|wanted| wanted.name.as_str())

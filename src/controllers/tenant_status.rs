@@ -40,9 +40,9 @@ pub fn compute(tenant: &Tenant, old: &TenantStatus, outcome: &Outcome, view: Vie
         }
         let reasons = (sleep::reason(&old.conditions), verdict.reason);
         wake = sleep::wake(old.wake.as_ref(), *way, reasons, (asked_at(tenant, before.since, seen.now), seen.now));
-        // Not everything is ready: somebody must act, for a fleet or for an object that is refused.
+        // Not everything is ready: a fleet waits for somebody to act, or an object could not be written.
         let ended = wake.as_ref().is_some_and(|wake| wake.ready_at.is_some()) && wake != old.wake;
-        wake = wake.filter(|_| !ended || !matches!(outcome, Outcome::Refused(_) | Outcome::Invalid(_)));
+        wake = wake.filter(|_| !ended || matches!(outcome, Outcome::Done(_) | Outcome::Progressing(_)));
         if let Some(under_way) = wake.as_mut().filter(|wake| wake.ready_at.is_none()) {
             // A pass that failed half-way has not looked; what was told before stands.
             let known = old.wake.as_ref().map(|wake| wake.parts.clone()).unwrap_or_default();

@@ -140,8 +140,8 @@ pub fn a_scaled_fleet_keeps_the_data_of_its_tenants_bots(ctx: &Ctx) -> Result<()
     // While it cannot be put back, the fleet alone asks for one.
     let rule = json!({"apiGroups": ["torpor.dev"], "apiVersions": ["*"], "resources": ["botfleets"], "operations": ["UPDATE"]});
     let here = json!({"matchLabels": {"kubernetes.io/metadata.name": namespace}});
-    let touch = [&["annotate", "--dry-run=server", "touched=yes"], &makers[..]].concat();
-    refused::forbid(ctx, "frozen-fleets", &json!({"namespaceSelector": here, "resourceRules": [rule]}), &touch)?;
+    let touch = [&["annotate", "--dry-run=server"], &makers[..], &["touched=yes"]].concat();
+    refused::forbid(ctx, "frozen-scaled", &json!({"namespaceSelector": here, "resourceRules": [rule]}), &touch)?;
     ctx.kubectl(&[&["scale", "--replicas=1"], &makers[..]].concat())?;
     eventually(LIMIT, || {
         let fleet = ctx.get(&makers)?;
@@ -152,9 +152,9 @@ pub fn a_scaled_fleet_keeps_the_data_of_its_tenants_bots(ctx: &Ctx) -> Result<()
         ensure(told["reason"] == "Refused", || format!("no word of the fleet: {told}"))
     })?;
     same("its volume", &volume()?, &data)?;
-    refused::permit(ctx, "frozen-fleets", &touch)?;
+    refused::permit(ctx, "frozen-scaled", &touch)?;
     suspend(false)?;
-    ctx.await_ready(name)?;
+    await_reason_within(ctx, LIMIT, &["tenant", name], "Ready", "True", "Ready")?;
     same("bots asked for", &asked(ctx, namespace, "bots-makers")?, &json!(2))?;
     same("its volume", &volume()?, &data)
 }
@@ -182,6 +182,11 @@ pub fn bots_of_a_workload_that_is_kept_stop(ctx: &Ctx) -> Result<(), String> {
     ctx.kubectl(&["delete", "statefulset", "bots-stays", "-n", namespace, "--wait=false"])?;
     patch(ctx, &["tenant", name], &json!({"spec": {"suspended": true}}))?;
     left("stays")?;
+    // All else sleeps meanwhile.
+    eventually(LIMIT, || {
+        let redis = ctx.get(&["statefulset", "redis", "-n", namespace])?;
+        same("pods of Redis asked for", &redis["spec"]["replicas"], &json!(0))
+    })?;
     for fleet in ["gone", "stays"] {
         let set = format!("bots-{fleet}");
         patch(ctx, &["statefulset", &set, "-n", namespace], &json!({"metadata": {"finalizers": null}}))?;

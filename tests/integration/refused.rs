@@ -176,7 +176,7 @@ pub fn keys_that_cannot_be_asked_for_keep_no_bot_asleep(ctx: &Ctx) -> Result<(),
     };
     asleep(json!({"suspended": true}))?;
     patch(ctx, &["tenant", name], &json!({"spec": {"suspended": false}}))?;
-    ctx.await_ready(name)?;
+    await_reason_within(ctx, LIMIT, &["tenant", name], "Ready", "True", "Ready")?;
     ensure(!ctx.get(&["tenant", name])?["status"]["wake"]["readyAt"].is_null(), || "no word of the wake".to_owned())?;
 
     asleep(json!({"suspended": true, "fleets": [known, with_keys("new", "others")]}))?;

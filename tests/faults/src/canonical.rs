@@ -114,6 +114,16 @@ fn without_chance(value: &mut Value, subject: &str) {
     }
 }
 
+/// Without these fields, each of them part of a part of an object.
+pub fn without(mut objects: Objects, fields: &[(&str, &str)]) -> Objects {
+    for object in objects.values_mut() {
+        for (part, field) in fields {
+            object[*part].as_object_mut().map(|part| part.remove(*field));
+        }
+    }
+    objects
+}
+
 /// Where two sets of objects differ, in words.
 pub fn differences(expected: &Objects, found: &Objects) -> Vec<String> {
     let mut differences = Vec::new();

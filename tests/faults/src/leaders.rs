@@ -199,13 +199,8 @@ async fn round(
 
 /// Without what tells of the past: how often something was changed, and when the tenant was woken. A late write that is put right has
 /// changed it, and a late status takes away what only the status tells.
-fn without_history(mut objects: Objects) -> Objects {
-    for object in objects.values_mut() {
-        for (part, field) in [("metadata", "generation"), ("status", "wake")] {
-            object[part].as_object_mut().map(|part| part.remove(field));
-        }
-    }
-    objects
+fn without_history(objects: Objects) -> Objects {
+    canonical::without(objects, &[("metadata", "generation"), ("status", "wake")])
 }
 
 async fn await_text(rig: &Rig, process: &Process, wanted: &str) -> Result<()> {

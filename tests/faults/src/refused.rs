@@ -162,11 +162,14 @@ pub async fn run(
     } else {
         rig.restart(Plan::default()).await?;
     }
+    // A wake that ends with something refused is told of nowhere.
+    let lasting = |objects: canonical::Objects| canonical::without(objects, &[("status", "wake")]);
+    let expected = lasting(expected.objects.clone());
     let end = Instant::now() + if patient { PATIENCE } else { HEALED };
     let found = loop {
         tokio::time::sleep(Duration::from_millis(200)).await;
         let found = Box::pin(workflow::objects(&rig.api, workflow, subject)).await?;
-        let differences = canonical::differences(&expected.objects, &canonical::objects(found.clone(), subject));
+        let differences = canonical::differences(&expected, &lasting(canonical::objects(found.clone(), subject)));
         if differences.is_empty() || Instant::now() > end {
             wrong.extend(differences);
             break found;
