@@ -2,7 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Error, Result, ensure};
 use jiff::Timestamp;
@@ -18,6 +19,8 @@ pub struct Door {
     pub address: String,
     /// The token.
     pub token: String,
+    /// Requests that were answered with 503, and repeated as that answer says.
+    busy: AtomicUsize,
 }
 
 impl Door {
@@ -30,12 +33,32 @@ impl Door {
         let gateway = world.program("gateway").arguments(&["--address", &address]);
         let process = gateway.start().map_err(Error::msg)?;
         process.await_ready(LONG).map_err(Error::msg)?;
-        Ok(Door { process, address, token })
+        Ok(Door { process, address, token, busy: AtomicUsize::new(0) })
     }
 
-    /// Asks for something about a tenant on a connection of its own, and tells when that was.
+    /// How often the gateway could not ask the API server in time.
+    pub fn busy(&self) -> usize {
+        self.busy.load(Ordering::SeqCst)
+    }
+
+    /// Asks for something about a tenant until it is answered, and tells when that was first.
     pub fn post(&self, tenant: &str, what: &str) -> Result<Timestamp> {
-        let at = Timestamp::now();
+        let (at, since) = (Timestamp::now(), Instant::now());
+        loop {
+            let line = self.ask(tenant, what)?;
+            let code = line.split(' ').nth(1).unwrap_or_default();
+            if code.starts_with('2') {
+                return Ok(at);
+            }
+            ensure!(code == "503" && since.elapsed() < LONG, "{what} of {tenant}: {line}");
+            self.busy.fetch_add(1, Ordering::SeqCst);
+            // What `Retry-After` says.
+            std::thread::sleep(Duration::from_secs(1));
+        }
+    }
+
+    /// Asks once, on a connection of its own. The first line of the answer.
+    fn ask(&self, tenant: &str, what: &str) -> Result<String> {
         let mut stream = TcpStream::connect(&self.address)?;
         stream.set_read_timeout(Some(Duration::from_secs(60)))?;
         write!(
@@ -45,8 +68,6 @@ impl Door {
         )?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
-        let code = answer.split(' ').nth(1).unwrap_or_default();
-        ensure!(code.starts_with('2'), "{what} of {tenant}: {}", answer.lines().next().unwrap_or_default());
-        Ok(at)
+        Ok(answer.lines().next().unwrap_or_default().to_owned())
     }
 }

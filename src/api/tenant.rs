@@ -364,6 +364,9 @@ pub struct Decision {
     pub stage: Stage,
     /// The activity the decision was based on; a newer one makes it void.
     pub based_on: Timestamp,
+    /// The stage that idleness alone had led to, where a suspension or a request leads to a deeper one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_stage: Option<Stage>,
     /// When it was decided.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decided_at: Option<Timestamp>,

@@ -139,7 +139,7 @@ async fn pass(context: &Context, fleet: &BotFleet) -> Result<(Outcome, View), Ou
     failures.first.keep(replaced)?;
     failures.first.keep(children::help_to_start(context, &namespace, &workloads, waking).await)?;
     let owner = fleet.metadata.uid.as_deref();
-    failures.first.keep(children::prune(context, owner, &namespace, &planned.children, changed).await)?;
+    failures.first.keep(children::prune(context, (owner, &[]), &namespace, &planned.children, changed).await)?;
     let entries = context.index.namespace(&namespace);
     // A workload that could not be written may still make the pod that uses one.
     if tenant.spec.deletion_policy == DeletionPolicy::Delete && failures.first.is_none() {

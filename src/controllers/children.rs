@@ -237,14 +237,14 @@ async fn ensure(context: &Context, child: &Child, namespace: &str) -> Result<(),
     }
 }
 
-/// Deletes what an earlier plan of this owner made and the present one does not want.
+/// Deletes what an earlier plan of this owner made and the present one does not want, and what is `unowned` and not wanted.
 /// Namespaces, Secrets and volumes carry no owner and are never among it.
 ///
 /// # Errors
 /// The outcome of a deletion that failed. One that is refused or fails holds up no other.
 pub async fn prune(
     context: &Context,
-    owner: Option<&str>,
+    (owner, unowned): (Option<&str>, &[(ChildKind, &str)]),
     namespace: &str,
     children: &[Child],
     outdated: impl Fn() -> bool,
@@ -253,7 +253,10 @@ pub async fn prune(
     let mut failed = FirstFailure::default();
     for entry in context.index.namespace(namespace) {
         let Slot::Child(kind) = entry.slot else { continue };
-        let owned = owner.is_some() && entry.owner.as_deref() == owner;
+        let owned = match &entry.owner {
+            Some(uid) => owner == Some(uid),
+            None => unowned.contains(&(kind, &entry.name)),
+        };
         if owned && !wanted.contains(&(kind, entry.name.as_str())) {
             if outdated() {
                 return Err(Outcome::Again);

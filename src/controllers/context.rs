@@ -311,6 +311,9 @@ impl Context {
     }
 }
 
+/// Bytes of referenced texts that are kept of one namespace. What has no room is read with each pass that wants it.
+const MOST_TEXT: usize = 8 << 20;
+
 /// Names one of Torpor's own objects.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
@@ -498,11 +501,13 @@ impl Memory {
         self.config_changes.load(Ordering::SeqCst)
     }
 
-    /// Keeps a referenced text until its `ConfigMap` changes. It is not kept if one has changed since it was asked for, for it
+    /// Keeps a referenced text until its `ConfigMap` changes, as far as there is room. It is not kept if one has changed since it was asked for, for it
     /// may be what was before that change.
     pub fn keep_config(&self, namespace: &str, reference: &ConfigMapRef, text: &str, changes: u64) {
         let mut configs = lock(&self.configs);
-        if self.config_changes() == changes {
+        let kept = configs.iter().filter(|((of, _), _)| of == namespace).flat_map(|(_, texts)| texts.values());
+        let has_room = kept.map(String::len).sum::<usize>() + text.len() <= MOST_TEXT;
+        if has_room && self.config_changes() == changes {
             let place = (namespace.to_owned(), reference.name.clone());
             configs.entry(place).or_default().insert(reference.clone(), text.to_owned());
         }
@@ -553,6 +558,9 @@ mod tests {
         assert_eq!(memory.config("tenant-a", &reference), None);
         memory.keep_config("tenant-a", &reference, "new", memory.config_changes());
         assert_eq!(memory.config("tenant-a", &reference).as_deref(), Some("new"));
+        let large = ConfigMapRef { name: "large".to_owned(), key: "a".to_owned() };
+        memory.keep_config("tenant-a", &large, &" ".repeat(MOST_TEXT), memory.config_changes());
+        assert_eq!(memory.config("tenant-a", &large), None, "there is no room for it");
         memory.drop_configs();
         assert_eq!(memory.config("tenant-a", &reference), None);
     }

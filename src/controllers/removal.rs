@@ -104,6 +104,12 @@ async fn try_tenant(context: &Context, metadata: &ObjectMeta, policy: DeletionPo
         context.applier.delete(home).await?;
         return Ok(Outcome::Deleting(format!("namespace {namespace} is being deleted")));
     }
+    // They have no owner, so that they are there for as long as anything runs.
+    let mut failed = FirstFailure::default();
+    for policy in entries.iter().filter(|entry| entry.slot == Slot::Child(ChildKind::NetworkPolicy)) {
+        failed.keep(context.applier.delete(policy).await.map_err(Outcome::from))?;
+    }
+    failed.told()?;
     release(context, metadata).await
 }
 

@@ -203,7 +203,9 @@ impl Step {
         failures.first.keep(children::help_to_start(context, namespace, &self.workloads, self.waking).await)?;
         // Last: whoever wakes does not wait for what is to go.
         let owner = tenant.metadata.uid.as_deref();
-        failures.first.keep(children::prune(context, owner, namespace, &self.children, changed).await)?;
+        failures
+            .first
+            .keep(children::prune(context, (owner, plan::UNOWNED), namespace, &self.children, changed).await)?;
         failures.first.told()
     }
 

@@ -39,7 +39,7 @@ pub fn compute(tenant: &Tenant, old: &TenantStatus, outcome: &Outcome, view: Vie
             hibernation.since = Some(whole_second(seen.now));
         }
         let reasons = (sleep::reason(&old.conditions), verdict.reason);
-        wake = sleep::wake(old.wake.as_ref(), *way, reasons, (asked_at(tenant, before.since, seen.now), seen.now));
+        wake = sleep::wake(old.wake.as_ref(), *way, reasons, (asked_at(tenant, &before, seen.now), seen.now));
         // Not everything is ready: a fleet waits for somebody to act, or an object could not be written.
         let ended = wake.as_ref().is_some_and(|wake| wake.ready_at.is_some()) && wake != old.wake;
         wake = wake.filter(|_| !ended || matches!(outcome, Outcome::Done(_) | Outcome::Progressing(_)));
@@ -73,14 +73,16 @@ pub fn compute(tenant: &Tenant, old: &TenantStatus, outcome: &Outcome, view: Vie
     }
 }
 
-/// A login while the stage was being reached is a little older than that.
+/// A login while the stage was being reached, or while it was decided, is a little older than that.
 const BEFORE_STAGE: SignedDuration = SignedDuration::from_mins(1);
 
 /// When a wake that begins now was asked for: by the newest activity, unless that is from before the tenant went to
-/// sleep. Then it is a decision or a sleep request that was taken back.
-fn asked_at(tenant: &Tenant, stage_since: Option<Timestamp>, now: Timestamp) -> Timestamp {
+/// sleep, or from before that was decided. Then it is a decision or a sleep request that was taken back.
+fn asked_at(tenant: &Tenant, before: &HibernationStatus, now: Timestamp) -> Timestamp {
     let newest = activity::read(tenant).newest.min(now);
-    let stale = stage_since.is_some_and(|since| since.duration_since(newest) > BEFORE_STAGE);
+    let decision = before.decision.as_ref().filter(|decision| decision.based_on == newest);
+    let known = [before.since, decision.and_then(|decision| decision.decided_at)];
+    let stale = known.into_iter().flatten().any(|at| at.duration_since(newest) > BEFORE_STAGE);
     if stale { now } else { newest }
 }
 
@@ -143,13 +145,24 @@ mod tests {
         let time = |text: &str| text.parse::<Timestamp>().expect("a time");
         let now = time("2026-02-01T00:00:00Z");
         let created = time("2026-01-01T00:00:00Z");
-        assert_eq!(asked_at(&tenant(false), Some(time("2026-01-01T00:00:30Z")), now), created);
-        assert_eq!(asked_at(&tenant(false), None, now), created);
-        let back = asked_at(&tenant(false), Some(time("2026-01-15T00:00:00Z")), now);
+        let reached = |at: &str| HibernationStatus { since: Some(time(at)), ..HibernationStatus::default() };
+        assert_eq!(asked_at(&tenant(false), &reached("2026-01-01T00:00:30Z"), now), created);
+        assert_eq!(asked_at(&tenant(false), &HibernationStatus::default(), now), created);
+        let back = asked_at(&tenant(false), &reached("2026-01-15T00:00:00Z"), now);
         assert_eq!(back, now, "the decision was taken back, nobody came");
         let mut login = tenant(false);
         login.annotations_mut().insert("torpor.dev/last-activity".to_owned(), "2026-01-31T23:59:50Z".to_owned());
-        assert_eq!(asked_at(&login, Some(time("2026-01-15T00:00:00Z")), now), time("2026-01-31T23:59:50Z"));
+        assert_eq!(asked_at(&login, &reached("2026-01-15T00:00:00Z"), now), time("2026-01-31T23:59:50Z"));
+        // Sleep was decided, and called off before its first stage was reached.
+        let decided = |based_on: Timestamp, at: &str| {
+            let decision = json!({"stage": "BotsStopped", "basedOn": based_on.to_string(), "decidedAt": at});
+            let decision = Some(serde_json::from_value(decision).expect("a decision"));
+            HibernationStatus { decision, ..reached("2025-12-01T00:00:00Z") }
+        };
+        assert_eq!(asked_at(&tenant(false), &decided(created, "2026-01-31T23:59:30Z"), now), now);
+        assert_eq!(asked_at(&tenant(false), &decided(created, "2026-01-01T00:00:10Z"), now), created);
+        let came = time("2026-01-31T23:59:50Z");
+        assert_eq!(asked_at(&login, &decided(created, "2026-01-31T23:59:30Z"), now), came);
     }
 
     #[test]

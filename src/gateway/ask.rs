@@ -41,6 +41,9 @@ pub enum Hindered {
     /// Nothing could be newer than that activity, and what is tied to it would reach too far.
     #[error("the tenant's newest activity lies in the future, so the request would not have its effect now")]
     ActivityAhead,
+    /// Whatever else is said, such a tenant stays awake.
+    #[error("an annotation that tells of the tenant's activity cannot be read, so it stays awake")]
+    Unreadable,
     /// The end of a suspension is not recorded yet.
     #[error("the tenant's suspension was lifted a moment ago; try again")]
     Resuming,
@@ -67,6 +70,9 @@ pub fn change(ask: Ask, tenant: &Tenant, now: Timestamp) -> Result<Option<Value>
         }
         if known.ahead(now).is_some() {
             return Err(Hindered::ActivityAhead);
+        }
+        if known.doubtful() && !suspended {
+            return Err(Hindered::Unreadable);
         }
     }
     // An approval counts until the next activity, so after one that activity is news, whichever way it was given; and so it is after a
@@ -334,6 +340,10 @@ mod tests {
         for ask in [Ask::Sleep, Ask::Approve] {
             assert_eq!(change(ask, &ahead, at(NOW)), Err(Hindered::ActivityAhead));
             assert_eq!(change(ask, &resuming, at(NOW)), Err(Hindered::Resuming));
+            let mut unreadable = tenant(json!({}));
+            kube::ResourceExt::annotations_mut(&mut unreadable)
+                .insert("torpor.dev/last-activity".to_owned(), "today".to_owned());
+            assert_eq!(change(ask, &unreadable, at(NOW)), Err(Hindered::Unreadable));
         }
     }
 

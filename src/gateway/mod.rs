@@ -230,7 +230,12 @@ impl Gateway {
         for _ in 0..TRIES {
             let tenant = self.tenant(name)?;
             let Some(fields) = change(ask, &tenant, self.now().await)? else {
-                if !exact || self.confirmed.get(name).is_some_and(|since| since >= began) {
+                let looked = self.confirmed.get(name).is_some_and(|since| since >= began);
+                if !looked && matches!(ask, Ask::Activity) {
+                    // What it goes by may have been asked for before it came.
+                    self.look_later(name, now);
+                }
+                if !exact || looked {
                     return Ok((tenant, false));
                 }
                 self.look_again(name).await?;

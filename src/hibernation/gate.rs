@@ -46,7 +46,7 @@ impl Record {
             decision.asked_stage.unwrap_or_else(due)
         };
         let record = Record {
-            stage: decision.stage,
+            stage: decision.idle_stage.unwrap_or(decision.stage),
             warned: decision.warned_for.zip(decision.warned_stage).map(announced),
             asked: decision.asked_for.map(|at| Announced { at, stage: asked_stage(at) }),
         };

@@ -108,6 +108,14 @@ impl Facts {
 }
 
 impl Facts {
+    /// Until when nothing would be due, as the last decision saw it: by the policy of then, and by an activity that may have become newer.
+    pub fn not_due_before(&self) -> Option<Timestamp> {
+        self.decision
+            .as_ref()
+            .filter(|decision| decision.held.is_none())
+            .and_then(|decision| decision.next_transition_time)
+    }
+
     /// When a time that lies in the future will no longer be worth a word.
     pub fn comes_true_at(&self, now: Timestamp) -> Option<Timestamp> {
         let approved = self.approved_at.filter(|at| activity::in_future(*at, now));
@@ -231,6 +239,7 @@ pub fn written(facts: &Facts, view: &View, beyond: Beyond, now: Timestamp) -> Wr
     let decision = Decision {
         stage,
         based_on: due.based_on,
+        idle_stage: matches!(due.why, Why::Suspended | Why::SleepRequested).then_some(record.stage),
         decided_at: same.map_or(Some(whole_second(now)), |old| old.decided_at),
         reason: Some(reason(view, stage)),
         next_transition_time: next,
@@ -290,6 +299,7 @@ pub fn worth_writing(facts: &Facts, new: &Written) -> bool {
         (Some(_), None) | (None, Some(_)) => true,
     };
     old.stage != new_decision.stage
+        || old.idle_stage != new_decision.idle_stage
         || asleep_since_another
         || moved
         || old.held != new_decision.held

@@ -234,7 +234,9 @@ impl Roster {
         if view.due.why == Why::Idle && view.due.stage > view.record.stage {
             // A policy that is shortened later reaches back before a release that knew nothing of it, so the moment at
             // which this process saw the tenant become due counts. What was due before it began is told by the policy.
-            let since = if self.listed { now } else { due_since(&view, now) };
+            // It is not told of a time at which the decision says that nothing was due.
+            let told = member.facts.not_due_before().map_or(Timestamp::MIN, |at| at.min(now));
+            let since = if self.listed { now } else { due_since(&view, now).max(told) };
             self.due.entry(name.clone()).or_insert(since);
         } else {
             self.due.remove(name);

@@ -39,6 +39,9 @@ use scope::Scope;
 use crate::domain::names::{self, Component};
 use crate::validate::{ValidatedFleet, ValidatedTenant};
 
+/// What a plan may leave out although an earlier one had it, and what has no owner to tell whose it is.
+pub const UNOWNED: &[(ChildKind, &str)] = &[(ChildKind::NetworkPolicy, names::MONITORING)];
+
 /// The objects of a tenant of which these parts are up, in the order in which they are applied.
 pub fn tenant(tenant: &ValidatedTenant, parts: Parts, settings: &Settings) -> Vec<Child> {
     let scope = Scope::of_tenant(tenant, settings);

@@ -142,7 +142,8 @@ fn policy(
     egress: Vec<NetworkPolicyEgressRule>,
 ) -> NetworkPolicy {
     NetworkPolicy {
-        metadata: scope.owned(name, component),
+        // Where a Tenant is deleted in the foreground, the garbage collector takes what it owns at once, and bots take minutes to stop.
+        metadata: scope.kept(name, component),
         spec: Some(NetworkPolicySpec {
             pod_selector: Some(pods),
             policy_types: Some(vec!["Ingress".to_owned(), "Egress".to_owned()]),

@@ -220,11 +220,11 @@ fn stages_take_parts_down_in_order() {
 }
 
 #[test]
-fn everything_but_data_goes_with_its_owner() {
+fn everything_but_data_and_isolation_goes_with_its_owner() {
     for child in plan_of(Tier::Pro, Stage::Active) {
         let owners = child.metadata().owner_references.as_deref().unwrap_or_default();
         match (child.kind(), owners) {
-            (ChildKind::Namespace | ChildKind::Secret, owners) => assert!(owners.is_empty()),
+            (ChildKind::Namespace | ChildKind::Secret | ChildKind::NetworkPolicy, owners) => assert!(owners.is_empty()),
             (kind, [owner]) => {
                 let of_fleet = kind != ChildKind::BotFleet && child.name().starts_with("bots-");
                 let expected = if of_fleet { ("BotFleet", "5678") } else { ("Tenant", "1234") };

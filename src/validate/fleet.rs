@@ -203,11 +203,13 @@ pub const fn config_key(kind: StrategyKind) -> &'static str {
     }
 }
 
-/// libyaml takes the square of the depth of brackets, and of the number of directives: a text of 900 KB that does nothing but open
-/// brackets occupies it for many minutes, in which no fleet of any tenant is looked at. Where a bracket stands in quotes only a
-/// parser can tell, so all of them count; two thousand levels take some ten milliseconds.
+/// libyaml walks all levels that are open for each token, and takes the square of the number of directives: a text of 900 KB that opens
+/// brackets and then lists numbers occupies it for seconds to minutes, in which no fleet of any tenant is looked at. Where a bracket stands in
+/// quotes only a parser can tell, so all of them count.
 const MOST_BRACKETS: usize = 2_000;
 const MOST_TAGS: usize = 10;
+/// Brackets times bytes: at most some tenths of a second.
+const MOST_WORK: usize = 20_000_000;
 
 /// Finds what would make every bot of the fleet end at once with a configuration error.
 fn check_config(findings: &mut Findings, kind: StrategyKind, config: &str) {
@@ -216,26 +218,30 @@ fn check_config(findings: &mut Findings, kind: StrategyKind, config: &str) {
         findings.add(field, format_args!("the configuration has {} bytes, at most {MOST_CONFIG} fit", config.len()));
         return;
     }
-    if config.matches(['[', '{']).count() > MOST_BRACKETS || config.matches("%TAG").count() > MOST_TAGS {
+    let brackets = config.matches(['[', '{']).count();
+    let most = MOST_BRACKETS.min(MOST_WORK / config.len().max(1));
+    if brackets > most || config.matches("%TAG").count() > MOST_TAGS {
         findings.add(
             field,
             format_args!(
-                "the configuration has more than {MOST_BRACKETS} brackets or {MOST_TAGS} %TAG directives; write its lists and mappings as lines"
+                "the configuration has more than {most} brackets in its {} bytes or {MOST_TAGS} %TAG directives; write its lists and mappings as lines",
+                config.len()
             ),
         );
         return;
     }
     // Placeholders are replaced before the file is YAML; a number and a word stand for any value.
     let sample = config.replace("${BOT_INDEX}", "0").replace("${BOT_NAME}", "bot");
-    if let Err(error) = serde_yaml::from_str::<IgnoredAny>(&sample) {
-        return findings.add(field, format_args!("the configuration is not YAML: {error}"));
-    }
     let parsed: Keys = match serde_yaml::from_str(&sample) {
+        Ok(keys) => keys,
         Err(twice) if twice.to_string().contains("duplicate") => {
             return findings.add(field, format_args!("the configuration is not YAML: {twice}"));
         }
         // What is YAML and no mapping has no key either.
-        parsed => parsed.unwrap_or_default(),
+        Err(_) => match serde_yaml::from_str::<IgnoredAny>(&sample) {
+            Ok(_) => Keys::default(),
+            Err(error) => return findings.add(field, format_args!("the configuration is not YAML: {error}")),
+        },
     };
     let found = match kind {
         StrategyKind::Script => parsed.script_file_name,
@@ -293,10 +299,11 @@ mod tests {
 
     #[test]
     fn a_text_that_nests_deeply_is_refused_unread() {
-        let flat = format!("script_file_name: a.py\nlevels: [{}]\n", "[1, 2],".repeat(MOST_BRACKETS - 1));
+        let flat = format!("script_file_name: a.py\nlevels: [{}]\n", "[1, 2],".repeat(MOST_BRACKETS / 2));
         assert!(read(json!({}), 1, &flat).is_ok());
         // In quotes a bracket closes nothing.
-        for deep in ["[?".repeat(400_000), "[\"]\",".repeat(100_000), "%TAG !a! b\n".repeat(50_000)] {
+        let wide = format!("{}{}", "[".repeat(MOST_BRACKETS - 1), "1,".repeat(440_000));
+        for deep in [wide, "[?".repeat(400_000), "[\"]\",".repeat(100_000), "%TAG !a! b\n".repeat(50_000)] {
             let config = format!("script_file_name: a.py\nlevels: {deep}");
             assert!(read(json!({}), 1, &config).expect_err("deep").contains("as lines"));
         }

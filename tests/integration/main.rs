@@ -98,6 +98,10 @@ const SHARED: &[(&str, Test)] = &[
     ("tenants::foreign::fleets_need_a_tenant", tenants::foreign::fleets_need_a_tenant),
     ("tenants::removal::retained_data_is_taken_over", tenants::removal::retained_data_is_taken_over),
     ("tenants::removal::delete_removes_everything", tenants::removal::delete_removes_everything),
+    (
+        "tenants::removal::bots_stop_in_isolation_however_their_tenant_goes",
+        tenants::removal::bots_stop_in_isolation_however_their_tenant_goes,
+    ),
     ("tenants::removal::deletions_never_hang", tenants::removal::deletions_never_hang),
     ("tenants::stages::suspended_tenants_sleep", tenants::stages::suspended_tenants_sleep),
     ("tenants::stages::a_refused_resize_stops_nobody", tenants::stages::a_refused_resize_stops_nobody),

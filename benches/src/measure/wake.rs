@@ -58,6 +58,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     tail.await_silence(&[agent::OPERATOR], QUIET, LONG)?;
     let what = format!("burst of {}", burst.len());
     report(bench, &what, &tail, &asked, &[("first", 90.0, 1_000.0)])?;
+    bench.rows.push(Row::one(NAME, "requests that the gateway answered with 503 meanwhile", door.busy() as f64, ""));
     bench.rows.push(Row::one(
         NAME,
         "operator's peak while tenants slept and woke",

@@ -486,6 +486,60 @@ fn a_release_excuses_nobody_who_becomes_due_later() {
 }
 
 #[test]
+fn a_release_excuses_nobody_who_becomes_due_while_nobody_looks() {
+    let mut world = crowd(200, "basic");
+    world.pass(3 * DAY);
+    let jumped = world.clock.now().checked_add(Duration::from_secs(600)).expect("a time");
+    world.clock.set(jumped);
+    world.settle();
+    world.release();
+    world.settle();
+    world.clock.advance(Duration::from_secs(1));
+    for tenant in world.tenants.values_mut() {
+        let shorter = json!({"stopBotsAfter": "1h", "stopServicesAfter": "14d", "databaseOnlyAfter": "30d"});
+        tenant["spec"]["hibernation"] = shorter;
+    }
+    let catalog = world.catalog.clone();
+    let mut world = world.restarted(&catalog);
+    world.settle();
+    assert_eq!((world.trip(), world.asleep()), (Some(Trip::TooMany), 0));
+}
+
+#[test]
+fn a_sleep_request_that_is_taken_back_shortens_no_idleness() {
+    let stage = |world: &World| world.tenants["idle"]["status"]["hibernation"]["decision"]["stage"].clone();
+    let asked_and_taken_back = |world: &mut World| {
+        let now = world.clock.now().to_string();
+        world.annotate("idle", "torpor.dev/sleep-requested-at", &now);
+        world.settle();
+        assert_eq!(stage(world), "DatabaseOnly");
+        world.tenants.get_mut("idle").expect("known")["metadata"]["annotations"] = json!({});
+        world.show("idle");
+        world.settle();
+    };
+    // Its warning came late, and names a moment that has not come.
+    let mut late = World::new(Limits::default());
+    late.tenant("idle", "free");
+    late.clock.advance(Duration::from_secs(8 * DAY));
+    late.list();
+    late.settle();
+    asked_and_taken_back(&mut late);
+    assert_eq!(stage(&late), "Active");
+    assert_eq!(late.reason("idle", "SleepHeld"), Some("AwaitingWarning"));
+    // It was warned in time, and nobody falls asleep.
+    let mut held = World::new(Limits::default());
+    held.tenant("idle", "free");
+    held.list();
+    held.pass(6 * DAY);
+    let now = held.clock.now();
+    held.roster.hold(Some("an incident"), now);
+    held.pass(2 * DAY);
+    asked_and_taken_back(&mut held);
+    assert_eq!(stage(&held), "Active");
+    assert_eq!(held.reason("idle", "SleepHeld"), Some("BreakerOpen"));
+}
+
+#[test]
 fn what_cannot_be_read_keeps_awake_and_is_reported() {
     let mut world = four_tiers();
     world.annotate("free", "torpor.dev/last-activity", "yesterday");

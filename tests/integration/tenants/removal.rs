@@ -37,6 +37,29 @@ fn bots_went_first(events: &[(Instant, Value)], bots: usize) -> Result<(), Strin
     })
 }
 
+/// Who deletes in the foreground, as Argo CD does where it prunes, has the garbage collector take at once whatever the Tenant owns. Bots take
+/// their time, and are kept apart for as long.
+pub fn bots_stop_in_isolation_however_their_tenant_goes(ctx: &Ctx) -> Result<(), String> {
+    let (name, namespace) = ("pruned", "tenant-pruned");
+    apply(ctx, &tenant(name, json!({"tier": "basic", "fleets": [fleet("a", 3)]})))?;
+    ctx.await_ready(name)?;
+    let (pods, policies) =
+        (Watch::existing(ctx, "pods", namespace)?, Watch::existing(ctx, "networkpolicies", namespace)?);
+    ctx.kubectl(&["delete", "tenant", name, "--cascade=foreground", "--timeout=60s"])?;
+    eventually(SOON, || same("policies", &list(ctx, "networkpolicies", namespace)?.len(), &0))?;
+    let bots: Vec<Instant> = pods
+        .events()
+        .iter()
+        .filter(|(_, event)| event["type"] == "DELETED" && is_bot(&event["object"]))
+        .map(|(at, _)| *at)
+        .collect();
+    same("bots that went", &bots.len(), &3)?;
+    let opened = policies.events().iter().filter(|(_, event)| event["type"] == "DELETED").map(|(at, _)| *at).min();
+    ensure(bots.iter().max() < opened.as_ref(), || {
+        format!("the last bot went at {:?}, the first policy at {opened:?}", bots.iter().max())
+    })
+}
+
 /// Retain keeps namespace, volumes and Secret, and a new Tenant of that name takes them over.
 pub fn retained_data_is_taken_over(ctx: &Ctx) -> Result<(), String> {
     let namespace = "tenant-keeper";
