@@ -16,6 +16,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// Requests for passes of one kind, as its loop takes them.
 pub type Requests<K> = UnboundedReceiver<ReconcileRequest<K>>;
 
+/// So many requests may be under way, or wait for a place, before further ones of the others are made: enough that the loop never waits
+/// for the next, whose timer takes a millisecond or two.
+const AHEAD: usize = 24;
+
 /// Who is next when a place is free.
 struct Line<K: Resource<DynamicType = ()>> {
     /// Numbers of those whose pass found no place, each once; who came first is first. Also of those who were called, and may find that
@@ -25,6 +29,8 @@ struct Line<K: Resource<DynamicType = ()>> {
     last: u64,
     /// Objects to look at although nothing is known to have happened to them, each once, the next one last.
     others: Vec<Arc<K>>,
+    /// Those of the others that are asked for, and whose pass has not begun.
+    asked: HashSet<ObjectRef<K>>,
     /// Whether the next is one of the others, where there are both.
     others_turn: bool,
 }
@@ -43,18 +49,29 @@ impl<K: Resource<DynamicType = ()>> Line<K> {
         if let Some(number) = self.numbers.remove(object) {
             self.waiting.remove(&number);
         }
-    }
-
-    /// By turns one who waits and one of the others, so that neither keeps the other from its look.
-    fn call(&mut self) -> Option<ObjectRef<K>> {
-        self.others_turn = !self.others_turn;
         if self.waiting.is_empty() {
             // Some of them have gone.
             self.numbers = HashMap::new();
         }
-        let other = |line: &mut Self| line.others.pop().map(|object| ObjectRef::from_obj(&*object));
-        let waiting = |line: &mut Self| line.waiting.pop_first().map(|(_, object)| object);
-        if self.others_turn { other(self).or_else(|| waiting(self)) } else { waiting(self).or_else(|| other(self)) }
+    }
+
+    fn other(&mut self) -> Option<ObjectRef<K>> {
+        let other = ObjectRef::from_obj(&*self.others.pop()?);
+        self.asked.insert(other.clone());
+        Some(other)
+    }
+
+    /// Who has waited for a place that is free now, or by turns one of the others, so that neither keeps the other from its look.
+    fn call(&mut self) -> Option<ObjectRef<K>> {
+        self.others_turn = !self.others_turn;
+        let other = if self.others_turn && !self.waiting.is_empty() { self.other() } else { None };
+        other.or_else(|| self.waiting.pop_first().map(|(_, object)| object))
+    }
+
+    /// The others that may be asked for already.
+    fn ahead(&mut self) -> Vec<ObjectRef<K>> {
+        let room = AHEAD.saturating_sub(self.asked.len() + self.waiting.len());
+        (0..room).map_while(|_| self.other()).collect()
     }
 }
 
@@ -74,8 +91,14 @@ impl<K: Resource<DynamicType = ()>> Places<K> {
     /// So many for upkeep, and what is asked for.
     pub fn new(upkeep: usize) -> (Arc<Self>, Requests<K>) {
         let (requests, queue) = mpsc::unbounded();
-        let line =
-            Line { numbers: HashMap::new(), waiting: BTreeMap::new(), last: 0, others: Vec::new(), others_turn: false };
+        let line = Line {
+            numbers: HashMap::new(),
+            waiting: BTreeMap::new(),
+            last: 0,
+            others: Vec::new(),
+            asked: HashSet::new(),
+            others_turn: false,
+        };
         (Arc::new(Places { upkeep: Arc::new(Semaphore::new(upkeep)), line: Mutex::new(line), requests }), queue)
     }
 
@@ -92,43 +115,46 @@ impl<K: Resource<DynamicType = ()>> Places<K> {
         objects.retain(|object| !left.contains(&ObjectRef::from_obj(&**object)));
         objects.append(&mut line.others);
         line.others = objects;
-        drop(line);
-        for _ in 0..self.upkeep.available_permits() {
-            self.call();
-        }
+        self.go_on(line);
     }
 
     /// A place for a pass over this object. `None` for upkeep that finds none: it is asked for again when one is given back.
     pub fn take(&self, object: &K, awaited: bool) -> Option<Place> {
         let object = ObjectRef::from_obj(object);
         let mut line = self.line();
+        line.asked.remove(&object);
         let permit = if awaited { None } else { self.upkeep.clone().try_acquire_owned().ok() };
-        if awaited || permit.is_some() {
+        let place = (awaited || permit.is_some()).then_some(Place { _upkeep: permit });
+        if place.is_some() {
             // A place that is handed to who needs none would be nobody's.
             line.leave(&object);
-            Some(Place { _upkeep: permit })
         } else {
             line.join(object);
-            None
         }
+        self.go_on(line);
+        place
     }
 
     /// The pass has ended, and another one may begin.
     pub fn give_back(&self, place: Place) {
         drop(place);
-        self.call();
+        let mut line = self.line();
+        let next = if self.upkeep.available_permits() > 0 { line.call() } else { None };
+        self.go_on(line);
+        next.into_iter().for_each(|next| self.ask(next));
     }
 
-    /// Asks for whoever is next, if there is a place. To be called also for a request whose object has gone, which takes no place and so
-    /// gives none back.
-    pub fn call(&self) {
-        if self.upkeep.available_permits() == 0 {
-            return;
-        }
-        let next = self.line().call();
-        if let Some(next) = next {
-            self.ask(next);
-        }
+    /// A request found no object: it has gone, and takes no place.
+    pub fn is_gone(&self, namespace: Option<&str>, name: &str) {
+        let mut line = self.line();
+        line.asked.retain(|asked| (asked.namespace.as_deref(), &*asked.name) != (namespace, name));
+        self.go_on(line);
+    }
+
+    fn go_on(&self, mut line: MutexGuard<'_, Line<K>>) {
+        let ahead = line.ahead();
+        drop(line);
+        ahead.into_iter().for_each(|next| self.ask(next));
     }
 
     fn line(&self) -> MutexGuard<'_, Line<K>> {
@@ -192,36 +218,32 @@ mod tests {
     }
 
     #[test]
-    fn the_others_are_looked_at_a_few_at_a_time_by_turns_with_who_waits() {
+    fn the_others_are_looked_at_a_few_at_a_time_beside_who_waits() {
         let (places, mut queue) = Places::new(2);
+        let named = |number: usize| named(&format!("{number:02}"));
         let mut next = || queue.try_recv().ok().map(|request| request.obj_ref.name);
-        places.look_at(["a", "b", "c", "awaited", "gone", "d"].map(|name| Arc::new(named(name))).into());
-        assert_eq!(
-            [next(), next(), next()].map(Option::unwrap_or_default),
-            ["d", "gone", ""],
-            "as many as have places"
-        );
-        let d = places.take(&named("d"), false).expect("a place");
-        places.call();
-        assert_eq!(next().as_deref(), Some("awaited"));
-        places.give_back(places.take(&named("awaited"), true).expect("a place of its own"));
-        assert_eq!(next().as_deref(), Some("c"), "somebody has gone and somebody took no place, and it goes on");
-        let c = places.take(&named("c"), false).expect("a place");
-        for name in ["e", "f"] {
-            assert!(places.take(&named(name), false).is_none());
+        places.look_at((0..AHEAD + 10).map(|number| Arc::new(named(number))).collect());
+        places.look_at(vec![Arc::new(named(0)), Arc::new(named(99))]);
+        let first: Vec<String> = std::iter::from_fn(&mut next).collect();
+        assert_eq!(first.len(), AHEAD, "not all at once");
+        // One has gone, and somebody awaits another one since it was asked for.
+        places.is_gone(None, &first[0]);
+        places.give_back(places.take(&named(first[1].parse().expect("a number")), true).expect("a place of its own"));
+        assert_eq!([next(), next(), next()].map(|name| name.is_some()), [true, true, false]);
+        // Who finds no place waits, and counts.
+        let held: Vec<Place> = [50, 51].map(|number| places.take(&named(number), false).expect("a place")).into();
+        for number in &first[2..] {
+            assert!(places.take(&named(number.parse().expect("a number")), false).is_none());
         }
-        places.look_at(vec![Arc::new(named("b")), Arc::new(named("g"))]);
         assert_eq!(next(), None);
-        let mut turns = Vec::new();
-        places.give_back(d);
+        held.into_iter().for_each(|place| places.give_back(place));
+        let mut seen = BTreeMap::new();
         while let Some(name) = next() {
-            places.give_back(places.take(&named(&name), false).expect("a place"));
-            turns.push(name);
+            *seen.entry(name.clone()).or_insert(0) += 1;
+            places.give_back(places.take(&named(name.parse().expect("a number")), false).expect("a place"));
         }
-        assert_eq!(turns.last().map(String::as_str), Some("g"), "those that were given before are first");
-        turns.sort();
-        assert_eq!(turns, ["a", "b", "e", "f", "g"], "each once");
-        places.give_back(c);
+        assert!(seen.values().all(|times| *times == 1), "each once: {seen:?}");
+        assert_eq!(seen.len(), AHEAD + 10 + 1 - 2 - 2, "{seen:?}");
         assert_eq!(next(), None);
     }
 }

@@ -233,9 +233,9 @@ where
             while let Some(turn) = stream.next().await {
                 match turn {
                     Ok(_) => health.progress(kind.as_str()),
-                    // An object that has gone, or the heartbeat's own name, which so looks after the line, too.
-                    Err(Error::ObjectNotFound(_)) => {
-                        turns_places.call();
+                    // An object that has gone, or the heartbeat's own name.
+                    Err(Error::ObjectNotFound(gone)) => {
+                        turns_places.is_gone(gone.namespace.as_deref(), &gone.name);
                         health.progress(kind.as_str());
                     }
                     Err(error) => tracing::error!(kind = kind.as_str(), %error, "the loop failed"),

@@ -200,15 +200,13 @@ fn labels_taken_away(ctx: &Ctx) -> Result<(), String> {
 /// The `StatefulSet` is taken away from its running bots, and cannot come back without the Secret.
 fn bots_without_an_owner(ctx: &Ctx) -> Result<(), String> {
     let namespace = "tenant-hang-orphan";
-    let mut with_keys = fleet("a", 2);
-    with_keys["credentialsSecret"] = json!("keys");
-    apply(ctx, &tenant("hang-orphan", json!({"tier": "basic", "deletionPolicy": "Delete", "fleets": [with_keys]})))?;
-    eventually(SOON, || ctx.get(&["namespace", namespace]).map(drop))?;
-    ctx.kubectl(&["create", "secret", "generic", "keys", "-n", namespace, "--from-literal=HBOT_PASSWORD=x"])?;
+    let spec = json!({"tier": "basic", "deletionPolicy": "Delete", "fleets": [fleet("a", 2)]});
+    apply(ctx, &tenant("hang-orphan", spec))?;
     ctx.await_ready("hang-orphan")?;
-    ctx.kubectl(&["delete", "secret", "keys", "-n", namespace])?;
-    ctx.kubectl(&["delete", "statefulset", "bots-a", "-n", namespace, "--cascade=orphan"])?;
+    // Their workload does not come back while their Tenant makes no sense.
+    patch(ctx, &["tenant", "hang-orphan"], &json!({"spec": {"redis": {"resources": {"memory": "1000Mi"}}}}))?;
     await_reason(ctx, &["bf", "a", "-n", namespace], "Ready", "False", "Waiting")?;
+    ctx.kubectl(&["delete", "statefulset", "bots-a", "-n", namespace, "--cascade=orphan"])?;
     eventually(SOON, || {
         let mut bots = list(ctx, "pods", namespace)?;
         bots.retain(|pod| is_bot(pod) && pod["metadata"]["ownerReferences"].is_null());
