@@ -182,8 +182,7 @@ async fn stop(
     if recheck::has_changed(context, tenant) || recheck::fleet_has_changed(context, fleet) {
         return Err(Outcome::Again);
     }
-    context.applier.scale_down(ChildKind::StatefulSet, &namespace, &workload, 0).await?;
-    removal::stop_unattended(context, &context.index.namespace(&namespace), set.as_ref(), own).await?;
+    children::stop_surplus(context, &namespace, (ChildKind::StatefulSet, &workload), 0).await?;
     let entries = context.index.namespace(&namespace);
     let state = sight::bots(&entries, Some(&name));
     let mut view = observe(&entries, &name);

@@ -141,7 +141,9 @@ impl<K: Resource<DynamicType = ()>> Places<K> {
         let mut line = self.line();
         let next = if self.upkeep.available_permits() > 0 { line.call() } else { None };
         self.go_on(line);
-        next.into_iter().for_each(|next| self.ask(next));
+        if let Some(next) = next {
+            self.ask(next);
+        }
     }
 
     /// A request found no object: it has gone, and takes no place.
@@ -154,7 +156,9 @@ impl<K: Resource<DynamicType = ()>> Places<K> {
     fn go_on(&self, mut line: MutexGuard<'_, Line<K>>) {
         let ahead = line.ahead();
         drop(line);
-        ahead.into_iter().for_each(|next| self.ask(next));
+        for next in ahead {
+            self.ask(next);
+        }
     }
 
     fn line(&self) -> MutexGuard<'_, Line<K>> {
@@ -236,7 +240,9 @@ mod tests {
             assert!(places.take(&named(number.parse().expect("a number")), false).is_none());
         }
         assert_eq!(next(), None);
-        held.into_iter().for_each(|place| places.give_back(place));
+        for place in held {
+            places.give_back(place);
+        }
         let mut seen = BTreeMap::new();
         while let Some(name) = next() {
             *seen.entry(name.clone()).or_insert(0) += 1;

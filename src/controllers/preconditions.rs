@@ -32,7 +32,13 @@ pub async fn await_all(
 
 /// Whether these children have more bots than the fleet has at present.
 fn starts(context: &Context, fleet: &BotFleet, namespace: &str, children: &[Child]) -> bool {
-    let running = sight::running(&context.index.namespace(namespace), &fleet.name_any());
+    let mut entries = context.index.namespace(namespace);
+    // Where there is no set for them, those that stop are made anew.
+    let workload = names::fleet_workload(&fleet.name_any());
+    if context.index.get(Slot::Child(ChildKind::StatefulSet), namespace, &workload).is_none() {
+        entries.retain(|entry| entry.slot != Slot::Pod || !entry.deleting);
+    }
+    let running = sight::running(&entries, &fleet.name_any());
     children::workloads(children).iter().any(|workload| workload.replicas > running)
 }
 
@@ -40,7 +46,7 @@ fn starts(context: &Context, fleet: &BotFleet, namespace: &str, children: &[Chil
 fn are_made(entries: &[Entry], workloads: &[Wanted]) -> bool {
     workloads.iter().all(|wanted| {
         let set = entries.iter().find(|e| e.slot == Slot::Child(ChildKind::StatefulSet) && e.name == wanted.name);
-        let mut pods = workloads::pods(entries, wanted).peekable();
+        let mut pods = workloads::pods(entries, wanted).filter(|pod| !pod.deleting).peekable();
         match set {
             Some(set) => set.restart_hash == wanted.restart_hash,
             None => pods.peek().is_some() && pods.all(|pod| pod.restart_hash == wanted.restart_hash),

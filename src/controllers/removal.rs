@@ -72,9 +72,11 @@ async fn try_tenant(context: &Context, metadata: &ObjectMeta, policy: DeletionPo
     if pods(&entries, Some(Component::Bot)) > 0 {
         stop_unattended(context, &entries, None, |pod| pod.is_of(Component::Bot)).await?;
         let sets = entries.iter().filter(|entry| entry.slot == Slot::Child(ChildKind::StatefulSet));
+        let mut failed = FirstFailure::default();
         for set in sets.filter(|set| set.is_of(Component::Bot)) {
-            take_down(context, &entries, set).await?;
+            failed.keep(take_down(context, &entries, set).await)?;
         }
+        failed.told()?;
         return Ok(Outcome::Deleting("bots are stopping gracefully".to_owned()));
     }
     let mut failed = FirstFailure::default();
@@ -104,13 +106,28 @@ async fn try_tenant(context: &Context, metadata: &ObjectMeta, policy: DeletionPo
         context.applier.delete(home).await?;
         return Ok(Outcome::Deleting(format!("namespace {namespace} is being deleted")));
     }
-    // They have no owner, so that they are there for as long as anything runs.
-    let mut failed = FirstFailure::default();
-    for policy in entries.iter().filter(|entry| entry.slot == Slot::Child(ChildKind::NetworkPolicy)) {
-        failed.keep(context.applier.delete(policy).await.map_err(Outcome::from))?;
+    if drop_policies(context, &entries).await? {
+        return Ok(Outcome::Deleting("its network policies go".to_owned()));
     }
-    failed.told()?;
     release(context, metadata).await
+}
+
+/// Deletes the NetworkPolicies, which have no owner so that they are there for as long as anything runs. Whether any of them goes: until the
+/// watch has shown that it has gone, a successor would take it for its own. One that cannot be deleted keeps nothing from going, and harms
+/// nobody.
+async fn drop_policies(context: &Context, entries: &[Entry]) -> Result<bool, Outcome> {
+    let mut any = false;
+    for policy in entries.iter().filter(|entry| entry.slot == Slot::Child(ChildKind::NetworkPolicy) && !entry.deleting)
+    {
+        match context.applier.delete(policy).await {
+            Ok(()) => any = true,
+            Err(error @ (ClusterError::Refused { .. } | ClusterError::Failed { .. })) => {
+                tracing::info!(%error, "a network policy of a Tenant that goes stays");
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(any)
 }
 
 /// Whether anything of a tenant runs, or is about to.
@@ -145,9 +162,13 @@ async fn end(context: &Context, entry: &Entry, workload: &str) -> Result<(), Out
 async fn take_down(context: &Context, entries: &[Entry], workload: &Entry) -> Result<(), Outcome> {
     let Slot::Child(kind) = workload.slot else { return Ok(()) };
     if workload.deleting {
-        context.applier.scale_down(kind, &workload.namespace, &workload.name, 0).await?;
-        return stop_unattended(context, entries, Some(workload), |pod| ordinal(&pod.name, &workload.name).is_some())
-            .await;
+        // One that cannot be asked for none has its pods stopped all the same.
+        let mut failed = FirstFailure::default();
+        let own = |pod: &Entry| ordinal(&pod.name, &workload.name).is_some();
+        failed.keep(stop_unattended(context, entries, Some(workload), own).await)?;
+        let scaled = context.applier.scale_down(kind, &workload.namespace, &workload.name, 0).await;
+        failed.keep(scaled.map_err(Outcome::from))?;
+        return failed.told();
     }
     Ok(context.applier.delete(workload).await?)
 }

@@ -138,7 +138,7 @@ async fn wake(State(gateway): State<Arc<Gateway>>, Name(name): Name, caller: Cal
     responses(
         (status = 202, description = "It is on its way down, or sleeps", body = Progress),
         Refusal,
-        (status = 409, description = "Its newest activity lies in the future, or its suspension was lifted a moment ago", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "Its newest activity lies in the future or cannot be read, or its suspension was lifted a moment ago", body = ProblemBody, content_type = "application/problem+json"),
         Oversize,
     ))]
 async fn sleep(
@@ -159,7 +159,7 @@ async fn sleep(
     responses(
         (status = 204, description = "Noted"),
         Refusal,
-        (status = 409, description = "Its newest activity lies in the future, or its suspension was lifted a moment ago", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "Its newest activity lies in the future or cannot be read, or its suspension was lifted a moment ago", body = ProblemBody, content_type = "application/problem+json"),
         Oversize,
     ))]
 async fn approve(State(gateway): State<Arc<Gateway>>, Name(name): Name, caller: Caller) -> Result<StatusCode, Problem> {

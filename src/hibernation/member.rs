@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use kube::ResourceExt;
 
-use super::decide::{Due, Situation, Why, decide};
+use super::decide::{Due, Situation, Why, deadlines, decide};
 use super::gate::{Announced, Gate, Notice, NoticeKind, Record, Wait, gate};
 use crate::api::conditions::{ACTIVITY_INVALID, SLEEP_HELD, WARNING_FAILED, reasons};
 use crate::api::tenant::Decision;
@@ -110,10 +110,9 @@ impl Facts {
 impl Facts {
     /// Until when nothing would be due, as the last decision saw it: by the policy of then, and by an activity that may have become newer.
     pub fn not_due_before(&self) -> Option<Timestamp> {
-        self.decision
-            .as_ref()
-            .filter(|decision| decision.held.is_none())
-            .and_then(|decision| decision.next_transition_time)
+        let decision = self.decision.as_ref().filter(|decision| decision.held.is_none())?;
+        // One without a next stage says that there is none.
+        Some(decision.next_transition_time.unwrap_or(Timestamp::MAX))
     }
 
     /// When a time that lies in the future will no longer be worth a word.
@@ -172,6 +171,13 @@ impl View {
         }
         let gate = gate(&situation, &due, &record, now);
         View { situation, due, record, gate, approved_for }
+    }
+
+    /// When the stage that is due became due.
+    pub fn due_since(&self, now: Timestamp) -> Timestamp {
+        let all = deadlines(&self.situation.policy, self.situation.activity);
+        let passed = all.iter().filter(|deadline| deadline.at <= now && deadline.stage > self.record.stage);
+        passed.map(|deadline| deadline.at).min().unwrap_or(now)
     }
 }
 
@@ -233,6 +239,8 @@ pub fn written(facts: &Facts, view: &View, beyond: Beyond, now: Timestamp) -> Wr
     let next = match gate.wait {
         Some(Wait::Announced(at)) => Some(at),
         Some(Wait::Warning | Wait::Approval) => None,
+        // It has come, and only the pace is awaited.
+        None if gate.falls_asleep && !falls => Some(view.due_since(now)),
         None => due.next.map(|next| next.at.max(record.warned.map_or(next.at, |warned| warned.at))),
     };
     let next = next.filter(|_| beyond.breaker.is_none() || stage == Stage::Active && due.stage == Stage::Active);

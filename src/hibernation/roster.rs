@@ -236,7 +236,7 @@ impl Roster {
             // which this process saw the tenant become due counts. What was due before it began is told by the policy.
             // It is not told of a time at which the decision says that nothing was due.
             let told = member.facts.not_due_before().map_or(Timestamp::MIN, |at| at.min(now));
-            let since = if self.listed { now } else { due_since(&view, now).max(told) };
+            let since = if self.listed { now } else { view.due_since(now).max(told) };
             self.due.entry(name.clone()).or_insert(since);
         } else {
             self.due.remove(name);
@@ -490,13 +490,6 @@ impl Member {
         let permitted = self.permitted == Some((self.facts.activity.newest, view.gate.stage)) && breaker.is_none();
         written(&self.facts, view, Beyond { permitted, breaker, failing: self.failing.as_ref() }, now)
     }
-}
-
-/// When the stage that is due became due.
-fn due_since(view: &View, now: Timestamp) -> Timestamp {
-    let all = deadlines(&view.situation.policy, view.situation.activity);
-    let passed = all.iter().filter(|deadline| deadline.at <= now && deadline.stage > view.record.stage);
-    passed.map(|deadline| deadline.at).min().unwrap_or(now)
 }
 
 /// Moves a tenant to another place of an ordered set, or out of it.

@@ -284,7 +284,7 @@ fn end_of_a_fleet() -> (Value, [&'static str; 7]) {
 /// A new Tenant to which this is refused says so for as long as it is, and starts nothing before.
 fn nothing_starts_without(ctx: &Ctx, rule: Value, make: &[&str], what: &str) -> Result<(), String> {
     ctx.kubectl(&["delete", "tenant", NAME, "--ignore-not-found", "--timeout=60s"])?;
-    // They go with their Tenant, but the garbage collector of a new cluster learns of Tenants only after half a minute.
+    // What another test of these policies may have left.
     ctx.kubectl(&["delete", "networkpolicies", "--all", "-n", NAMESPACE])?;
     refuse(ctx, "frozen-beginning", rule, make)?;
     apply(ctx, &tenant(NAME, json!({"tier": "basic", "fleets": [fleet("a", 1)]})))?;

@@ -379,9 +379,12 @@ fn who_was_released_is_no_news_to_the_next_process() {
     world.pass(7 * DAY - 600);
     assert_eq!((world.trip(), world.asleep()), (Some(Trip::TooMany), 0));
     world.release();
-    world.pass(300);
-    assert_eq!(world.asleep(), 30);
+    world.pass(60);
+    assert_eq!(world.asleep(), 20, "the others wait for the pace");
     let catalog = world.catalog.clone();
+    let mut world = world.restarted(&catalog);
+    world.pass(240);
+    assert_eq!((world.trip(), world.asleep()), (None, 30));
     let mut world = world.restarted(&catalog);
     world.pass(700);
     assert_eq!((world.trip(), world.asleep()), (None, 31));

@@ -46,7 +46,13 @@ pub fn bots_stop_in_isolation_however_their_tenant_goes(ctx: &Ctx) -> Result<(),
     let (pods, policies) =
         (Watch::existing(ctx, "pods", namespace)?, Watch::existing(ctx, "networkpolicies", namespace)?);
     ctx.kubectl(&["delete", "tenant", name, "--cascade=foreground", "--timeout=60s"])?;
-    eventually(SOON, || same("policies", &list(ctx, "networkpolicies", namespace)?.len(), &0))?;
+    let opened = eventually(SOON, || {
+        let events = policies.events();
+        let deleted: Vec<Instant> =
+            events.iter().filter(|(_, event)| event["type"] == "DELETED").map(|(at, _)| *at).collect();
+        ensure(deleted.len() >= 5, || format!("{} policies have gone", deleted.len()))?;
+        Ok(deleted.into_iter().min())
+    })?;
     let bots: Vec<Instant> = pods
         .events()
         .iter()
@@ -54,7 +60,6 @@ pub fn bots_stop_in_isolation_however_their_tenant_goes(ctx: &Ctx) -> Result<(),
         .map(|(at, _)| *at)
         .collect();
     same("bots that went", &bots.len(), &3)?;
-    let opened = policies.events().iter().filter(|(_, event)| event["type"] == "DELETED").map(|(at, _)| *at).min();
     ensure(bots.iter().max() < opened.as_ref(), || {
         format!("the last bot went at {:?}, the first policy at {opened:?}", bots.iter().max())
     })
@@ -87,7 +92,7 @@ pub fn retained_data_is_taken_over(ctx: &Ctx) -> Result<(), String> {
     ensure(at("botfleets") < services && at("botfleets").is_some(), || "fleets must be deleted first".to_owned())?;
     same("deleted volumes", &at("persistentvolumeclaims"), &None)?;
     same("what is kept", &uids(&kept()?), &uids(&before))?;
-    // What had an owner goes with it.
+    // What had an owner goes with it, and what keeps tenants apart.
     let rest = "statefulsets,deployments,services,networkpolicies,resourcequotas,poddisruptionbudgets,botfleets";
     eventually(Duration::from_secs(90), || same("what is left", &uids(&list(ctx, rest, namespace)?), &[].into()))?;
 
@@ -197,7 +202,7 @@ fn labels_taken_away(ctx: &Ctx) -> Result<(), String> {
     label("=torpor").map(drop)
 }
 
-/// The `StatefulSet` is taken away from its running bots, and cannot come back without the Secret.
+/// The `StatefulSet` is taken away from its running bots, and does not come back.
 fn bots_without_an_owner(ctx: &Ctx) -> Result<(), String> {
     let namespace = "tenant-hang-orphan";
     let spec = json!({"tier": "basic", "deletionPolicy": "Delete", "fleets": [fleet("a", 2)]});
