@@ -374,7 +374,7 @@ pub struct Decision {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub reason: Option<String>,
-    /// When the next stage is due if no activity comes.
+    /// When the next stage is due if no activity comes; a time that has come where it waits for its turn.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_transition_time: Option<Timestamp>,
     /// The deadline that the user was last warned of. No deeper stage is entered before it.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kube::{Resource, ResourceExt};
 
 use super::context::{Context, Guarded, Key, MOST_FLEETS};
-use super::outcome::Outcome;
+use super::outcome::{FirstFailure, Outcome};
 use super::report::Turn;
 use super::rollout::Pace;
 use super::workloads::{self, Wanted};
@@ -182,7 +182,12 @@ async fn stop(
     if recheck::has_changed(context, tenant) || recheck::fleet_has_changed(context, fleet) {
         return Err(Outcome::Again);
     }
-    children::stop_surplus(context, &namespace, (ChildKind::StatefulSet, &workload), 0).await?;
+    let mut failed = FirstFailure::default();
+    let entries = context.index.namespace(&namespace);
+    failed.keep(removal::stop_unattended(context, &entries, set.as_ref(), own).await)?;
+    let scaled = context.applier.scale_down(ChildKind::StatefulSet, &namespace, &workload, 0).await;
+    failed.keep(scaled.map_err(Outcome::from))?;
+    failed.told()?;
     let entries = context.index.namespace(&namespace);
     let state = sight::bots(&entries, Some(&name));
     let mut view = observe(&entries, &name);

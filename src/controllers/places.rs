@@ -29,7 +29,7 @@ struct Line<K: Resource<DynamicType = ()>> {
     last: u64,
     /// Objects to look at although nothing is known to have happened to them, each once, the next one last.
     others: Vec<Arc<K>>,
-    /// Those of the others that are asked for, and whose pass has not begun.
+    /// Those who were called, or asked for ahead, and whose pass has not begun.
     asked: HashSet<ObjectRef<K>>,
     /// Whether the next is one of the others, where there are both.
     others_turn: bool,
@@ -65,7 +65,11 @@ impl<K: Resource<DynamicType = ()>> Line<K> {
     fn call(&mut self) -> Option<ObjectRef<K>> {
         self.others_turn = !self.others_turn;
         let other = if self.others_turn && !self.waiting.is_empty() { self.other() } else { None };
-        other.or_else(|| self.waiting.pop_first().map(|(_, object)| object))
+        other.or_else(|| {
+            let (_, object) = self.waiting.pop_first()?;
+            self.asked.insert(object.clone());
+            Some(object)
+        })
     }
 
     /// The others that may be asked for already.
@@ -138,19 +142,25 @@ impl<K: Resource<DynamicType = ()>> Places<K> {
     /// The pass has ended, and another one may begin.
     pub fn give_back(&self, place: Place) {
         drop(place);
+        self.call_next(self.line());
+    }
+
+    /// A request found no object: it has gone, and takes no place, which is the next one's.
+    pub fn is_gone(&self, namespace: Option<&str>, name: &str) {
+        let gone = ObjectRef::new(name);
+        let gone = if let Some(namespace) = namespace { gone.within(namespace) } else { gone };
         let mut line = self.line();
+        line.asked.remove(&gone);
+        line.leave(&gone);
+        self.call_next(line);
+    }
+
+    fn call_next(&self, mut line: MutexGuard<'_, Line<K>>) {
         let next = if self.upkeep.available_permits() > 0 { line.call() } else { None };
         self.go_on(line);
         if let Some(next) = next {
             self.ask(next);
         }
-    }
-
-    /// A request found no object: it has gone, and takes no place.
-    pub fn is_gone(&self, namespace: Option<&str>, name: &str) {
-        let mut line = self.line();
-        line.asked.retain(|asked| (asked.namespace.as_deref(), &*asked.name) != (namespace, name));
-        self.go_on(line);
     }
 
     fn go_on(&self, mut line: MutexGuard<'_, Line<K>>) {
@@ -219,6 +229,28 @@ mod tests {
         assert!(places.take(&named("a"), false).is_none());
         places.give_back(held);
         assert_eq!(queue.try_recv().expect("a request").obj_ref.name, "a", "its turn is not over");
+    }
+
+    #[test]
+    fn who_waits_and_has_gone_keeps_nobody_from_a_place() {
+        let (places, mut queue) = Places::new(1);
+        let held = places.take(&named("a"), false).expect("a place");
+        for number in 0..AHEAD + 6 {
+            assert!(places.take(&named(&format!("gone-{number}")), false).is_none());
+        }
+        places.look_at(vec![Arc::new(named("other"))]);
+        places.give_back(held);
+        let mut seen = Vec::new();
+        while let Ok(request) = queue.try_recv() {
+            let name = request.obj_ref.name;
+            if name == "other" {
+                places.give_back(places.take(&named(&name), false).expect("a place"));
+            } else {
+                places.is_gone(None, &name);
+            }
+            seen.push(name);
+        }
+        assert!(seen.contains(&"other".to_owned()) && seen.len() == AHEAD + 7, "{seen:?}");
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 
-use super::context::Context;
-use super::outcome::{FirstFailure, Outcome};
+use super::context::{Context, Key};
+use super::outcome::{FirstFailure, Outcome, SHOWN_AFTER};
 use super::recheck;
 use super::sight;
 use super::steps::State;
@@ -70,9 +70,9 @@ async fn try_tenant(context: &Context, metadata: &ObjectMeta, policy: DeletionPo
         return Ok(Outcome::Deleting("bots are stopping gracefully".to_owned()));
     }
     if pods(&entries, Some(Component::Bot)) > 0 {
-        stop_unattended(context, &entries, None, |pod| pod.is_of(Component::Bot)).await?;
-        let sets = entries.iter().filter(|entry| entry.slot == Slot::Child(ChildKind::StatefulSet));
         let mut failed = FirstFailure::default();
+        failed.keep(stop_unattended(context, &entries, None, |pod| pod.is_of(Component::Bot)).await)?;
+        let sets = entries.iter().filter(|entry| entry.slot == Slot::Child(ChildKind::StatefulSet));
         for set in sets.filter(|set| set.is_of(Component::Bot)) {
             failed.keep(take_down(context, &entries, set).await)?;
         }
@@ -106,7 +106,7 @@ async fn try_tenant(context: &Context, metadata: &ObjectMeta, policy: DeletionPo
         context.applier.delete(home).await?;
         return Ok(Outcome::Deleting(format!("namespace {namespace} is being deleted")));
     }
-    if drop_policies(context, &entries).await? {
+    if drop_policies(context, name, &entries).await? {
         return Ok(Outcome::Deleting("its network policies go".to_owned()));
     }
     release(context, metadata).await
@@ -115,14 +115,21 @@ async fn try_tenant(context: &Context, metadata: &ObjectMeta, policy: DeletionPo
 /// Deletes the NetworkPolicies, which have no owner so that they are there for as long as anything runs. Whether any of them goes: until the
 /// watch has shown that it has gone, a successor would take it for its own. One that cannot be deleted keeps nothing from going, and harms
 /// nobody.
-async fn drop_policies(context: &Context, entries: &[Entry]) -> Result<bool, Outcome> {
-    let mut any = false;
+async fn drop_policies(context: &Context, tenant: &str, entries: &[Entry]) -> Result<bool, Outcome> {
+    let (mut any, mut failed, began) = (false, false, context.clock.monotonic());
+    // One hiccup is no reason to leave them.
+    let patient = context.memory.failures(&Key::new(Own::Tenant, None, tenant)) < SHOWN_AFTER;
     for policy in entries.iter().filter(|entry| entry.slot == Slot::Child(ChildKind::NetworkPolicy) && !entry.deleting)
     {
+        if failed && context.has_lasted(began) {
+            break;
+        }
         match context.applier.delete(policy).await {
             Ok(()) => any = true,
+            Err(error @ ClusterError::Failed { .. }) if patient => return Err(error.into()),
             Err(error @ (ClusterError::Refused { .. } | ClusterError::Failed { .. })) => {
-                tracing::info!(%error, "a network policy of a Tenant that goes stays");
+                failed = true;
+                tracing::warn!(tenant, %error, "a network policy of a Tenant that goes stays");
             }
             Err(error) => return Err(error.into()),
         }

@@ -108,7 +108,7 @@ pub struct Progress {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(format = DateTime)]
     pub last_activity_time: Option<String>,
-    /// When the next stage of sleep is due if nobody is seen.
+    /// When the next stage of sleep is due if nobody is seen; a time that has come where it waits for its turn.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(format = DateTime)]
     pub next_transition_time: Option<String>,
