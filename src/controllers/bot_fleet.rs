@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kube::{Resource, ResourceExt};
 
 use super::context::{Context, Guarded, Key, MOST_FLEETS};
-use super::outcome::{FirstFailure, Outcome};
+use super::outcome::Outcome;
 use super::report::Turn;
 use super::rollout::Pace;
 use super::workloads::{self, Wanted};
@@ -123,7 +123,7 @@ async fn pass(context: &Context, fleet: &BotFleet) -> Result<(Outcome, View), Ou
         }
         recheck::still_sleeps(context, tenant, wanted, part).await?;
     }
-    let changed = || recheck::has_changed(context, tenant) || recheck::fleet_has_changed(context, fleet);
+    let changed = || recheck::either_has_changed(context, tenant, fleet);
     let bots = if fleet.spec.paused { 0 } else { planned.share.bots };
     let arrived: Vec<Wanted> = workloads.iter().map(|wanted| Wanted { replicas: bots, ..wanted.clone() }).collect();
     // Bots that were held back, as far as the watch had told, may run by now.
@@ -179,15 +179,10 @@ async fn stop(
     if (left || set.as_ref().is_some_and(|set| set.desired != Some(0))) && !fleet.spec.paused {
         recheck::still_sleeps(context, tenant, wanted, &workload).await?;
     }
-    if recheck::has_changed(context, tenant) || recheck::fleet_has_changed(context, fleet) {
+    if recheck::either_has_changed(context, tenant, fleet) {
         return Err(Outcome::Again);
     }
-    let mut failed = FirstFailure::default();
-    let entries = context.index.namespace(&namespace);
-    failed.keep(removal::stop_unattended(context, &entries, set.as_ref(), own).await)?;
-    let scaled = context.applier.scale_down(ChildKind::StatefulSet, &namespace, &workload, 0).await;
-    failed.keep(scaled.map_err(Outcome::from))?;
-    failed.told()?;
+    removal::scale_and_stop(context, &namespace, (ChildKind::StatefulSet, &workload), 0, own).await?;
     let entries = context.index.namespace(&namespace);
     let state = sight::bots(&entries, Some(&name));
     let mut view = observe(&entries, &name);
@@ -242,7 +237,7 @@ async fn plan(
         (fleet.spec.wanted(), Err(waits))
     };
     if planned.is_err() {
-        if recheck::has_changed(context, tenant) || recheck::fleet_has_changed(context, fleet) {
+        if recheck::either_has_changed(context, tenant, fleet) {
             return Err(Outcome::Again);
         }
         // Whatever it waits for, no more of its bots run than are asked for.
@@ -340,7 +335,7 @@ async fn drop_surplus_volumes(
     {
         return Ok(());
     }
-    let changed = || recheck::has_changed(context, tenant) || recheck::fleet_has_changed(context, fleet);
+    let changed = || recheck::either_has_changed(context, tenant, fleet);
     removal::drop_volumes(context, &surplus, changed).await
 }
 

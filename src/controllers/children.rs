@@ -151,14 +151,8 @@ pub async fn stop_surplus(
     (kind, name): (ChildKind, &str),
     replicas: i32,
 ) -> Result<(), Outcome> {
-    let mut failed = FirstFailure::default();
-    let set = context.index.get(Slot::Child(kind), namespace, name);
     let surplus = |pod: &Entry| workloads::ordinal(&pod.name, name).is_some_and(|ordinal| ordinal >= replicas);
-    let entries = context.index.namespace(namespace);
-    failed.keep(removal::stop_unattended(context, &entries, set.as_ref(), surplus).await)?;
-    let scaled = context.applier.scale_down(kind, namespace, name, replicas).await;
-    failed.keep(scaled.map_err(Outcome::from))?;
-    failed.told()
+    removal::scale_and_stop(context, namespace, (kind, name), replicas, surplus).await
 }
 
 /// The planned spec of a fleet, and `null` for what the live one has besides. `None` where it has nothing.

@@ -25,21 +25,34 @@ pub async fn await_all(
     tenant: &ValidatedTenant,
     children: &[Child],
 ) -> Result<(), Outcome> {
-    await_predecessor(context, fleet, tenant, children)?;
-    await_isolation(context, fleet, &tenant.namespace, children)?;
-    await_secret(context, fleet, &tenant.namespace, children).await
+    let (workloads, entries) = (children::workloads(children), context.index.namespace(&tenant.namespace));
+    let starts = starts(fleet, &entries, &workloads);
+    let made = are_made(&entries, &workloads);
+    if starts || !made {
+        await_predecessor(context, fleet, tenant, &entries)?;
+    }
+    if starts {
+        await_isolation(context, &tenant.namespace)?;
+    }
+    if starts || !made {
+        // One that was made or changed while it slept has what is wanted, and none of its bots has ever had the Secret; each that ran has a
+        // volume.
+        let ran_with_it = made && workloads.iter().all(|wanted| has_run(&entries, wanted));
+        await_secret(context, fleet, &tenant.namespace, ran_with_it).await?;
+    }
+    Ok(())
 }
 
-/// Whether these children have more bots than the fleet has at present.
-fn starts(context: &Context, fleet: &BotFleet, namespace: &str, children: &[Child]) -> bool {
-    let mut entries = context.index.namespace(namespace);
+/// Whether these workloads have more bots than the fleet has at present.
+fn starts(fleet: &BotFleet, entries: &[Entry], workloads: &[Wanted]) -> bool {
+    let mut entries = entries.to_vec();
     // Where there is no set for them, those that stop are made anew.
     let workload = names::fleet_workload(&fleet.name_any());
-    if context.index.get(Slot::Child(ChildKind::StatefulSet), namespace, &workload).is_none() {
+    if !entries.iter().any(|e| e.slot == Slot::Child(ChildKind::StatefulSet) && e.name == workload) {
         entries.retain(|entry| entry.slot != Slot::Pod || !entry.deleting);
     }
     let running = sight::running(&entries, &fleet.name_any());
-    children::workloads(children).iter().any(|workload| workload.replicas > running)
+    workloads.iter().any(|workload| workload.replicas > running)
 }
 
 /// Whether pods of these workloads have what is wanted of them: by what their sets say, or where a set is made anew around its pods, by those.
@@ -60,14 +73,9 @@ fn await_predecessor(
     context: &Context,
     fleet: &BotFleet,
     tenant: &ValidatedTenant,
-    children: &[Child],
+    entries: &[Entry],
 ) -> Result<(), Outcome> {
     let Some(keys) = &fleet.spec.credentials_secret else { return Ok(()) };
-    let entries = context.index.namespace(&tenant.namespace);
-    let made = are_made(&entries, &children::workloads(children));
-    if made && !starts(context, fleet, &tenant.namespace, children) {
-        return Ok(());
-    }
     let is_bot = |entry: &&Entry, name: &str| entry.slot == Slot::Pod && entry.fleet.as_deref() == Some(name);
     let goes = |other: &BotFleet| {
         let owners = other.metadata.owner_references.iter().flatten();
@@ -83,7 +91,7 @@ fn await_predecessor(
         let name = other.name_any();
         let same_keys = name != fleet.name_any() && other.spec.credentials_secret.as_ref() == Some(keys);
         // One that has no pod just now, but asks for one, is about to.
-        if same_keys && goes(other) && !sight::bots(&entries, Some(&name)).gone() {
+        if same_keys && goes(other) && !sight::bots(entries, Some(&name)).gone() {
             let left = entries.iter().filter(|entry| is_bot(entry, &name)).count();
             return Err(Outcome::Waiting(format!(
                 "fleet {name}, which stops and has the same credentialsSecret {keys}, still has {left} bots"
@@ -94,37 +102,30 @@ fn await_predecessor(
 }
 
 /// No bot starts where other tenants' pods could reach it. Those that run are changed and stopped all the same.
-fn await_isolation(context: &Context, fleet: &BotFleet, namespace: &str, children: &[Child]) -> Result<(), Outcome> {
-    let starts = starts(context, fleet, namespace, children);
+fn await_isolation(context: &Context, namespace: &str) -> Result<(), Outcome> {
     let isolation = context.index.get(Slot::Child(ChildKind::NetworkPolicy), namespace, ISOLATION);
-    if !starts || isolation.is_some_and(|policy| !policy.deleting) {
+    if isolation.is_some_and(|policy| !policy.deleting) {
         return Ok(());
     }
     Err(Outcome::Waiting(format!("NetworkPolicy {namespace}/{ISOLATION} does not exist yet; bots start when it does")))
 }
 
+/// Whether a bot of this workload has ever run: it has a volume.
+fn has_run(entries: &[Entry], wanted: &Wanted) -> bool {
+    let claims = names::claim(&wanted.name);
+    let mut volumes = entries.iter().filter(|entry| entry.slot == Slot::Volume);
+    volumes.any(|volume| workloads::ordinal(&volume.name, &claims).is_some())
+}
+
 /// Holds back a write of the workload while the Secret it mounts does not exist. Settled fleets are not asked about.
-async fn await_secret(context: &Context, fleet: &BotFleet, namespace: &str, children: &[Child]) -> Result<(), Outcome> {
+async fn await_secret(context: &Context, fleet: &BotFleet, namespace: &str, ran_with_it: bool) -> Result<(), Outcome> {
     let Some(secret) = &fleet.spec.credentials_secret else { return Ok(()) };
-    let (workloads, entries) = (children::workloads(children), context.index.namespace(namespace));
-    let made = are_made(&entries, &workloads);
-    if made && !starts(context, fleet, namespace, children) {
-        return Ok(());
-    }
-    // One that was made or changed while it slept has what is wanted, and none of its bots has ever had the Secret; each that ran has a volume.
-    let has_run = |wanted: &Wanted| {
-        let claims = names::claim(&wanted.name);
-        let mut volumes = entries.iter().filter(|entry| entry.slot == Slot::Volume);
-        volumes.any(|volume| workloads::ordinal(&volume.name, &claims).is_some())
-    };
     match context.applier.secret_exists(namespace, secret).await {
         Ok(true) => return Ok(()),
         Ok(false) => {}
         // Somebody permits no Secrets to be made, which is how it is asked for. Those who ran with it are taken to find it; without it they
         // would wait at the kubelet, and say so.
-        Err(ClusterError::Refused { .. } | ClusterError::Failed { .. }) if made && workloads.iter().all(has_run) => {
-            return Ok(());
-        }
+        Err(ClusterError::Refused { .. } | ClusterError::Failed { .. }) if ran_with_it => return Ok(()),
         Err(error) => return Err(error.into()),
     }
     Err(Outcome::Waiting(format!(

@@ -46,8 +46,12 @@ pub fn has_changed(context: &Context, tenant: &Tenant) -> bool {
     asks(live) != asks(tenant)
 }
 
-/// Likewise of a fleet.
-pub fn fleet_has_changed(context: &Context, fleet: &BotFleet) -> bool {
+/// Likewise of a Tenant or one of its fleets.
+pub fn either_has_changed(context: &Context, tenant: &Tenant, fleet: &BotFleet) -> bool {
+    has_changed(context, tenant) || fleet_has_changed(context, fleet)
+}
+
+fn fleet_has_changed(context: &Context, fleet: &BotFleet) -> bool {
     let live = context.fleet(&fleet.namespace().unwrap_or_default(), &fleet.name_any());
     let asks = |of: &ObjectMeta| (of.uid.clone(), of.generation, of.deletion_timestamp.is_some());
     live.is_none_or(|live| asks(live.meta()) != asks(&fleet.metadata))

@@ -74,7 +74,7 @@ async fn try_tenant(context: &Context, metadata: &ObjectMeta, policy: DeletionPo
         failed.keep(stop_unattended(context, &entries, None, |pod| pod.is_of(Component::Bot)).await)?;
         let sets = entries.iter().filter(|entry| entry.slot == Slot::Child(ChildKind::StatefulSet));
         for set in sets.filter(|set| set.is_of(Component::Bot)) {
-            failed.keep(take_down(context, &entries, set).await)?;
+            failed.keep(take_down(context, set).await)?;
         }
         failed.told()?;
         return Ok(Outcome::Deleting("bots are stopping gracefully".to_owned()));
@@ -82,7 +82,7 @@ async fn try_tenant(context: &Context, metadata: &ObjectMeta, policy: DeletionPo
     let mut failed = FirstFailure::default();
     for entry in &entries {
         if matches!(entry.slot, Slot::Child(ChildKind::StatefulSet | ChildKind::Deployment)) {
-            failed.keep(take_down(context, &entries, entry).await)?;
+            failed.keep(take_down(context, entry).await)?;
         }
     }
     failed.told()?;
@@ -166,16 +166,11 @@ async fn end(context: &Context, entry: &Entry, workload: &str) -> Result<(), Out
 
 /// Deletes a workload. One that somebody's finalizer keeps is asked for no pods, which its controller does not heed but counts, and its
 /// pods are stopped.
-async fn take_down(context: &Context, entries: &[Entry], workload: &Entry) -> Result<(), Outcome> {
+async fn take_down(context: &Context, workload: &Entry) -> Result<(), Outcome> {
     let Slot::Child(kind) = workload.slot else { return Ok(()) };
     if workload.deleting {
-        // One that cannot be asked for none has its pods stopped all the same.
-        let mut failed = FirstFailure::default();
         let own = |pod: &Entry| ordinal(&pod.name, &workload.name).is_some();
-        failed.keep(stop_unattended(context, entries, Some(workload), own).await)?;
-        let scaled = context.applier.scale_down(kind, &workload.namespace, &workload.name, 0).await;
-        failed.keep(scaled.map_err(Outcome::from))?;
-        return failed.told();
+        return scale_and_stop(context, &workload.namespace, (kind, &workload.name), 0, own).await;
     }
     Ok(context.applier.delete(workload).await?)
 }
@@ -207,7 +202,7 @@ async fn try_fleet(context: &Context, metadata: &ObjectMeta) -> Result<Outcome, 
     if let Some(set) = entries.iter().find(|e| e.slot == Slot::Child(ChildKind::StatefulSet) && e.name == workload) {
         // Its pods are collected with their own grace period, each bot cancelling its orders.
         if set.deleting {
-            take_down(context, &entries, set).await?;
+            take_down(context, set).await?;
         } else {
             end(context, set, &workload).await?;
         }
@@ -253,11 +248,31 @@ pub async fn drop_volumes(context: &Context, volumes: &[&Entry], wanted: impl Fn
     Ok(())
 }
 
+/// Asks a workload for no more than so many pods, and stops those `of` it that nobody else would: also of one that cannot be asked.
+///
+/// # Errors
+/// The outcome of a request that failed. One that is refused or fails holds up no other.
+pub async fn scale_and_stop(
+    context: &Context,
+    namespace: &str,
+    (kind, name): (ChildKind, &str),
+    replicas: i32,
+    of: impl Fn(&Entry) -> bool,
+) -> Result<(), Outcome> {
+    let mut failed = FirstFailure::default();
+    let set = context.index.get(Slot::Child(kind), namespace, name);
+    let entries = context.index.namespace(namespace);
+    failed.keep(stop_unattended(context, &entries, set.as_ref(), of).await)?;
+    let scaled = context.applier.scale_down(kind, namespace, name, replicas).await;
+    failed.keep(scaled.map_err(Outcome::from))?;
+    failed.told()
+}
+
 /// Stops pods that nobody else would stop, each with its grace period. `set` is the `StatefulSet` whose pods are meant, where there is one.
 ///
 /// # Errors
 /// The outcome of a deletion that failed. One that is refused or fails holds up no other.
-pub async fn stop_unattended(
+async fn stop_unattended(
     context: &Context,
     entries: &[Entry],
     set: Option<&Entry>,

@@ -27,11 +27,8 @@ const SLEEPERS: [&str; 2] = ["basic", "pro"];
 /// Measures. The tenants sleep for good afterwards, so nobody goes on with them.
 pub fn run(bench: &mut Bench) -> Result<()> {
     let mut fleet = bench.fleet()?;
-    let of = |tier: &&str| {
-        let tier = (*tier).to_owned();
-        fleet.tenants.iter().filter(move |tenant| tenant.tier == tier).map(|tenant| tenant.name.clone())
-    };
-    let mut due: Vec<String> = SLEEPERS.iter().flat_map(of).collect();
+    let of = |tier: &'static str| fleet.tenants.iter().filter(move |tenant| tenant.tier == tier);
+    let mut due: Vec<String> = SLEEPERS.into_iter().flat_map(of).map(|tenant| tenant.name.clone()).collect();
     let awake = due.split_off(bench.size.due.min(due.len()));
     let catalog = catalog(fleet.world.cluster.data_dir())?.display().to_string();
     fleet.world.patch(&due, &mode("Auto"))?;

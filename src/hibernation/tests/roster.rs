@@ -467,8 +467,8 @@ fn time_under_a_hold_is_none_to_give_up_after() {
     assert!(failed(&world));
 }
 
-#[test]
-fn a_release_excuses_nobody_who_becomes_due_later() {
+/// A crowd whose breaker has opened for a clock that jumped, and was released.
+fn released() -> World {
     let mut world = crowd(200, "basic");
     world.pass(3 * DAY);
     let jumped = world.clock.now().checked_add(Duration::from_secs(600)).expect("a time");
@@ -476,12 +476,25 @@ fn a_release_excuses_nobody_who_becomes_due_later() {
     world.settle();
     assert_eq!(world.trip(), Some(Trip::ClockJump));
     world.release();
+    world.settle();
     world.clock.advance(Duration::from_secs(1));
-    // Now somebody shortens the policy of every tenant; by it they were due before that release.
+    world
+}
+
+/// Somebody shortens the policy of every tenant; by it they were due before that release.
+fn shorten(world: &mut World) {
+    for tenant in world.tenants.values_mut() {
+        let shorter = json!({"stopBotsAfter": "1h", "stopServicesAfter": "14d", "databaseOnlyAfter": "30d"});
+        tenant["spec"]["hibernation"] = shorter;
+    }
+}
+
+#[test]
+fn a_release_excuses_nobody_who_becomes_due_later() {
+    let mut world = released();
+    shorten(&mut world);
     let names: Vec<String> = world.tenants.keys().cloned().collect();
     for name in names {
-        let shorter = json!({"stopBotsAfter": "1h", "stopServicesAfter": "14d", "databaseOnlyAfter": "30d"});
-        world.tenants.get_mut(&name).expect("known")["spec"]["hibernation"] = shorter;
         world.show(&name);
     }
     world.settle();
@@ -490,18 +503,8 @@ fn a_release_excuses_nobody_who_becomes_due_later() {
 
 #[test]
 fn a_release_excuses_nobody_who_becomes_due_while_nobody_looks() {
-    let mut world = crowd(200, "basic");
-    world.pass(3 * DAY);
-    let jumped = world.clock.now().checked_add(Duration::from_secs(600)).expect("a time");
-    world.clock.set(jumped);
-    world.settle();
-    world.release();
-    world.settle();
-    world.clock.advance(Duration::from_secs(1));
-    for tenant in world.tenants.values_mut() {
-        let shorter = json!({"stopBotsAfter": "1h", "stopServicesAfter": "14d", "databaseOnlyAfter": "30d"});
-        tenant["spec"]["hibernation"] = shorter;
-    }
+    let mut world = released();
+    shorten(&mut world);
     let catalog = world.catalog.clone();
     let mut world = world.restarted(&catalog);
     world.settle();
