@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 
 /// As it should be at the current stage; a tenant that sleeps as decided is ready.
 pub const READY: &str = "Ready";
@@ -90,7 +91,7 @@ pub struct Condition {
     /// Name of the condition, for example `Ready`.
     #[serde(rename = "type")]
     #[schemars(length(min = 1, max = 63))]
-    pub type_: String,
+    pub type_: SmolStr,
     /// Whether the condition holds: True, False or Unknown.
     pub status: ConditionStatus,
     /// The `metadata.generation` that this condition was computed from.
@@ -100,7 +101,7 @@ pub struct Condition {
     pub last_transition_time: Timestamp,
     /// One word for programs, for example `Progressing`.
     #[schemars(length(min = 1, max = 128))]
-    pub reason: String,
+    pub reason: SmolStr,
     /// What is missing and who must act, for people.
     #[schemars(length(max = 4096))]
     pub message: String,

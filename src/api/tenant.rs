@@ -352,8 +352,9 @@ pub struct HibernationStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resumed_at: Option<Timestamp>,
     /// What the hibernator decided.
+    // On the heap: every Tenant of the cluster is kept in memory, and without a hibernator none has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub decision: Option<Decision>,
+    pub decision: Option<Box<Decision>>,
 }
 
 /// A decision to sleep. It is obeyed only while `basedOn` is still the newest activity.

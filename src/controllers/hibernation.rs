@@ -361,7 +361,7 @@ impl Shell {
             let part = TenantStatus {
                 conditions: write.written.conditions.clone(),
                 hibernation: Some(crate::api::tenant::HibernationStatus {
-                    decision: Some(write.written.decision.clone()),
+                    decision: Some(Box::new(write.written.decision.clone())),
                     ..Default::default()
                 }),
                 ..TenantStatus::default()

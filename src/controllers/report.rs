@@ -5,6 +5,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::controller::Action;
+use smol_str::SmolStr;
 
 use super::context::{Context, Key, Written};
 use super::outcome::{Outcome, SHOWN_AFTER};
@@ -173,7 +174,7 @@ fn key(kind: Own, metadata: &ObjectMeta) -> Key {
     Key::new(kind, metadata.namespace.as_deref(), metadata.name.as_deref().unwrap_or_default())
 }
 
-fn ready_reason<S: Status>(status: &S) -> Option<(String, ConditionStatus)> {
+fn ready_reason<S: Status>(status: &S) -> Option<(SmolStr, ConditionStatus)> {
     find(status.conditions(), READY).map(|ready| (ready.reason.clone(), ready.status))
 }
 

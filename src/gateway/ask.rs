@@ -122,7 +122,7 @@ fn approved_at(tenant: &Tenant) -> Option<Timestamp> {
 }
 
 fn decision(tenant: &Tenant) -> Option<&Decision> {
-    tenant.status.as_ref()?.hibernation.as_ref()?.decision.as_ref()
+    tenant.status.as_ref()?.hibernation.as_ref()?.decision.as_deref()
 }
 
 /// How old the newest activity must be before another one is worth a write: the time until the tenant sleeps is felt in

@@ -86,7 +86,7 @@ impl Facts {
             activity: activity::read(tenant),
             approval,
             approved_at: status.and_then(|s| s.requests.as_ref()).and_then(|asked| asked.hibernation_approved_at),
-            decision: status.and_then(|s| s.hibernation.as_ref()).and_then(|sleep| sleep.decision.clone()),
+            decision: status.and_then(|s| s.hibernation.as_ref()).and_then(|sleep| sleep.decision.as_deref().cloned()),
             conditions: status.map(|s| s.conditions.iter().filter(own).cloned().collect()).unwrap_or_default(),
         })
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
+use smol_str::SmolStr;
 
 use super::breaker::{Breaker, DueTenant};
 use super::decide::{Why, deadlines};
@@ -56,7 +57,7 @@ pub struct Write {
     /// The stage before.
     pub before: Stage,
     /// Condition types that hold now and did not before.
-    pub raised: Vec<String>,
+    pub raised: Vec<SmolStr>,
 }
 
 /// All tenants.

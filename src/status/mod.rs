@@ -37,11 +37,11 @@ pub fn conditions(old: &[Condition], verdicts: Verdicts, sleep: Option<Verdict>,
 pub fn condition(old: &[Condition], type_: &str, verdict: &Verdict, seen: Seen) -> Condition {
     let before = find(old, type_).filter(|condition| condition.status == verdict.status);
     Condition {
-        type_: type_.to_owned(),
+        type_: type_.into(),
         status: verdict.status,
         observed_generation: Some(seen.generation),
         last_transition_time: before.map_or_else(|| whole_second(seen.now), |condition| condition.last_transition_time),
-        reason: verdict.reason.to_owned(),
+        reason: verdict.reason.into(),
         message: verdict.message.chars().take(4_000).collect(),
     }
 }
