@@ -73,6 +73,12 @@ const API_WRITES: Description = described(
     &["verb", "kind"],
     "Writing requests sent to the API server; a settled cluster adds none",
 );
+const PUT_BACK: Description = described(
+    "torpor_objects_put_back_total",
+    "counter",
+    &["kind"],
+    "Objects that were put back as wanted because somebody had changed them; the log names each",
+);
 const WATCH_ERRORS: Description = described(
     "torpor_watch_errors_total",
     "counter",
@@ -180,6 +186,7 @@ pub fn describe() -> Vec<Description> {
         RECONCILES,
         RECONCILE_DURATION,
         API_WRITES,
+        PUT_BACK,
         WATCH_ERRORS,
         WATCH_UP,
         TENANTS,
@@ -252,6 +259,7 @@ pub struct Metrics {
     reconciles: Family<ReconcileLabels, Counter>,
     durations: Family<KindLabels, Histogram, fn() -> Histogram>,
     writes: Family<WriteLabels, Counter>,
+    put_back: Family<KindLabels, Counter>,
     watch_errors: Family<KindLabels, Counter>,
     watch_up: Family<KindLabels, Gauge>,
     tenants: Family<TenantLabels, Gauge>,
@@ -283,6 +291,7 @@ impl Metrics {
             reconciles: register(&mut registry, RECONCILES, Family::default()),
             durations: register(&mut registry, RECONCILE_DURATION, Family::new_with_constructor(durations)),
             writes: register(&mut registry, API_WRITES, Family::default()),
+            put_back: register(&mut registry, PUT_BACK, Family::default()),
             watch_errors: register(&mut registry, WATCH_ERRORS, Family::default()),
             watch_up: register(&mut registry, WATCH_UP, Family::default()),
             tenants: register(&mut registry, TENANTS, Family::default()),
@@ -314,6 +323,11 @@ impl Metrics {
     /// Counts a writing request, such as `patch` of a `StatefulSet`.
     pub fn api_write(&self, verb: &'static str, kind: &'static str) {
         self.writes.get_or_create(&WriteLabels { verb, kind }).inc();
+    }
+
+    /// Counts an object that was put back as wanted because somebody had changed it.
+    pub fn put_back(&self, kind: &'static str) {
+        self.put_back.get_or_create(&KindLabels { kind }).inc();
     }
 
     /// The watch of `kind` broke: counts the error, and the watch is down until [`Metrics::watch_up`].

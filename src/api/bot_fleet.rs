@@ -90,7 +90,7 @@ pub struct BotFleetSpec {
     /// Stops this fleet's bots gracefully and keeps their volumes. Default false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub paused: bool,
-    /// Seconds a bot has to cancel its orders when it is stopped. Default 120; exchanges that cancel slowly need more (XRPL 660).
+    /// Seconds a bot has to cancel its orders when it is stopped. Default 120; exchanges that cancel slowly need more (XRPL 660). Its pod has 600 more, for a bot that is stopped while it starts.
     #[serde(default = "default_grace")]
     #[schemars(range(min = 120, max = 3600))]
     pub termination_grace_period_seconds: i64,

@@ -94,7 +94,8 @@ impl Applier {
         {
             return Err(ClusterError::NotOwned { what: format!("Namespace {name}") });
         }
-        let applied = match self.index.compare(kind, namespace, name, &hash, &wanted) {
+        let difference = self.index.compare(kind, namespace, name, &hash, &wanted);
+        let applied = match difference {
             Difference::Same => return Ok(Applied::Unchanged),
             Difference::Leaving => {
                 return Err(ClusterError::Waiting { what, reason: "it is being deleted".to_owned() });
@@ -103,7 +104,7 @@ impl Applier {
                 return self.create_namespace(&wanted, namespace).await;
             }
             Difference::Missing => Applied::Created,
-            Difference::Differs => Applied::Updated,
+            Difference::Differs | Difference::Edited => Applied::Updated,
         };
         let claims_differ = |error: &kube::Error| kind == ChildKind::StatefulSet && only_claims_differ(error);
         let mut answer = self.apply(kind, namespace, name, &wanted).await?;
@@ -115,7 +116,13 @@ impl Applier {
             answer = self.apply(kind, namespace, name, &wanted).await?;
         }
         match answer {
-            Ok(()) => Ok(applied),
+            Ok(()) => {
+                if difference == Difference::Edited {
+                    self.metrics.put_back(kind.as_str());
+                    tracing::info!(%what, "somebody had changed what is wanted here; it was put back");
+                }
+                Ok(applied)
+            }
             Err(error) if claims_differ(&error) => Err(ClusterError::ClaimsDiffer { what }),
             Err(error) => Err(ClusterError::of(&what, &error)),
         }

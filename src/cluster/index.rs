@@ -196,8 +196,10 @@ pub enum Difference {
     Missing,
     /// It exists, as wanted.
     Same,
-    /// It exists and must be applied again.
+    /// It exists as another plan wanted it.
     Differs,
+    /// This plan was applied, and somebody has changed it since.
+    Edited,
     /// It is on its way out; nothing can be applied until it has gone.
     Leaving,
 }
@@ -385,7 +387,7 @@ impl ChildIndex {
         let text = fields.replace(OWNER, &entry.owner().unwrap_or_default());
         let owned: Vec<Value> = serde_json::from_str(&text).unwrap_or_default();
         if !ownership::covers(&owned.iter().collect::<Vec<_>>(), wanted) {
-            return Difference::Differs;
+            return Difference::Edited;
         }
         let verified = Fields::Verified(digest(fields, entry.owner().as_deref()));
         if let Fields::Unverified(fields) = std::mem::replace(&mut entry.fields, verified) {

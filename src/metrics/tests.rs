@@ -4,6 +4,7 @@ fn all_touched() -> Metrics {
     let metrics = Metrics::new("1.2.3");
     metrics.reconciled("Tenant", "Done", Duration::from_millis(3));
     metrics.api_write("patch", "StatefulSet");
+    metrics.put_back("Service");
     metrics.watch_error("Secret");
     metrics.watch_up("Tenant");
     metrics.set_tenants("gold", "Running", 7);

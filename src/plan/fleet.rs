@@ -29,6 +29,11 @@ const EXCHANGE_KEYS: &str = "/run/secrets/exchange";
 /// Key of a credentials Secret that holds the keystore password.
 const PASSWORD_KEY: &str = "HBOT_PASSWORD";
 
+/// What a start may take, in seconds: imports, and the markets' first data, on a fifth of a core. The startup probe asks about as
+/// often. A bot that is stopped while it starts has it beside the time to cancel its orders, because it can be told to stop
+/// only once it has started: orders of a run that ended by force may be open all the while.
+const START_SECONDS: i32 = 600;
+
 /// Lays out the writable configuration. Pod names hold no character that sed would take for more
 /// than itself.
 const INIT: &str = include_str!("bot/init.sh");
@@ -121,7 +126,7 @@ fn stateful_set(scope: &Scope, fleet: &ValidatedFleet, name: &str, replicas: i32
     let pod = Pod {
         component: Component::Bot,
         user: USER,
-        grace_seconds: fleet.grace_seconds,
+        grace_seconds: fleet.grace_seconds + i64::from(START_SECONDS),
         init_containers: vec![init(scope, fleet)],
         container: bot(scope, fleet),
         volumes,
@@ -169,14 +174,19 @@ fn bot(scope: &Scope, fleet: &ValidatedFleet) -> Container {
     let stop = ExecAction { command: Some(strings(&["sh", "/etc/torpor/stop.sh"])) };
     let pre_stop = LifecycleHandler { exec: Some(stop), ..LifecycleHandler::default() };
     bot.lifecycle = Some(Lifecycle { pre_stop: Some(pre_stop), ..Lifecycle::default() });
-    // Ten minutes: imports, and the markets' first data, on a fifth of a core.
-    bot.startup_probe = Some(startup_probe("sh /etc/torpor/started.sh", 600));
+    // One that is restarted by its probes has had its time to start.
+    let restart_grace = Some(fleet.grace_seconds);
+    bot.startup_probe = Some(Probe {
+        termination_grace_period_seconds: restart_grace,
+        ..startup_probe("sh /etc/torpor/started.sh", START_SECONDS)
+    });
     // A restart leaves orders untended, and every question makes the bot ask its exchanges for
     // balances: asked seldom, and killed only after some twenty minutes of silence.
     bot.liveness_probe = Some(Probe {
         period_seconds: Some(120),
         timeout_seconds: Some(10),
         failure_threshold: Some(5),
+        termination_grace_period_seconds: restart_grace,
         ..exec_probe(&["sh", "/etc/torpor/alive.sh"])
     });
     bot

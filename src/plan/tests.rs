@@ -11,7 +11,7 @@ use crate::api::bot_fleet::MAX_FLEET_NAME;
 use crate::api::tenant::MAX_TENANT_NAME;
 use crate::api::{BotFleet, Tenant, Tier};
 use crate::domain::catalog::Catalog;
-use crate::domain::names::{annotation, label};
+use crate::domain::names::{self, annotation, label};
 use crate::domain::quantity::{Bytes, Cpu, Size};
 use crate::domain::stage::Stage;
 use crate::validate::{self, Desired, FleetFacts, PoolFacts, allot};
@@ -117,6 +117,19 @@ fn every_pod_is_restricted() {
                 assert!(secrets.into_iter().all(|name| name == "HBOT_PASSWORD"));
             }
         }
+    }
+}
+
+#[test]
+fn a_bot_that_is_stopped_while_it_starts_has_that_time_beside_its_own() {
+    for child in plan_of(Tier::Pro, Stage::Active).iter().filter(|child| names::is_fleet_workload(child.name())) {
+        let Some((_, pod)) = pods(child) else { continue };
+        let probes = [&pod.containers[0].startup_probe, &pod.containers[0].liveness_probe];
+        let starts =
+            probes[0].as_ref().and_then(|probe| Some(i64::from(probe.failure_threshold? * probe.period_seconds?)));
+        assert_eq!(pod.termination_grace_period_seconds, starts.map(|seconds| seconds + 120));
+        let restarts = probes.map(|probe| probe.as_ref().and_then(|probe| probe.termination_grace_period_seconds));
+        assert_eq!(restarts, [Some(120); 2]);
     }
 }
 

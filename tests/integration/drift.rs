@@ -85,6 +85,12 @@ pub fn owned_fields_are_put_back(ctx: &Ctx) -> Result<(), String> {
         eventually(SOON, || equal_rendered(&rendered, &objects(ctx, namespace)?))
             .map_err(|error| format!("{what}: {error}"))?;
     }
+    for kind in ["Service", "ConfigMap", "NetworkPolicy", "Namespace"] {
+        let put_back = ctx.operator.counter(&format!(r#"torpor_objects_put_back_total{{kind="{kind}""#))?;
+        ensure(put_back > 0.0, || format!("no {kind} was counted as put back"))?;
+    }
+    let told = ctx.operator.log_text().lines().any(|line| line.contains("put back") && line.contains("/postgres"));
+    ensure(told, || "the log does not say what was put back".to_owned())?;
     let taken = ctx.get(&at("botfleet/a"))?["spec"]["credentialsSecret"].clone();
     same("keys that the Tenant's fleet has not", &taken, &Value::Null)?;
     ctx.await_ready(name)?;

@@ -121,10 +121,6 @@ const ALONE: &[(&str, OwnTest)] = &[
     ("scale::hundred_tenants_at_once", scale::hundred_tenants_at_once),
     ("probes::api_server_restart_changes_nothing", probes::api_server_restart_changes_nothing),
     ("leader::only_one_operator_writes", leader::only_one_operator_writes),
-    (
-        "hibernation::breaker::a_clock_that_jumps_puts_nobody_to_sleep",
-        hibernation::breaker::a_clock_that_jumps_puts_nobody_to_sleep,
-    ),
 ];
 
 /// Tests that start clusters of their own, or need none: three at a time, for most of them wait, and the longest first, or one core
@@ -151,6 +147,10 @@ const PAIRED: &[(&str, OwnTest)] = &[
     (
         "hibernation::breaker::a_crowd_is_held_until_somebody_has_looked",
         hibernation::breaker::a_crowd_is_held_until_somebody_has_looked,
+    ),
+    (
+        "hibernation::breaker::a_clock_that_jumps_puts_nobody_to_sleep",
+        hibernation::breaker::a_clock_that_jumps_puts_nobody_to_sleep,
     ),
     ("hibernation::breaker::a_silent_feed_and_a_hand_hold", hibernation::breaker::a_silent_feed_and_a_hand_hold),
     ("hibernation::webhooks::nobody_sleeps_unwarned", hibernation::webhooks::nobody_sleeps_unwarned),
@@ -207,7 +207,7 @@ fn main() {
         alone.push(Trial::test("rights::given_and_used", || rights::balance().map_err(Into::into)));
     }
     // Most of such a test is waiting, also where there are two cores.
-    arguments.test_threads = arguments.test_threads.or(Some(3));
+    arguments.test_threads = arguments.test_threads.or(Some(4));
     let mut outcomes = vec![libtest_mimic::run(&arguments, trials)];
     drop(context);
     for (threads, trials) in [(3, paired), (1, alone)] {

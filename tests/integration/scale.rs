@@ -87,6 +87,10 @@ pub fn hundred_tenants_at_once() -> Result<(), String> {
         let errors: Vec<_> = log.lines().filter(|line| line.contains(" ERROR ") || line.contains("panicked")).collect();
         return Err(errors[..errors.len().min(10)].join("\n"));
     }
+    let put_back = rig.operator.counter("torpor_objects_put_back_total")?;
+    if put_back > 0.0 {
+        return Err(format!("{put_back} objects were put back, and nobody had changed any"));
+    }
     if pool_passes > POOL_PASSES {
         return Err(format!(
             "{pool_passes} passes over pools for {TENANTS} tenants: they follow more than their coming"

@@ -28,7 +28,7 @@ fn unchanged_until_hash_or_ownership_differs() {
     assert!(index.watched(entry("6", "h", owned)));
     assert_eq!(compare(&index, "h"), Difference::Same);
     assert!(index.watched(entry("7", "h", json!({"f:other": {}}))));
-    assert_eq!(compare(&index, "h"), Difference::Differs, "somebody took data.a");
+    assert_eq!(compare(&index, "h"), Difference::Edited, "somebody took data.a");
 }
 
 #[test]
@@ -114,14 +114,14 @@ fn what_was_compared_is_kept_as_a_number_and_its_owner_is_looked_at() {
         index.compare(ChildKind::ConfigMap, "tenant-a", "redis", "h", &wanted)
     };
     upsert("5", "o-1");
-    assert_eq!(compare("o-2"), Difference::Differs, "another owner is wanted");
+    assert_eq!(compare("o-2"), Difference::Edited, "another owner is wanted");
     let before = index.lock().shared.texts.count();
     assert_eq!(compare("o-1"), Difference::Same);
     assert_eq!(index.lock().shared.texts.count(), before - 1, "nobody needs the text any more");
     upsert("6", "o-1");
     assert_eq!(index.lock().shared.texts.count(), before - 1, "and not when it comes again");
     upsert("7", "o-2");
-    assert_eq!(compare("o-1"), Difference::Differs, "somebody gave it another owner");
+    assert_eq!(compare("o-1"), Difference::Edited, "somebody gave it another owner");
 }
 
 #[test]

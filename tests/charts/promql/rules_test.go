@@ -81,6 +81,12 @@ var situations = map[string][]situation{
 			`torpor_reconciles_total{` + of("operator") + `, kind="BotFleet", outcome="refused"} 0+10x60`}, 40 * time.Minute, []string{`{kind="BotFleet"}`}},
 		{"nothing happens", []string{`torpor_reconciles_total{` + of("operator") + `, kind="Tenant", outcome="transient"} 5x60`}, 40 * time.Minute, nil},
 	},
+	"TorporChangesCollide": {
+		{"nobody", []string{`torpor_objects_put_back_total{` + of("operator") + `, kind="Service"} 7x120`}, 90 * time.Minute, nil},
+		{"somebody labelled all by mistake", []string{`torpor_objects_put_back_total{` + of("operator") + `, kind="Service"} 0x10 900x110`}, 90 * time.Minute, nil},
+		{"another controller each ten minutes", []string{`torpor_objects_put_back_total{` + of("operator") + `, kind="Service"} 0x10 1x10 2x10 3x10 4x10 5x10 6x10 7x10 8x10 9x10`},
+			90 * time.Minute, []string{`{kind="Service"}`}},
+	},
 	"TorporTenantsStalled": {
 		{"none", []string{`torpor_tenants{` + of("operator") + `, tier="free", state="stalled"} 0x30`, `torpor_tenants{` + of("operator") + `, tier="free", state="awake"} 9x30`}, 20 * time.Minute, nil},
 		{"one", []string{`torpor_tenants{` + of("operator") + `, tier="pro", state="stalled"} 1x30`}, 20 * time.Minute, []string{`{tier="pro"}`}},

@@ -114,7 +114,8 @@ fn standalone(ctx: &Ctx, namespace: &str) -> Result<(), String> {
 
 fn grace(ctx: &Ctx, namespace: &str) -> Result<(), String> {
     let bot = ctx.get(&["pod", "bots-xrpl-makers-0", "-n", namespace])?;
-    same("seconds", &bot["spec"]["terminationGracePeriodSeconds"], &json!(660))
+    // And ten minutes in which it may still be starting.
+    same("seconds", &bot["spec"]["terminationGracePeriodSeconds"], &json!(1260))
 }
 
 fn host(ctx: &Ctx, namespace: &str) -> Result<(), String> {

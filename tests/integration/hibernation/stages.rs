@@ -160,6 +160,8 @@ pub fn four_tiers_sleep_and_wake() -> Result<(), String> {
         same(&format!("volumes of {name}"), &volumes(&rig, name)?, claims)?;
         same(&format!("generation of {name}"), &rig.get(&["tenant", name])?["metadata"]["generation"], &json!(1))?;
     }
+    let put_back = rig.operator.counter("torpor_objects_put_back_total")?;
+    ensure(put_back == 0.0, || format!("{put_back} objects were put back, and nobody had changed any"))?;
     let asked = rig.requests_of("torpor-hibernator", start)?;
     for event in asked.iter().filter(|event| is_write(event)) {
         let own = match event.resource.as_str() {
