@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim, Secret};
+use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim, Pod, Secret};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::{
     DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy,
@@ -328,7 +328,7 @@ impl Applier {
     /// [`ClusterError::Refused`] where the namespace's quota has no room.
     pub async fn resize_pod(&self, pod: &Entry, container: &str, limit: Cpu) -> Result<(), ClusterError> {
         self.may_write(&pod.namespace).await?;
-        let resource = ApiResource::erase::<k8s_openapi::api::core::v1::Pod>(&());
+        let resource = ApiResource::erase::<Pod>(&());
         let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &pod.namespace, &resource);
         let containers = json!([{"name": container, "resources": {"limits": {"cpu": limit.to_string()}}}]);
         let patch = json!({"metadata": {"uid": pod.uid}, "spec": {"containers": containers}});
@@ -413,13 +413,19 @@ impl Applier {
         self.delete_with(entry, PropagationPolicy::Background, None).await
     }
 
-    /// Deletes one pod that is replaced by another, with the seconds that the new one will have to stop: those of the old one
-    /// may be what was too short.
+    /// Deletes one pod that is replaced by another, with the seconds that the new one will have to stop, where those of the old one are
+    /// fewer: they may be what was too short. What it was made with it keeps, for it may need as much.
     ///
     /// # Errors
     /// [`ClusterError`], classified.
     pub async fn delete_replaced(&self, pod: &Entry, grace_seconds: Option<u32>) -> Result<(), ClusterError> {
-        self.delete_with(pod, PropagationPolicy::Background, grace_seconds).await
+        let wanted = i64::from(grace_seconds.unwrap_or_default());
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace);
+        let found = api.list(&ListParams::default().fields(&format!("metadata.name={}", pod.name))).await;
+        let found = found.map_err(|error| ClusterError::of(&format!("Pod {}/{}", pod.namespace, pod.name), &error))?;
+        let own = found.items.first().and_then(|pod| pod.spec.as_ref()?.termination_grace_period_seconds);
+        let longer = grace_seconds.filter(|_| own.is_some_and(|own| own < wanted));
+        self.delete_with(pod, PropagationPolicy::Background, longer).await
     }
 
     async fn delete_with(
@@ -434,7 +440,7 @@ impl Applier {
         self.may_write(&entry.namespace).await?;
         let (name, resource) = match entry.slot {
             Slot::Child(kind) => (kind.as_str(), kind.resource()),
-            Slot::Pod => ("Pod", ApiResource::erase::<k8s_openapi::api::core::v1::Pod>(&())),
+            Slot::Pod => ("Pod", ApiResource::erase::<Pod>(&())),
             Slot::Volume => ("PersistentVolumeClaim", ApiResource::erase::<PersistentVolumeClaim>(&())),
         };
         let api: Api<DynamicObject> = match entry.slot {

@@ -92,8 +92,8 @@ pub struct Entry {
     pub applied_hash: Option<String>,
     /// Hash of what warrants a restart.
     pub restart_hash: Option<String>,
-    /// The operator has changed the resources of this pod.
-    pub resized: bool,
+    /// The operator has changed a part of it by a subresource: the resources of a pod, the number of pods of a workload.
+    pub changed_in_part: bool,
     /// Pods that a workload's spec asks for. `None` where that is not known, or makes no sense.
     pub desired: Option<i32>,
     /// Compact status.
@@ -112,8 +112,8 @@ pub struct Asked {
     pub node: Option<String>,
 }
 
-fn is_resize(fields: &ManagedFieldsEntry) -> bool {
-    fields.manager.as_deref() == Some(OPERATOR) && fields.subresource.as_deref() == Some("resize")
+fn is_in_part(fields: &ManagedFieldsEntry) -> bool {
+    fields.manager.as_deref() == Some(OPERATOR) && matches!(fields.subresource.as_deref(), Some("resize" | "scale"))
 }
 
 /// The operator's field sets: kept in full until one pass has compared them, then as a hash. In full they are the JSON text
@@ -167,7 +167,7 @@ impl Entry {
             fleet: text(&metadata.labels, label::FLEET),
             applied_hash: text(&metadata.annotations, annotation::APPLIED_HASH),
             restart_hash: text(&metadata.annotations, annotation::RESTART_HASH),
-            resized: slot == Slot::Pod && managed.iter().any(is_resize),
+            changed_in_part: managed.iter().any(is_in_part),
             desired: None,
             facts,
             node: None,
@@ -387,7 +387,7 @@ impl ChildIndex {
         let text = fields.replace(OWNER, &entry.owner().unwrap_or_default());
         let owned: Vec<Value> = serde_json::from_str(&text).unwrap_or_default();
         if !ownership::covers(&owned.iter().collect::<Vec<_>>(), wanted) {
-            return Difference::Edited;
+            return if entry.changed_in_part() { Difference::Differs } else { Difference::Edited };
         }
         let verified = Fields::Verified(digest(fields, entry.owner().as_deref()));
         if let Fields::Unverified(fields) = std::mem::replace(&mut entry.fields, verified) {

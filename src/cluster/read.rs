@@ -1,7 +1,7 @@
 //! The few reads of a pass: what a spec refers to, and what a deletion depends on.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ResourceQuota, ResourceQuotaSpec};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, ResourceQuota, ResourceQuotaSpec};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::ListParams;
@@ -104,6 +104,17 @@ impl Reader {
         let found = api.list_metadata(&named(name)).await;
         let found = found.map_err(|error| ClusterError::of(&format!("BotFleet {namespace}/{name}"), &error))?;
         Ok(found.items.into_iter().next().map(|fleet| fleet.metadata))
+    }
+
+    /// Names of all pods of a namespace as they are now, not as the watch last showed them.
+    ///
+    /// # Errors
+    /// [`ClusterError`] when that cannot be told.
+    pub async fn pods(&self, namespace: &str) -> Result<Vec<String>, ClusterError> {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        let found = api.list_metadata(&ListParams::default()).await;
+        let found = found.map_err(|error| ClusterError::of(&format!("pods of {namespace}"), &error))?;
+        Ok(found.items.into_iter().filter_map(|pod| pod.metadata.name).collect())
     }
 
     /// Whether the namespace of this tenant is its own now. `None` where there is none.

@@ -115,6 +115,11 @@ pub async fn apply(
         } else {
             ensure(context, child, namespace).await
         };
+        if let Some(workload) =
+            workload.as_ref().filter(|workload| done.is_ok() && !spared && workload.kind == ChildKind::StatefulSet)
+        {
+            failures.first.keep(removal::stop_lost(context, namespace, &workload.name, workload.replicas).await)?;
+        }
         let failed = spared || done.is_err();
         failures.dashboard |= failed && child.kind() == ChildKind::Deployment && child.name() == DASHBOARD;
         let kept = failures.keep(child, missing, done);

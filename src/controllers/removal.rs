@@ -74,7 +74,7 @@ async fn try_tenant(context: &Context, metadata: &ObjectMeta, policy: DeletionPo
         failed.keep(stop_unattended(context, &entries, None, |pod| pod.is_of(Component::Bot)).await)?;
         let sets = entries.iter().filter(|entry| entry.slot == Slot::Child(ChildKind::StatefulSet));
         for set in sets.filter(|set| set.is_of(Component::Bot)) {
-            failed.keep(take_down(context, set).await)?;
+            failed.keep(end_bots(context, &entries, set).await)?;
         }
         failed.told()?;
         return Ok(Outcome::Deleting("bots are stopping gracefully".to_owned()));
@@ -175,6 +175,20 @@ async fn take_down(context: &Context, workload: &Entry) -> Result<(), Outcome> {
     Ok(context.applier.delete(workload).await?)
 }
 
+/// Ends the workload of bots. Its controller stops them first: the garbage collector may be behind by thousands of objects, and they would trade
+/// on until their turn. Where it cannot be asked for none, it is left to the collector.
+async fn end_bots(context: &Context, entries: &[Entry], set: &Entry) -> Result<(), Outcome> {
+    if set.deleting || sight::has_stopped(entries, set) {
+        return take_down(context, set).await;
+    }
+    let own = |pod: &Entry| ordinal(&pod.name, &set.name).is_some();
+    let stopped = scale_and_stop(context, &set.namespace, (ChildKind::StatefulSet, &set.name), 0, own).await;
+    if let Err(Outcome::Refused(_) | Outcome::Failed(_)) = &stopped {
+        take_down(context, set).await?;
+    }
+    stopped
+}
+
 /// Lets the Tenant go. Until the watch shows that it has gone another pass may begin with it, and must take nothing down of a
 /// successor's.
 async fn release(context: &Context, metadata: &ObjectMeta) -> Result<Outcome, Outcome> {
@@ -200,19 +214,18 @@ async fn try_fleet(context: &Context, metadata: &ObjectMeta) -> Result<Outcome, 
     let workload = names::fleet_workload(name);
     let entries = context.index.namespace(namespace);
     if let Some(set) = entries.iter().find(|e| e.slot == Slot::Child(ChildKind::StatefulSet) && e.name == workload) {
-        // Its pods are collected with their own grace period, each bot cancelling its orders.
-        if set.deleting {
-            take_down(context, set).await?;
-        } else {
-            end(context, set, &workload).await?;
-        }
+        end_bots(context, &entries, set).await?;
         return Ok(Outcome::Deleting("bots are stopping gracefully".to_owned()));
     }
-    let bots: Vec<&Entry> =
-        entries.iter().filter(|e| e.slot == Slot::Pod && e.fleet.as_deref() == Some(name)).collect();
-    if !bots.is_empty() {
-        stop_unattended(context, &entries, None, |pod| pod.fleet.as_deref() == Some(name)).await?;
-        return Ok(Outcome::Deleting(format!("{} bots are stopping gracefully", bots.len())));
+    let own = |pod: &Entry| sight::is_bot_of(pod, name);
+    let bots = entries.iter().filter(|entry| own(entry)).count();
+    if bots > 0 {
+        stop_unattended(context, &entries, None, own).await?;
+        return Ok(Outcome::Deleting(format!("{bots} bots are stopping gracefully")));
+    }
+    // Who waits for this fleet's end starts on its keys.
+    if let Some(bot) = context.reader.pods(namespace).await?.iter().find(|pod| ordinal(pod, &workload).is_some()) {
+        return Ok(Outcome::Waiting(format!("pod {bot} is there, and the watch has not shown it yet")));
     }
     let claims = names::claim(&workload);
     let volumes = entries.iter().filter(|e| e.slot == Slot::Volume && ordinal(&e.name, &claims).is_some());
@@ -268,6 +281,17 @@ pub async fn scale_and_stop(
     failed.told()
 }
 
+/// Stops pods that a `StatefulSet` is not wanted to have, and does not know any more.
+///
+/// # Errors
+/// The outcome of a deletion that failed.
+pub async fn stop_lost(context: &Context, namespace: &str, name: &str, replicas: i32) -> Result<(), Outcome> {
+    let Some(set) = context.index.get(Slot::Child(ChildKind::StatefulSet), namespace, name) else { return Ok(()) };
+    let entries = context.index.namespace(namespace);
+    let surplus = |pod: &Entry| ordinal(&pod.name, name).is_some_and(|ordinal| ordinal >= replicas);
+    stop_unattended(context, &entries, Some(&set), surplus).await
+}
+
 /// Stops pods that nobody else would stop, each with its grace period. `set` is the `StatefulSet` whose pods are meant, where there is one.
 ///
 /// # Errors
@@ -285,8 +309,9 @@ async fn stop_unattended(
     failed.told()
 }
 
-/// Those pods without an owner, which a `StatefulSet` that is replaced around its running pods leaves until there is a new one; and those
-/// of a set that is on its way out and held by somebody's finalizer, which heeds nothing and makes none anew.
+/// Those pods without an owner, which a `StatefulSet` that is replaced around its running pods leaves until there is a new one, or which
+/// have lost a label by which it would know them; and those of a set that is on its way out and held by somebody's finalizer, which heeds
+/// nothing and makes none anew.
 pub fn unattended<'a>(
     entries: &'a [Entry],
     set: Option<&'a Entry>,
@@ -295,7 +320,7 @@ pub fn unattended<'a>(
     let leaving = set.filter(|set| set.deleting && set.slot == Slot::Child(ChildKind::StatefulSet));
     entries.iter().filter(move |pod| {
         let alone = match pod.owner.as_deref() {
-            None => set.is_none_or(|set| set.deleting),
+            None => set.is_none_or(|set| set.deleting || !sight::selects(set, pod)),
             Some(owner) => leaving.is_some_and(|set| set.uid == owner),
         };
         pod.slot == Slot::Pod && alone && of(pod)
@@ -342,5 +367,14 @@ mod tests {
         assert!(stopped(Some(&workload(ChildKind::StatefulSet, false))).is_empty(), "its controller does");
         assert_eq!(stopped(Some(&workload(ChildKind::StatefulSet, true))), ["bots-a-0", "bots-a-1"]);
         assert_eq!(stopped(Some(&workload(ChildKind::Deployment, true))), ["bots-a-1"], "its ReplicaSet makes others");
+        let mut quarantined = pods.clone();
+        quarantined[0].owner = None;
+        quarantined[0].fleet = None;
+        let mut set = workload(ChildKind::StatefulSet, false);
+        for one in quarantined[1..].iter_mut().chain([&mut set]) {
+            one.fleet = Some("a".to_owned());
+        }
+        let lost: Vec<&str> = unattended(&quarantined, Some(&set), |_| true).map(|pod| &*pod.name).collect();
+        assert_eq!(lost, ["bots-a-0"], "its controller does not know it any more");
     }
 }

@@ -41,6 +41,24 @@ pub fn bots(entries: &[Entry], fleet: Option<&str>) -> State {
     without_health(entries.iter().filter(of_bots), pods(entries, Component::Bot, fleet))
 }
 
+/// Whether this is a pod of the fleet, by its label or by its name: one that has lost the label trades all the same.
+pub fn is_bot_of(pod: &Entry, fleet: &str) -> bool {
+    let named = || workloads::ordinal(&pod.name, &names::fleet_workload(fleet)).is_some();
+    pod.slot == Slot::Pod && (pod.fleet.as_deref() == Some(fleet) || named())
+}
+
+/// Whether a `StatefulSet` takes this pod for one of its own, as far as labels go.
+pub fn selects(set: &Entry, pod: &Entry) -> bool {
+    (&set.tenant, set.component, &set.fleet) == (&pod.tenant, pod.component, &pod.fleet)
+}
+
+/// Whether a `StatefulSet` has no pod any more, and makes none.
+pub fn has_stopped(entries: &[Entry], set: &Entry) -> bool {
+    let own = |pod: &&Entry| workloads::ordinal(&pod.name, &set.name).is_some() && counts(pod);
+    let pods = entries.iter().filter(own).count();
+    without_health(std::iter::once(set), pods) == State::Gone
+}
+
 /// Bots that a fleet has been given. Those of a `StatefulSet` that is not known, as while it is replaced around its pods, are all up to the
 /// last one that is there: it makes its pods by number.
 pub fn running(entries: &[Entry], fleet: &str) -> i32 {
@@ -81,13 +99,16 @@ fn has_seen_no_pods(entry: &Entry) -> bool {
 
 /// Pods of a part, but not an evicted one that nobody deletes. A Deployment's own count leaves out those that stop.
 fn pods(entries: &[Entry], component: Component, fleet: Option<&str>) -> usize {
-    let counts = |entry: &&Entry| {
-        entry.slot == Slot::Pod
-            && entry.is_of(component)
-            && fleet.is_none_or(|fleet| entry.fleet.as_deref() == Some(fleet))
-            && (entry.deleting || !matches!(entry.facts, Facts::Pod { ended: true, .. }))
+    let is_of = |entry: &Entry| match fleet {
+        Some(fleet) => is_bot_of(entry, fleet),
+        None => entry.is_of(component),
     };
-    entries.iter().filter(counts).count()
+    entries.iter().filter(|entry| is_of(entry) && counts(entry)).count()
+}
+
+/// Whether this is a pod that runs or stops.
+fn counts(entry: &Entry) -> bool {
+    entry.slot == Slot::Pod && (entry.deleting || !matches!(entry.facts, Facts::Pod { ended: true, .. }))
 }
 
 fn shrunk(entries: &[Entry], least: &Wanted) -> Shrunk {
@@ -221,6 +242,19 @@ mod tests {
         assert_eq!(redis(&[set(Some(0), 2, 0), leaving]), State::Stopping, "on its way, and not gone yet");
         assert_eq!(redis(&[set(Some(0), 2, 0)]), State::Gone);
         assert_eq!(redis(&[pod]), State::Starting, "its workload is put anew around it");
+    }
+
+    #[test]
+    fn a_set_has_stopped_once_its_controller_knows_and_no_pod_of_its_name_is_left() {
+        let set = |desired, seen, count| set("bots-a", Component::Bot, Some(desired), seen, count);
+        let mut bot = pod("bots-a-0", Component::Bot, false);
+        bot.fleet = None;
+        let stopped = |entries: &[Entry], set: &Entry| has_stopped(entries, set);
+        assert!(stopped(&[], &set(0, 2, 0)));
+        assert!(!stopped(&[], &set(0, 1, 0)) && !stopped(&[], &set(1, 2, 0)) && !stopped(&[], &set(0, 2, 1)));
+        assert!(!stopped(std::slice::from_ref(&bot), &set(0, 2, 0)), "one without its label");
+        assert!(stopped(&[pod("bots-ab-0", Component::Bot, false)], &set(0, 2, 0)), "another fleet's");
+        assert_eq!(bots(&[set(0, 2, 0), bot], Some("a")), State::Stopping);
     }
 
     #[test]

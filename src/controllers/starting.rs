@@ -27,7 +27,7 @@ pub struct Resize<'a> {
 /// The changes that are due for these workloads of a tenant, whose pods are all among `entries`. `start` is what a
 /// starting pod may use while its tenant is helped, `helps`. A limit that somebody else has set stays.
 pub fn resizes<'a>(entries: &'a [Entry], workloads: &'a [Wanted], start: Cpu, helps: bool) -> Vec<Resize<'a>> {
-    let already = entries.iter().filter(|pod| pod.slot == Slot::Pod && pod.resized && is_starting(pod)).count();
+    let already = entries.iter().filter(|pod| pod.slot == Slot::Pod && pod.changed_in_part && is_starting(pod)).count();
     let mut room = STARTING_AT_ONCE.saturating_sub(already);
     let mut due = Vec::new();
     for wanted in workloads {
@@ -35,10 +35,10 @@ pub fn resizes<'a>(entries: &'a [Entry], workloads: &'a [Wanted], start: Cpu, he
             let Facts::Pod { cpu: Some(cpu), .. } = pod.facts else { continue };
             let change = |limit| Resize { pod, container: &wanted.container, limit };
             let helped = helps && is_starting(pod);
-            if helped && !pod.resized && cpu == wanted.cpu && cpu < start && room > 0 {
+            if helped && !pod.changed_in_part && cpu == wanted.cpu && cpu < start && room > 0 {
                 room -= 1;
                 due.push(change(start));
-            } else if !helped && pod.resized && cpu > wanted.cpu {
+            } else if !helped && pod.changed_in_part && cpu > wanted.cpu {
                 due.push(change(wanted.cpu));
             }
         }

@@ -86,7 +86,7 @@ pub fn owned_fields_are_put_back(ctx: &Ctx) -> Result<(), String> {
             .map_err(|error| format!("{what}: {error}"))?;
     }
     for kind in ["Service", "ConfigMap", "NetworkPolicy", "Namespace"] {
-        let put_back = ctx.operator.counter(&format!(r#"torpor_objects_put_back_total{{kind="{kind}""#))?;
+        let put_back = ctx.operator.counter(&format!(r#"torpor_objects_put_back_total{{kind="{kind}"}}"#))?;
         ensure(put_back > 0.0, || format!("no {kind} was counted as put back"))?;
     }
     let told = ctx.operator.log_text().lines().any(|line| line.contains("put back") && line.contains("/postgres"));

@@ -207,7 +207,7 @@ fn main() {
         alone.push(Trial::test("rights::given_and_used", || rights::balance().map_err(Into::into)));
     }
     // Most of such a test is waiting, also where there are two cores.
-    arguments.test_threads = arguments.test_threads.or(Some(4));
+    arguments.test_threads = arguments.test_threads.or(Some(3));
     let mut outcomes = vec![libtest_mimic::run(&arguments, trials)];
     drop(context);
     for (threads, trials) in [(3, paired), (1, alone)] {

@@ -143,7 +143,7 @@ impl From<&Kin> for Arc<Kin> {
 /// What only workloads and pods have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Extra {
-    resized: bool,
+    changed_in_part: bool,
     /// Seconds since 1970; Kubernetes' times have no fractions.
     ends: Option<NonZeroI64>,
     restart_hash: Mark,
@@ -188,7 +188,7 @@ impl Compact {
             verified @ Fields::Verified(_) => verified,
         };
         let extra = Extra {
-            resized: entry.resized,
+            changed_in_part: entry.changed_in_part,
             ends: entry.ends.and_then(|ends| NonZeroI64::new(ends.as_second())),
             restart_hash: Mark::read(entry.restart_hash.as_deref()),
             desired: entry.desired,
@@ -228,12 +228,16 @@ impl Compact {
             fleet: text(&self.kin.fleet),
             applied_hash: self.applied_hash.text(),
             restart_hash: extra.restart_hash.text(),
-            resized: extra.resized,
+            changed_in_part: extra.changed_in_part,
             desired: extra.desired,
             facts: extra.facts,
             node: text(&extra.node),
             fields: self.fields.clone(),
         }
+    }
+
+    pub(super) fn changed_in_part(&self) -> bool {
+        self.extra.as_deref().is_some_and(|extra| extra.changed_in_part)
     }
 
     pub(super) fn facts(&self) -> &Facts {
