@@ -179,9 +179,14 @@ pub fn fleet_workload(fleet: &str) -> String {
     format!("bots-{fleet}")
 }
 
+/// The fleet whose workload has this name.
+pub fn fleet_of_workload(name: &str) -> Option<&str> {
+    name.strip_prefix(BOTS)?.strip_prefix('-')
+}
+
 /// Whether a workload of this name is a fleet's.
 pub fn is_fleet_workload(name: &str) -> bool {
-    name.strip_prefix(BOTS).is_some_and(|rest| rest.starts_with('-'))
+    fleet_of_workload(name).is_some()
 }
 
 /// Labels that select the pods of one part. They never change during the life of a workload.

@@ -126,6 +126,33 @@ pub fn changes_roll_one_fleet(ctx: &Ctx) -> Result<(), String> {
     same("pods", &uids(&list(ctx, "pods", namespace)?), &all)
 }
 
+/// A bot that is replaced has the time to stop that it was made with, also where its fleet gives less now. One that has lost its label is
+/// stopped with its fleet, whose workload does not know it any more.
+pub fn bots_keep_their_time_and_stop_without_their_label(ctx: &Ctx) -> Result<(), String> {
+    let (name, namespace) = ("timekeepers", "tenant-timekeepers");
+    let mut slow = fleet("a", 1);
+    slow["terminationGracePeriodSeconds"] = json!(900);
+    apply(ctx, &tenant(name, json!({"tier": "basic", "fleets": [slow]})))?;
+    ctx.await_ready(name)?;
+    let pods = Watch::start(ctx, &["pods", "-n", namespace])?;
+    let fleets = json!([configured("a", 1, "script_file_name: b.py\n")]);
+    patch(ctx, &["tenant", name], &json!({"spec": {"fleets": fleets}}))?;
+    let stopping = eventually(LIMIT, || {
+        let seen = pods.events().into_iter().map(|(_, event)| event["object"]["metadata"].clone());
+        let mut stopping = seen.filter(|pod| pod["name"] == "bots-a-0" && pod["deletionTimestamp"].is_string());
+        stopping.next().ok_or_else(|| "the bot is not replaced".to_owned())
+    })?;
+    same("seconds to stop", &stopping["deletionGracePeriodSeconds"], &json!(1500))?;
+    ctx.await_ready(name)?;
+
+    let bot = ["pod", "bots-a-0", "-n", namespace];
+    ctx.kubectl(&[&["label"][..], &bot, &["torpor.dev/fleet-"]].concat())?;
+    eventually(LIMIT, || same("owner", &ctx.get(&bot)?["metadata"]["ownerReferences"], &Value::Null))?;
+    patch(ctx, &["tenant", name], &json!({"spec": {"suspended": true}}))?;
+    await_reason_within(ctx, LIMIT, &["tenant", name], "Ready", "True", "Asleep")?;
+    ensure(ctx.get(&bot).is_err(), || "the tenant sleeps and its bot is there".to_owned())
+}
+
 /// A fleet that waits for what it refers to has no more bots than are asked for all the same.
 pub fn fleets_that_wait_get_smaller(ctx: &Ctx) -> Result<(), String> {
     let (namespace, map) = ("tenant-waiters", ["configmap", "mine", "-n", "tenant-waiters"]);

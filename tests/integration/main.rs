@@ -58,6 +58,10 @@ const SHARED: &[(&str, Test)] = &[
     ("fleets::changes_roll_one_fleet", fleets::changes_roll_one_fleet),
     ("fleets::new_tiers_move_bots", fleets::new_tiers_move_bots),
     ("fleets::renamed_fleets_trade_one_after_the_other", fleets::renamed_fleets_trade_one_after_the_other),
+    (
+        "fleets::bots_keep_their_time_and_stop_without_their_label",
+        fleets::bots_keep_their_time_and_stop_without_their_label,
+    ),
     ("fleets::fleets_that_wait_get_smaller", fleets::fleets_that_wait_get_smaller),
     ("fleets::shrinking_keeps_volumes", fleets::shrinking_keeps_volumes),
     ("fleets::surplus_bots_are_not_started", fleets::surplus_bots_are_not_started),
