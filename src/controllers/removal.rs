@@ -225,7 +225,9 @@ async fn try_fleet(context: &Context, metadata: &ObjectMeta) -> Result<Outcome, 
     }
     // Who waits for this fleet's end starts on its keys.
     if let Some(bot) = context.reader.pods(namespace).await?.iter().find(|pod| ordinal(pod, &workload).is_some()) {
-        return Ok(Outcome::Waiting(format!("pod {bot} is there, and the watch has not shown it yet")));
+        return Ok(Outcome::Waiting(format!(
+            "pod {bot} is there, and the watch has not shown it: if it stays, it has lost its labels; delete it when it may stop"
+        )));
     }
     let claims = names::claim(&workload);
     let volumes = entries.iter().filter(|e| e.slot == Slot::Volume && ordinal(&e.name, &claims).is_some());
