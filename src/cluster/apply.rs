@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use super::error::ClusterError;
 use super::index::{Asked, ChildIndex, Difference, Entry, Facts, Slot};
 use super::listed::Listed;
+use super::read::named;
 use crate::domain::names::{self, DATABASE, OPERATOR, annotation, label};
 use crate::domain::quantity::Cpu;
 use crate::leader::LeaderGuard;
@@ -419,12 +420,11 @@ impl Applier {
     /// # Errors
     /// [`ClusterError`], classified.
     pub async fn delete_replaced(&self, pod: &Entry, grace_seconds: Option<u32>) -> Result<(), ClusterError> {
-        let wanted = i64::from(grace_seconds.unwrap_or_default());
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace);
-        let found = api.list(&ListParams::default().fields(&format!("metadata.name={}", pod.name))).await;
+        let found = api.list(&named(&pod.name)).await;
         let found = found.map_err(|error| ClusterError::of(&format!("Pod {}/{}", pod.namespace, pod.name), &error))?;
         let own = found.items.first().and_then(|pod| pod.spec.as_ref()?.termination_grace_period_seconds);
-        let longer = grace_seconds.filter(|_| own.is_some_and(|own| own < wanted));
+        let longer = grace_seconds.filter(|&wanted| own.is_some_and(|own| own < i64::from(wanted)));
         self.delete_with(pod, PropagationPolicy::Background, longer).await
     }
 

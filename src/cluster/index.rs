@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use self::compact::{Compact, Mark, Shared, Uid};
 use super::ownership;
-use crate::domain::names::{Component, OPERATOR, annotation, label};
+use crate::domain::names::{self, Component, OPERATOR, annotation, label};
 use crate::domain::quantity::Cpu;
 use crate::plan::ChildKind;
 
@@ -132,6 +132,19 @@ impl Entry {
     /// Whether it serves this part of a tenant's stack, by its label.
     pub fn is_of(&self, component: Component) -> bool {
         self.component == Some(component)
+    }
+
+    /// The fleet whose workload or bot this is by its name, also where it has lost its label.
+    pub fn fleet_by_name(&self) -> Option<&str> {
+        match self.slot {
+            Slot::Pod => {
+                let (workload, ordinal) = self.name.rsplit_once('-')?;
+                ordinal.parse::<i32>().ok()?;
+                names::fleet_of_workload(workload)
+            }
+            Slot::Child(ChildKind::StatefulSet) => names::fleet_of_workload(&self.name),
+            Slot::Child(_) | Slot::Volume => None,
+        }
     }
 
     /// Reads an object's metadata. `None` for an object without a name, which the API server never sends.

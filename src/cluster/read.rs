@@ -23,7 +23,7 @@ pub enum Referenced {
 }
 
 /// A list of the object of this name: asked as the watch asks, which needs no right of its own.
-fn named(name: &str) -> ListParams {
+pub(super) fn named(name: &str) -> ListParams {
     ListParams::default().fields(&format!("metadata.name={name}"))
 }
 

@@ -29,7 +29,7 @@ use tokio::time::sleep;
 
 use super::history::History;
 use super::index::{Asked, ChildIndex, Entry, Facts, Slot};
-use crate::domain::names::{self, label};
+use crate::domain::names::label;
 use crate::domain::quantity::Cpu;
 use crate::http::probes::Health;
 use crate::metrics::Metrics;
@@ -396,17 +396,8 @@ impl<F: Fn(Change)> Feed<'_, F> {
 
 impl Change {
     fn of(entry: &Entry) -> Self {
-        let fleet = entry.fleet.clone().or_else(|| fleet_by_name(entry).map(str::to_owned));
+        let fleet = entry.fleet.clone().or_else(|| entry.fleet_by_name().map(str::to_owned));
         Change { namespace: entry.namespace.clone(), fleet, tenant: entry.tenant.clone() }
-    }
-}
-
-/// Whose a workload or a pod is that has lost its label.
-fn fleet_by_name(entry: &Entry) -> Option<&str> {
-    match entry.slot {
-        Slot::Pod => names::fleet_of_workload(entry.name.rsplit_once('-')?.0),
-        Slot::Child(ChildKind::StatefulSet) => names::fleet_of_workload(&entry.name),
-        Slot::Child(_) | Slot::Volume => None,
     }
 }
 

@@ -325,7 +325,7 @@ async fn drop_surplus_volumes(
 ) -> Result<(), Outcome> {
     let claims = names::claim(&names::fleet_workload(&fleet.name_any()));
     let surplus = |entry: &&Entry| {
-        let beyond = workloads::ordinal(&entry.name, &claims).is_some_and(|ordinal| ordinal >= fleet.spec.replicas);
+        let beyond = workloads::is_surplus(&entry.name, &claims, fleet.spec.replicas);
         entry.slot == Slot::Volume && !entry.deleting && beyond && !fleet_views::in_use(entries, entry)
     };
     let surplus: Vec<&Entry> = entries.iter().filter(surplus).collect();

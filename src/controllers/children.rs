@@ -115,12 +115,10 @@ pub async fn apply(
         } else {
             ensure(context, child, namespace).await
         };
-        if let Some(workload) =
-            workload.as_ref().filter(|workload| done.is_ok() && !spared && workload.kind == ChildKind::StatefulSet)
-        {
+        let failed = spared || done.is_err();
+        if let Some(workload) = workload.as_ref().filter(|_| !failed) {
             failures.first.keep(removal::stop_lost(context, namespace, &workload.name, workload.replicas).await)?;
         }
-        let failed = spared || done.is_err();
         failures.dashboard |= failed && child.kind() == ChildKind::Deployment && child.name() == DASHBOARD;
         let kept = failures.keep(child, missing, done);
         let busy = matches!(kept, Err(Outcome::Transient(_)));
@@ -156,7 +154,7 @@ pub async fn stop_surplus(
     (kind, name): (ChildKind, &str),
     replicas: i32,
 ) -> Result<(), Outcome> {
-    let surplus = |pod: &Entry| workloads::ordinal(&pod.name, name).is_some_and(|ordinal| ordinal >= replicas);
+    let surplus = |pod: &Entry| workloads::is_surplus(&pod.name, name, replicas);
     removal::scale_and_stop(context, namespace, (kind, name), replicas, surplus).await
 }
 

@@ -8,7 +8,7 @@ use super::outcome::{FirstFailure, Outcome, SHOWN_AFTER};
 use super::recheck;
 use super::sight;
 use super::steps::State;
-use super::workloads::ordinal;
+use super::workloads::{is_surplus, ordinal};
 use crate::api::DeletionPolicy;
 use crate::cluster::error::ClusterError;
 use crate::cluster::index::{Entry, Slot};
@@ -57,12 +57,10 @@ async fn try_tenant(context: &Context, metadata: &ObjectMeta, policy: DeletionPo
         let mut failed = FirstFailure::default();
         let began = context.clock.monotonic();
         for fleet in fleets {
-            let workload = names::fleet_workload(&fleet.name);
             let ended = if !failed.is_none() && context.has_lasted(began) {
-                let stopped = context.applier.scale_down(ChildKind::StatefulSet, &namespace, &workload, 0).await;
-                stopped.map_err(Outcome::from)
+                stop_fleet(context, fleet).await
             } else {
-                end(context, fleet, &workload).await
+                end_fleet(context, fleet).await
             };
             failed.keep(ended)?;
         }
@@ -153,11 +151,17 @@ pub fn has_ended(context: &Context, entries: &[Entry], fleet: &Entry) -> bool {
     fleet.deleting && let_go && sight::bots(entries, Some(&fleet.name)) == State::Missing
 }
 
-/// Deletes a fleet, or its workload. Where that is refused or fails its bots stop all the same.
-async fn end(context: &Context, entry: &Entry, workload: &str) -> Result<(), Outcome> {
-    match context.applier.delete(entry).await {
+/// Asks a fleet's workload for no bots.
+async fn stop_fleet(context: &Context, fleet: &Entry) -> Result<(), Outcome> {
+    let workload = names::fleet_workload(&fleet.name);
+    Ok(context.applier.scale_down(ChildKind::StatefulSet, &fleet.namespace, &workload, 0).await?)
+}
+
+/// Deletes a fleet. Where that is refused or fails its bots stop all the same.
+async fn end_fleet(context: &Context, fleet: &Entry) -> Result<(), Outcome> {
+    match context.applier.delete(fleet).await {
         Err(failed @ (ClusterError::Refused { .. } | ClusterError::Failed { .. } | ClusterError::Transient { .. })) => {
-            context.applier.scale_down(ChildKind::StatefulSet, &entry.namespace, workload, 0).await?;
+            stop_fleet(context, fleet).await?;
             Err(failed.into())
         }
         done => Ok(done?),
@@ -169,10 +173,15 @@ async fn end(context: &Context, entry: &Entry, workload: &str) -> Result<(), Out
 async fn take_down(context: &Context, workload: &Entry) -> Result<(), Outcome> {
     let Slot::Child(kind) = workload.slot else { return Ok(()) };
     if workload.deleting {
-        let own = |pod: &Entry| ordinal(&pod.name, &workload.name).is_some();
-        return scale_and_stop(context, &workload.namespace, (kind, &workload.name), 0, own).await;
+        return stop_all(context, workload, kind).await;
     }
     Ok(context.applier.delete(workload).await?)
+}
+
+/// Asks a workload for no pods, and stops those that its controller does not.
+async fn stop_all(context: &Context, workload: &Entry, kind: ChildKind) -> Result<(), Outcome> {
+    let own = |pod: &Entry| ordinal(&pod.name, &workload.name).is_some();
+    scale_and_stop(context, &workload.namespace, (kind, &workload.name), 0, own).await
 }
 
 /// Ends the workload of bots. Its controller stops them first: the garbage collector may be behind by thousands of objects, and they would trade
@@ -181,8 +190,7 @@ async fn end_bots(context: &Context, entries: &[Entry], set: &Entry) -> Result<(
     if set.deleting || sight::has_stopped(entries, set) {
         return take_down(context, set).await;
     }
-    let own = |pod: &Entry| ordinal(&pod.name, &set.name).is_some();
-    let stopped = scale_and_stop(context, &set.namespace, (ChildKind::StatefulSet, &set.name), 0, own).await;
+    let stopped = stop_all(context, set, ChildKind::StatefulSet).await;
     if let Err(Outcome::Refused(_) | Outcome::Failed(_)) = &stopped {
         take_down(context, set).await?;
     }
@@ -288,10 +296,14 @@ pub async fn scale_and_stop(
 /// # Errors
 /// The outcome of a deletion that failed.
 pub async fn stop_lost(context: &Context, namespace: &str, name: &str, replicas: i32) -> Result<(), Outcome> {
+    let surplus = |name_of_pod: &String| is_surplus(name_of_pod, name, replicas);
+    // Each pass comes here, and names are the least that tells that there is nothing to do.
+    if !context.index.names(Slot::Pod, namespace).iter().any(surplus) {
+        return Ok(());
+    }
     let Some(set) = context.index.get(Slot::Child(ChildKind::StatefulSet), namespace, name) else { return Ok(()) };
     let entries = context.index.namespace(namespace);
-    let surplus = |pod: &Entry| ordinal(&pod.name, name).is_some_and(|ordinal| ordinal >= replicas);
-    stop_unattended(context, &entries, Some(&set), surplus).await
+    stop_unattended(context, &entries, Some(&set), |pod| surplus(&pod.name)).await
 }
 
 /// Stops pods that nobody else would stop, each with its grace period. `set` is the `StatefulSet` whose pods are meant, where there is one.

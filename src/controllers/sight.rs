@@ -43,8 +43,7 @@ pub fn bots(entries: &[Entry], fleet: Option<&str>) -> State {
 
 /// Whether this is a pod of the fleet, by its label or by its name: one that has lost the label trades all the same.
 pub fn is_bot_of(pod: &Entry, fleet: &str) -> bool {
-    let named = || workloads::ordinal(&pod.name, &names::fleet_workload(fleet)).is_some();
-    pod.slot == Slot::Pod && (pod.fleet.as_deref() == Some(fleet) || named())
+    pod.slot == Slot::Pod && [pod.fleet.as_deref(), pod.fleet_by_name()].contains(&Some(fleet))
 }
 
 /// Whether a `StatefulSet` takes this pod for one of its own, as far as labels go.

@@ -67,6 +67,11 @@ pub fn ordinal(name: &str, prefix: &str) -> Option<i32> {
     name.strip_prefix(prefix)?.strip_prefix('-')?.parse().ok()
 }
 
+/// Whether a pod or claim of this name is one of those that a workload, or its claims, of so many pods does not have.
+pub fn is_surplus(name: &str, prefix: &str, replicas: i32) -> bool {
+    ordinal(name, prefix).is_some_and(|ordinal| ordinal >= replicas)
+}
+
 /// Whether what stands on this workload may start: it is as wanted, or its pods are, and its controller has only not counted them yet.
 pub fn serves(entries: &[Entry], wanted: &Wanted, found: &Entry) -> bool {
     // One that has not seen two changes may be about to stop the pod for the first of them.
