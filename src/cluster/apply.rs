@@ -12,11 +12,13 @@ use kube::api::{
 use kube::core::ApiResource;
 use kube::core::response::StatusCause;
 use kube::{Api, Client, Resource};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::error::ClusterError;
 use super::index::{Asked, ChildIndex, Difference, Entry, Facts, Slot};
 use super::listed::Listed;
+use super::pods::WorkloadSpec;
 use super::read::named;
 use crate::domain::names::{self, DATABASE, OPERATOR, annotation, label};
 use crate::domain::quantity::Cpu;
@@ -140,10 +142,9 @@ impl Applier {
         let params = PatchParams::apply(OPERATOR).force();
         let answer = self.api(kind, namespace).patch_metadata(name, &params, &Patch::Apply(wanted)).await;
         self.metrics.api_write("apply", kind.as_str());
-        let replicas = wanted.pointer("/spec/replicas").and_then(Value::as_i64);
-        let desired = match kind {
-            // The answer is metadata only; what was asked for is what its spec says now.
-            ChildKind::StatefulSet | ChildKind::Deployment => replicas.and_then(|count| i32::try_from(count).ok()),
+        // The answer is metadata only; what was asked for is what its spec says now.
+        let asked = match kind {
+            ChildKind::StatefulSet | ChildKind::Deployment => WorkloadSpec::deserialize(&wanted["spec"]).ok(),
             ChildKind::Namespace
             | ChildKind::ServiceAccount
             | ChildKind::NetworkPolicy
@@ -156,7 +157,8 @@ impl Applier {
             | ChildKind::PodDisruptionBudget
             | ChildKind::BotFleet => None,
         };
-        Ok(answer.map(|object| self.remember(Slot::Child(kind), &object.metadata, desired)))
+        let asked = asked.map(|spec| spec.asked()).unwrap_or_default();
+        Ok(answer.map(|object| self.remember(Slot::Child(kind), &object.metadata, asked)))
     }
 
     /// Makes a fleet's spec what is planned, without what others have set besides: an apply leaves what it does not name.
@@ -218,10 +220,10 @@ impl Applier {
         &self,
         slot: Slot,
         metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta,
-        desired: Option<i32>,
+        asked: Asked,
     ) {
         if let Some(entry) = Entry::read(slot, metadata, Facts::None) {
-            self.index.answered(entry.asking(Asked { replicas: desired, node: None }));
+            self.index.answered(entry.asking(asked));
         }
     }
 
@@ -241,14 +243,14 @@ impl Applier {
             Ok(created) => {
                 // What a watch that is behind still shows of its predecessor's has gone with that.
                 self.index.forget_namespace(name);
-                self.remember(Slot::Child(ChildKind::Namespace), created.meta(), None);
+                self.remember(Slot::Child(ChildKind::Namespace), created.meta(), Asked::default());
                 Ok(Applied::Created)
             }
             Err(error) if ClusterError::is_there(&error) => {
                 let existing = api.get_metadata(name).await.map_err(|error| ClusterError::of(&what, &error))?;
                 if tenant_of(&object).is_some_and(|tenant| names::is_home(existing.metadata.labels.as_ref(), &tenant)) {
                     let reason = "it exists already and the watch has not shown it yet".to_owned();
-                    self.remember(Slot::Child(ChildKind::Namespace), &existing.metadata, None);
+                    self.remember(Slot::Child(ChildKind::Namespace), &existing.metadata, Asked::default());
                     Err(ClusterError::Failed { what, reason })
                 } else {
                     Err(ClusterError::NotOwned { what })

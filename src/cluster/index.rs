@@ -8,6 +8,7 @@ mod compact;
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{Hash, Hasher};
+use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
@@ -100,6 +101,8 @@ pub struct Entry {
     pub facts: Facts,
     /// Node that a pod runs on.
     pub node: Option<String>,
+    /// Exchange credentials that a pod has, or that a workload gives to those it makes.
+    pub keys: Option<Keys>,
     fields: Fields,
 }
 
@@ -110,6 +113,21 @@ pub struct Asked {
     pub replicas: Option<i32>,
     /// Node that a pod is bound to.
     pub node: Option<String>,
+    /// Exchange credentials in its volumes.
+    pub keys: Option<Keys>,
+}
+
+/// Which Secret exchange credentials come from, in eight bytes: whether it is the same one is all that is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keys(NonZeroU64);
+
+impl Keys {
+    /// Those of the Secret of this name.
+    pub fn of(secret: &str) -> Self {
+        let mut hasher = DefaultHasher::new();
+        secret.hash(&mut hasher);
+        Self(NonZeroU64::MIN.saturating_add(hasher.finish()))
+    }
 }
 
 fn is_in_part(fields: &ManagedFieldsEntry) -> bool {
@@ -184,14 +202,15 @@ impl Entry {
             desired: None,
             facts,
             node: None,
+            keys: None,
             fields,
         })
     }
 
     /// The same entry of an object whose spec tells this.
     #[must_use]
-    pub fn asking(self, Asked { replicas, node }: Asked) -> Self {
-        Entry { desired: replicas, node, ..self }
+    pub fn asking(self, Asked { replicas, node, keys }: Asked) -> Self {
+        Entry { desired: replicas, node, keys, ..self }
     }
 }
 

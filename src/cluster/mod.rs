@@ -10,6 +10,7 @@ pub mod index;
 pub mod listed;
 pub mod nodes;
 pub mod ownership;
+mod pods;
 pub mod read;
 pub mod reviews;
 pub mod status;

@@ -4,11 +4,13 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, ResourceQuota, ResourceQuotaSpec};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::ListParams;
+use kube::api::{ApiResource, ListParams, Object};
 use kube::client::Body;
 use kube::{Api, Client};
 
 use super::error::ClusterError;
+use super::index::Entry;
+use super::pods::{self, PodSpec, PodStatus};
 use crate::api::bot_fleet::ConfigMapRef;
 use crate::api::{BotFleet, Tenant};
 use crate::domain::names;
@@ -106,15 +108,17 @@ impl Reader {
         Ok(found.items.into_iter().next().map(|fleet| fleet.metadata))
     }
 
-    /// Names of all pods of a namespace as they are now, not as the watch last showed them.
+    /// All pods of a namespace as they are now, not as the watch last showed them, and also those that have lost the labels by
+    /// which it would.
     ///
     /// # Errors
     /// [`ClusterError`] when that cannot be told.
-    pub async fn pods(&self, namespace: &str) -> Result<Vec<String>, ClusterError> {
-        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
-        let found = api.list_metadata(&ListParams::default()).await;
+    pub async fn pods(&self, namespace: &str) -> Result<Vec<Entry>, ClusterError> {
+        let resource = ApiResource::erase::<Pod>(&());
+        let api: Api<Object<PodSpec, PodStatus>> = Api::namespaced_with(self.client.clone(), namespace, &resource);
+        let found = api.list(&ListParams::default()).await;
         let found = found.map_err(|error| ClusterError::of(&format!("pods of {namespace}"), &error))?;
-        Ok(found.items.into_iter().filter_map(|pod| pod.metadata.name).collect())
+        Ok(found.iter().filter_map(pods::entry).collect())
     }
 
     /// Whether the namespace of this tenant is its own now. `None` where there is none.

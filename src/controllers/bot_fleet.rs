@@ -174,7 +174,7 @@ async fn stop(
     let (namespace, name) = (fleet.namespace().unwrap_or_default(), fleet.name_any());
     let workload = names::fleet_workload(&name);
     let set = context.index.get(Slot::Child(ChildKind::StatefulSet), &namespace, &workload);
-    let own = |pod: &Entry| pod.fleet.as_deref() == Some(&*name);
+    let own = |pod: &Entry| sight::is_bot_of(pod, &name);
     let left = removal::unattended(&context.index.namespace(&namespace), set.as_ref(), own).any(|pod| !pod.deleting);
     if (left || set.as_ref().is_some_and(|set| set.desired != Some(0))) && !fleet.spec.paused {
         recheck::still_sleeps(context, tenant, wanted, &workload).await?;

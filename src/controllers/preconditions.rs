@@ -7,9 +7,9 @@ use super::context::Context;
 use super::outcome::Outcome;
 use super::sight;
 use super::workloads::{self, Wanted};
-use crate::api::BotFleet;
+use crate::api::{BotFleet, BotFleetSpec};
 use crate::cluster::error::ClusterError;
-use crate::cluster::index::{Entry, Slot};
+use crate::cluster::index::{Entry, Keys, Slot};
 use crate::domain::names::{self, ISOLATION};
 use crate::plan::{Child, ChildKind};
 use crate::validate::ValidatedTenant;
@@ -29,7 +29,7 @@ pub async fn await_all(
     let starts = starts(fleet, &entries, &workloads);
     let made = are_made(&entries, &workloads);
     if starts || !made {
-        await_predecessor(context, fleet, tenant, &entries)?;
+        await_predecessors(context, fleet, tenant, &entries).await?;
     }
     if starts {
         await_isolation(context, &tenant.namespace)?;
@@ -67,38 +67,70 @@ fn are_made(entries: &[Entry], workloads: &[Wanted]) -> bool {
     })
 }
 
-/// No bot starts beside those of a fleet that goes, or is to have none, and has the same keys, as one that was renamed has, or one that was
-/// paused for another: two would trade on one account. Nor does one that runs get those keys.
-fn await_predecessor(
+/// No bot starts beside those of another fleet that have the same keys and are not to have them any more, because it goes, is to have no
+/// bots, or other keys: two would trade on one account. Nor does one that runs get those keys.
+async fn await_predecessors(
     context: &Context,
     fleet: &BotFleet,
     tenant: &ValidatedTenant,
     entries: &[Entry],
 ) -> Result<(), Outcome> {
-    let Some(keys) = &fleet.spec.credentials_secret else { return Ok(()) };
-    let is_bot = |entry: &&Entry, name: &str| entry.slot == Slot::Pod && entry.fleet.as_deref() == Some(name);
-    let goes = |other: &BotFleet| {
-        let owners = other.metadata.owner_references.iter().flatten();
-        let mut owners = owners.filter(|owner| owner.controller == Some(true)).map(|owner| &owner.uid);
-        let own = owners.any(|uid| Some(uid) == tenant.uid.as_ref());
-        // What the Tenant says may not have been written to the fleet yet.
-        let named = tenant.fleets.iter().find(|(name, _)| *name == other.name_any()).map(|(_, spec)| spec);
-        let stays = if own { named } else { Some(named.unwrap_or(&other.spec)) };
-        other.metadata.deletion_timestamp.is_some() || stays.is_none_or(|spec| spec.wanted() == 0)
+    let Some(secret) = &fleet.spec.credentials_secret else { return Ok(()) };
+    let keys = Keys::of(secret);
+    let waits = |name: &str, why: String| {
+        Err(Outcome::Waiting(format!("fleet {name} has to leave credentialsSecret {secret} first: {why}")))
     };
+    let mut stopped = Vec::new();
     for guarded in context.looked_after(&tenant.namespace) {
         let Ok(other) = &guarded.0 else { continue };
         let name = other.name_any();
-        let same_keys = name != fleet.name_any() && other.spec.credentials_secret.as_ref() == Some(keys);
+        let wanted = spec_to_come(other, tenant).filter(|spec| spec.wanted() > 0);
+        // Two that are asked for it trade on one account.
+        if name == fleet.name_any() || wanted.is_some_and(|spec| spec.credentials_secret.as_ref() == Some(secret)) {
+            continue;
+        }
+        let left = entries.iter().filter(|pod| holds(pod, &name, keys)).count();
+        if left > 0 {
+            let swap = if wanted.is_some() { "; where each waits for the other, pause one" } else { "" };
+            return waits(&name, format!("{left} of its bots still have it{swap}"));
+        }
         // One that has no pod just now, but asks for one, is about to.
-        if same_keys && goes(other) && !sight::bots(entries, Some(&name)).gone() {
-            let left = entries.iter().filter(|entry| is_bot(entry, &name)).count();
-            return Err(Outcome::Waiting(format!(
-                "fleet {name}, which stops and has the same credentialsSecret {keys}, still has {left} bots"
-            )));
+        let workload = names::fleet_workload(&name);
+        let set = entries.iter().find(|e| e.slot == Slot::Child(ChildKind::StatefulSet) && e.name == workload);
+        if set.is_some_and(|set| set.keys == Some(keys)) && !sight::bots(entries, Some(&name)).gone() {
+            return waits(&name, "its StatefulSet still gives it to bots".to_owned());
+        }
+        if wanted.is_none() {
+            stopped.push(name);
         }
     }
-    Ok(())
+    if stopped.is_empty() {
+        return Ok(());
+    }
+    // Of one that has lost its labels the watch tells that it has gone.
+    let pods = context.reader.pods(&tenant.namespace).await?;
+    let left = stopped.iter().find_map(|name| Some((name, pods.iter().find(|pod| holds(pod, name, keys))?)));
+    left.map_or(Ok(()), |(name, pod)| {
+        waits(
+            name,
+            format!("pod {} still has it; if it stays, it has lost its labels: delete it when it may stop", pod.name),
+        )
+    })
+}
+
+/// What a fleet is asked for, which its Tenant may not have written to it yet. `None` where it goes.
+fn spec_to_come<'a>(fleet: &'a BotFleet, tenant: &'a ValidatedTenant) -> Option<&'a BotFleetSpec> {
+    let owners = fleet.metadata.owner_references.iter().flatten();
+    let mut owners = owners.filter(|owner| owner.controller == Some(true)).map(|owner| &owner.uid);
+    let own = owners.any(|uid| Some(uid) == tenant.uid.as_ref());
+    let named = tenant.fleets.iter().find(|(name, _)| *name == fleet.name_any()).map(|(_, spec)| spec);
+    let stays = if own { named } else { named.or(Some(&fleet.spec)) };
+    stays.filter(|_| fleet.metadata.deletion_timestamp.is_none())
+}
+
+/// Whether this is a bot of the fleet that may trade with these keys.
+fn holds(pod: &Entry, fleet: &str, keys: Keys) -> bool {
+    sight::is_bot_of(pod, fleet) && sight::counts(pod) && pod.keys == Some(keys)
 }
 
 /// No bot starts where other tenants' pods could reach it. Those that run are changed and stopped all the same.

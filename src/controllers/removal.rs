@@ -1,7 +1,8 @@
 //! Deletion of Tenants and `BotFleets`: bots first and gracefully, data only when the Tenant says so.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::Resource;
+use jiff::SignedDuration;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use kube::{Resource, ResourceExt};
 
 use super::context::{Context, Key};
 use super::outcome::{FirstFailure, Outcome, SHOWN_AFTER};
@@ -10,12 +11,17 @@ use super::sight;
 use super::steps::State;
 use super::workloads::{is_surplus, ordinal};
 use crate::api::DeletionPolicy;
+use crate::api::conditions::{self, reasons};
 use crate::cluster::error::ClusterError;
 use crate::cluster::index::{Entry, Slot};
 use crate::cluster::status::{Own, has_finalizer};
 use crate::domain::names::{self, Component, label};
 use crate::plan::ChildKind;
+use crate::status;
 
+/// After so long a workload whose controller has not told all bots to stop is taken down all the same: something writes its number of pods
+/// anew, or refuses what the controller writes. Many times what it takes with a thousand tenants.
+const LATE: SignedDuration = SignedDuration::from_mins(2);
 /// `CustomResourceDefinition` of Tenant.
 const TENANTS: &str = "tenants.torpor.dev";
 /// `CustomResourceDefinition` of `BotFleet`.
@@ -29,7 +35,7 @@ pub async fn tenant(context: &Context, metadata: &ObjectMeta, policy: DeletionPo
 }
 
 async fn try_tenant(context: &Context, metadata: &ObjectMeta, policy: DeletionPolicy) -> Result<Outcome, Outcome> {
-    let name = metadata.name.as_deref().unwrap_or_default();
+    let (name, since) = (metadata.name.as_deref().unwrap_or_default(), metadata.deletion_timestamp.as_ref());
     if !has_finalizer(metadata) {
         return Ok(Outcome::Again);
     }
@@ -65,14 +71,14 @@ async fn try_tenant(context: &Context, metadata: &ObjectMeta, policy: DeletionPo
             failed.keep(ended)?;
         }
         failed.told()?;
-        return Ok(Outcome::Deleting("bots are stopping gracefully".to_owned()));
+        return Ok(Outcome::Deleting(awaited_of_fleets(context, &namespace)));
     }
     if pods(&entries, Some(Component::Bot)) > 0 {
         let mut failed = FirstFailure::default();
-        failed.keep(stop_unattended(context, &entries, None, |pod| pod.is_of(Component::Bot)).await)?;
+        failed.keep(stop_left(context, &entries, |pod| pod.is_of(Component::Bot)).await)?;
         let sets = entries.iter().filter(|entry| entry.slot == Slot::Child(ChildKind::StatefulSet));
         for set in sets.filter(|set| set.is_of(Component::Bot)) {
-            failed.keep(end_bots(context, &entries, set).await)?;
+            failed.keep(end_bots(context, &entries, set, since).await)?;
         }
         failed.told()?;
         return Ok(Outcome::Deleting("bots are stopping gracefully".to_owned()));
@@ -151,6 +157,18 @@ pub fn has_ended(context: &Context, entries: &[Entry], fleet: &Entry) -> bool {
     fleet.deleting && let_go && sight::bots(entries, Some(&fleet.name)) == State::Missing
 }
 
+/// What a Tenant waits for until its fleets have gone: what one of them says that does not only stop its bots.
+fn awaited_of_fleets(context: &Context, namespace: &str) -> String {
+    let told = context.looked_after(namespace).into_iter().find_map(|guarded| {
+        let conditions = &guarded.0.as_ref().ok()?.status.as_ref()?.conditions;
+        let ready = status::find(conditions, conditions::READY)?;
+        let current = ready.observed_generation == guarded.meta().generation;
+        let more = guarded.meta().deletion_timestamp.is_some() && current && ready.reason != reasons::DELETING;
+        more.then(|| format!("fleet {}: {}", guarded.name_any(), ready.message))
+    });
+    told.unwrap_or_else(|| "bots are stopping gracefully".to_owned())
+}
+
 /// Asks a fleet's workload for no bots.
 async fn stop_fleet(context: &Context, fleet: &Entry) -> Result<(), Outcome> {
     let workload = names::fleet_workload(&fleet.name);
@@ -185,16 +203,24 @@ async fn stop_all(context: &Context, workload: &Entry, kind: ChildKind) -> Resul
 }
 
 /// Ends the workload of bots. Its controller stops them first: the garbage collector may be behind by thousands of objects, and they would trade
-/// on until their turn. Where it cannot be asked for none, it is left to the collector.
-async fn end_bots(context: &Context, entries: &[Entry], set: &Entry) -> Result<(), Outcome> {
-    if set.deleting || sight::has_stopped(entries, set) {
+/// on until their turn. Where it cannot be asked for none, or does not do it, it is left to the collector. `since` is when its fleet's or
+/// its Tenant's deletion began.
+async fn end_bots(context: &Context, entries: &[Entry], set: &Entry, since: Option<&Time>) -> Result<(), Outcome> {
+    let late = || since.is_some_and(|since| context.clock.now().duration_since(since.0) > LATE);
+    if set.deleting || sight::has_stopped(entries, set) || late() && trades_on(entries, set) {
         return take_down(context, set).await;
     }
     let stopped = stop_all(context, set, ChildKind::StatefulSet).await;
-    if let Err(Outcome::Refused(_) | Outcome::Failed(_)) = &stopped {
+    if let Err(Outcome::Refused(_)) = &stopped {
         take_down(context, set).await?;
     }
     stopped
+}
+
+/// Whether a workload is asked for pods yet, or one of them has not been told to stop.
+fn trades_on(entries: &[Entry], set: &Entry) -> bool {
+    let own = |pod: &&Entry| ordinal(&pod.name, &set.name).is_some() && sight::counts(pod);
+    set.desired != Some(0) || entries.iter().filter(own).any(|pod| !pod.deleting)
 }
 
 /// Lets the Tenant go. Until the watch shows that it has gone another pass may begin with it, and must take nothing down of a
@@ -222,19 +248,21 @@ async fn try_fleet(context: &Context, metadata: &ObjectMeta) -> Result<Outcome, 
     let workload = names::fleet_workload(name);
     let entries = context.index.namespace(namespace);
     if let Some(set) = entries.iter().find(|e| e.slot == Slot::Child(ChildKind::StatefulSet) && e.name == workload) {
-        end_bots(context, &entries, set).await?;
+        end_bots(context, &entries, set, metadata.deletion_timestamp.as_ref()).await?;
         return Ok(Outcome::Deleting("bots are stopping gracefully".to_owned()));
     }
     let own = |pod: &Entry| sight::is_bot_of(pod, name);
     let bots = entries.iter().filter(|entry| own(entry)).count();
     if bots > 0 {
-        stop_unattended(context, &entries, None, own).await?;
+        stop_left(context, &entries, own).await?;
         return Ok(Outcome::Deleting(format!("{bots} bots are stopping gracefully")));
     }
     // Who waits for this fleet's end starts on its keys.
-    if let Some(bot) = context.reader.pods(namespace).await?.iter().find(|pod| ordinal(pod, &workload).is_some()) {
+    let pods = context.reader.pods(namespace).await?;
+    if let Some(bot) = pods.iter().find(|pod| own(pod) && sight::counts(pod)) {
         return Ok(Outcome::Waiting(format!(
-            "pod {bot} is there, and the watch has not shown it: if it stays, it has lost its labels; delete it when it may stop"
+            "pod {} is there, and the watch has not shown it: if it stays, it has lost its labels; delete it when it may stop",
+            bot.name
         )));
     }
     let claims = names::claim(&workload);
@@ -303,7 +331,22 @@ pub async fn stop_lost(context: &Context, namespace: &str, name: &str, replicas:
     }
     let Some(set) = context.index.get(Slot::Child(ChildKind::StatefulSet), namespace, name) else { return Ok(()) };
     let entries = context.index.namespace(namespace);
+    // Its controller comes to those that are too many only after all it is to make, and cannot make one whose name a pod has that has lost
+    // its labels.
+    let own = |pod: &&Entry| pod.slot == Slot::Pod && pod.owner.as_ref() == Some(&set.uid) && !surplus(&pod.name);
+    let complete = || i32::try_from(entries.iter().filter(own).count()).is_ok_and(|count| count >= replicas);
+    if set.desired.is_some_and(|desired| desired <= replicas) && !complete() {
+        return stop_each(context, entries.iter().filter(|pod| pod.slot == Slot::Pod && surplus(&pod.name))).await;
+    }
     stop_unattended(context, &entries, Some(&set), |pod| surplus(&pod.name)).await
+}
+
+/// Stops bots that nothing else would soon: whose workload is not there, and whose turn the garbage collector may come to late.
+async fn stop_left(context: &Context, entries: &[Entry], of: impl Fn(&Entry) -> bool) -> Result<(), Outcome> {
+    let known =
+        |owner: &String| entries.iter().any(|set| set.slot == Slot::Child(ChildKind::StatefulSet) && set.uid == *owner);
+    let left = |pod: &&Entry| pod.slot == Slot::Pod && of(pod) && !pod.owner.as_ref().is_some_and(known);
+    stop_each(context, entries.iter().filter(left)).await
 }
 
 /// Stops pods that nobody else would stop, each with its grace period. `set` is the `StatefulSet` whose pods are meant, where there is one.
@@ -316,8 +359,12 @@ async fn stop_unattended(
     set: Option<&Entry>,
     of: impl Fn(&Entry) -> bool,
 ) -> Result<(), Outcome> {
+    stop_each(context, unattended(entries, set, of)).await
+}
+
+async fn stop_each(context: &Context, pods: impl Iterator<Item = &Entry>) -> Result<(), Outcome> {
     let mut failed = FirstFailure::default();
-    for pod in unattended(entries, set, of) {
+    for pod in pods {
         failed.keep(context.applier.delete(pod).await.map_err(Outcome::from))?;
     }
     failed.told()

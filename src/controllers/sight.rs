@@ -106,7 +106,7 @@ fn pods(entries: &[Entry], component: Component, fleet: Option<&str>) -> usize {
 }
 
 /// Whether this is a pod that runs or stops.
-fn counts(entry: &Entry) -> bool {
+pub fn counts(entry: &Entry) -> bool {
     entry.slot == Slot::Pod && (entry.deleting || !matches!(entry.facts, Facts::Pod { ended: true, .. }))
 }
 
@@ -184,7 +184,7 @@ mod tests {
     fn set(name: &str, component: Component, desired: Option<i32>, seen: i64, replicas: i32) -> Entry {
         let facts = Facts::Workload { observed_generation: seen, replicas, ready: replicas };
         entry(Slot::Child(ChildKind::StatefulSet), name, component, facts)
-            .asking(Asked { replicas: desired, node: None })
+            .asking(Asked { replicas: desired, ..Asked::default() })
     }
 
     fn pod(name: &str, component: Component, ended: bool) -> Entry {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::sight;
 use crate::cluster::index::{Entry, Slot};
 
 /// What the kubelet takes beyond the grace period to kill, to clean up and to say so. Clocks differ a little, too.
@@ -22,7 +23,7 @@ pub struct Stops {
 pub fn of(entries: &[Entry], fleet: Option<&str>, now: Timestamp) -> Stops {
     let stopping = entries
         .iter()
-        .filter(|entry| entry.slot == Slot::Pod && fleet.is_none_or(|fleet| entry.fleet.as_deref() == Some(fleet)))
+        .filter(|entry| entry.slot == Slot::Pod && fleet.is_none_or(|fleet| sight::is_bot_of(entry, fleet)))
         .filter_map(|entry| Some((entry, entry.ends?)));
     let (overdue, due): (Vec<_>, Vec<_>) = stopping.partition(|(_, ends)| now.duration_since(*ends) > SLACK);
     let first = overdue.iter().min_by_key(|(entry, _)| &entry.name);

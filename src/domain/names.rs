@@ -164,6 +164,8 @@ pub const MONITORING: &str = "monitoring";
 pub const BOTS: &str = "bots";
 /// Claim template of every `StatefulSet`'s volume.
 pub const DATA_CLAIM: &str = "data";
+/// Volume of a bot's pod with the exchange credentials of its fleet.
+pub const KEYS_VOLUME: &str = "exchange";
 /// Generated Secret of a tenant.
 pub const SECRET: &str = "torpor-generated";
 /// `ServiceAccount` of all pods of a tenant; it has no token and no rights.

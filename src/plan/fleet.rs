@@ -15,7 +15,7 @@ use super::secret::BOT_PASSWORD;
 use super::workload::{Workload, texts};
 use super::{Child, hash};
 use crate::api::{BotFleet, BotFleetSpec, StrategyKind};
-use crate::domain::names::{self, Component, annotation, label};
+use crate::domain::names::{self, Component, KEYS_VOLUME, annotation, label};
 use crate::domain::quantity::Bytes;
 use crate::validate::ValidatedFleet;
 
@@ -122,7 +122,7 @@ fn stateful_set(scope: &Scope, fleet: &ValidatedFleet, name: &str, replicas: i32
         pod::memory("conf", Bytes::mi(16)),
         pod::scratch("tmp", Bytes::mi(256)),
     ];
-    volumes.extend(fleet.credentials_secret.as_deref().map(|secret| pod::secret("exchange", secret)));
+    volumes.extend(fleet.credentials_secret.as_deref().map(|secret| pod::secret(KEYS_VOLUME, secret)));
     let pod = Pod {
         component: Component::Bot,
         user: USER,
@@ -150,7 +150,7 @@ fn init(scope: &Scope, fleet: &ValidatedFleet) -> Container {
     ]);
     init.env = Some(env);
     let mut mounts = mounts();
-    mounts.extend(fleet.credentials_secret.as_deref().map(|_| read_only_mount("exchange", EXCHANGE_KEYS)));
+    mounts.extend(fleet.credentials_secret.as_deref().map(|_| read_only_mount(KEYS_VOLUME, EXCHANGE_KEYS)));
     init.volume_mounts = Some(mounts);
     init
 }

@@ -153,6 +153,53 @@ pub fn bots_keep_their_time_and_stop_without_their_label(ctx: &Ctx) -> Result<()
     ensure(ctx.get(&bot).is_err(), || "the tenant sleeps and its bot is there".to_owned())
 }
 
+/// A bot that has lost all its labels, which neither its workload nor a watch knows any more, keeps no other from being stopped; nobody
+/// starts on its keys, and its Tenant does not go, until it has gone.
+pub fn bots_without_labels_are_reckoned_with(ctx: &Ctx) -> Result<(), String> {
+    let (name, namespace) = ("unlabelled", "tenant-unlabelled");
+    let with_keys = |fleet_name: &str, replicas: i32, paused: bool| {
+        let mut fleet = fleet(fleet_name, replicas);
+        fleet["credentialsSecret"] = json!("keys");
+        fleet["paused"] = json!(paused);
+        fleet
+    };
+    let edit = |fleets: Value| patch(ctx, &["tenant", name], &json!({"spec": {"fleets": fleets}}));
+    apply(ctx, &tenant(name, json!({"tier": "pro", "fleets": [with_keys("a", 3, false)]})))?;
+    eventually(SOON, || ctx.get(&["namespace", namespace]).map(drop))?;
+    ctx.kubectl(&["create", "secret", "generic", "keys", "-n", namespace, "--from-literal=HBOT_PASSWORD=x"])?;
+    ctx.await_ready(name)?;
+    let bot = ["pod", "bots-a-0", "-n", namespace];
+    let lose_labels = || {
+        patch(ctx, &bot, &json!({"metadata": {"labels": null}}))?;
+        eventually(LIMIT, || same("owner", &ctx.get(&bot)?["metadata"]["ownerReferences"], &Value::Null))
+    };
+    lose_labels()?;
+    edit(json!([with_keys("a", 2, false)]))?;
+    let surplus = ["pod", "bots-a-2", "-n", namespace];
+    eventually(LIMIT, || ensure(ctx.get(&surplus).is_err(), || "the surplus bot is still there".to_owned()))?;
+
+    edit(json!([with_keys("a", 2, true), with_keys("b", 1, false)]))?;
+    let message = await_reason_within(ctx, LIMIT, &["bf", "b", "-n", namespace], "Ready", "False", "Waiting")?;
+    ensure(message.contains("pod bots-a-0"), || message)?;
+    same("bots of b", &of_fleet(&bots(ctx, namespace)?, "b").len(), &0)?;
+    ctx.kubectl(&[&["delete"][..], &bot].concat())?;
+    ctx.await_ready(name)?;
+
+    edit(json!([with_keys("a", 1, false)]))?;
+    ctx.await_ready(name)?;
+    lose_labels()?;
+    ctx.kubectl(&["delete", "tenant", name, "--wait=false"])?;
+    let message = eventually(LIMIT, || {
+        let told = condition(&ctx.get(&["tenant", name])?, "Ready").clone();
+        let message = text(&told["message"]);
+        ensure(message.contains("fleet a: pod bots-a-0"), || format!("no word of the bot: {told}"))?;
+        Ok(message)
+    })?;
+    ensure(ctx.get(&bot)?["metadata"]["deletionTimestamp"].is_null(), || message)?;
+    ctx.kubectl(&[&["delete"][..], &bot].concat())?;
+    ctx.kubectl(&["wait", "--for=delete", "tenant", name, "--timeout=120s"]).map(drop)
+}
+
 /// A fleet that waits for what it refers to has no more bots than are asked for all the same.
 pub fn fleets_that_wait_get_smaller(ctx: &Ctx) -> Result<(), String> {
     let (namespace, map) = ("tenant-waiters", ["configmap", "mine", "-n", "tenant-waiters"]);
@@ -176,7 +223,7 @@ pub fn fleets_that_wait_get_smaller(ctx: &Ctx) -> Result<(), String> {
     await_reason(ctx, &own, "Ready", "False", "Waiting").map(drop)
 }
 
-/// A fleet that is renamed starts no bot while one of its predecessor's, which has the same keys, has not stopped.
+/// A fleet that is renamed, or whose keys another gets, starts no bot with them while one of its predecessor's that has them has not stopped.
 pub fn renamed_fleets_trade_one_after_the_other(ctx: &Ctx) -> Result<(), String> {
     let (name, namespace) = ("renamer", "tenant-renamer");
     let with_keys = |fleet_name: &str| {
@@ -190,8 +237,16 @@ pub fn renamed_fleets_trade_one_after_the_other(ctx: &Ctx) -> Result<(), String>
     ctx.await_ready(name)?;
     let mut paused = with_keys("new");
     paused["paused"] = json!(true);
-    // Another one in the place of the first; then one beside that, which is paused, and stands behind it.
-    let steps = [("old", "new", vec![with_keys("new")]), ("new", "third", vec![with_keys("third"), paused])];
+    let mut given_up = fleet("third", 1);
+    given_up["paused"] = json!(true);
+    let steps = [
+        ("old", "new", vec![with_keys("new")]),
+        // One beside that, which is paused, and stands behind it.
+        ("new", "third", vec![with_keys("third"), paused]),
+        // Paused, and without its keys at once; then without them, and not paused.
+        ("third", "fourth", vec![given_up, with_keys("fourth")]),
+        ("fourth", "fifth", vec![fleet("fourth", 1), with_keys("fifth")]),
+    ];
     for (old, new, fleets) in steps {
         let watch = Watch::existing(ctx, "pods", namespace)?;
         patch(ctx, &["tenant", name], &json!({"spec": {"fleets": fleets}}))?;

@@ -62,6 +62,7 @@ const SHARED: &[(&str, Test)] = &[
         "fleets::bots_keep_their_time_and_stop_without_their_label",
         fleets::bots_keep_their_time_and_stop_without_their_label,
     ),
+    ("fleets::bots_without_labels_are_reckoned_with", fleets::bots_without_labels_are_reckoned_with),
     ("fleets::fleets_that_wait_get_smaller", fleets::fleets_that_wait_get_smaller),
     ("fleets::shrinking_keeps_volumes", fleets::shrinking_keeps_volumes),
     ("fleets::surplus_bots_are_not_started", fleets::surplus_bots_are_not_started),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::{Entry, Facts, Fields, Slot};
+use super::{Entry, Facts, Fields, Keys, Slot};
 use crate::domain::names::Component;
 
 /// An object's identity: a UUID, as all API servers give it.
@@ -150,6 +150,7 @@ struct Extra {
     desired: Option<i32>,
     facts: Facts,
     node: Option<Arc<str>>,
+    keys: Option<Keys>,
 }
 
 impl Extra {
@@ -194,6 +195,7 @@ impl Compact {
             desired: entry.desired,
             facts: entry.facts,
             node,
+            keys: entry.keys,
         };
         Self {
             slot: entry.slot,
@@ -232,6 +234,7 @@ impl Compact {
             desired: extra.desired,
             facts: extra.facts,
             node: text(&extra.node),
+            keys: extra.keys,
             fields: self.fields.clone(),
         }
     }
@@ -261,6 +264,7 @@ impl Compact {
         let mut extra = self.extra.take().map(|extra| *extra).unwrap_or_default();
         if extra.facts == Facts::None {
             extra.facts.clone_from(&known.facts);
+            extra.keys = extra.keys.or(known.keys);
         }
         extra.desired = extra.desired.or(known.desired);
         extra.node = extra.node.or_else(|| known.node.clone());

@@ -44,7 +44,7 @@ fn an_answer_keeps_the_status_and_the_watch_brings_the_newer_one() {
     let status = |ready: i32| Facts::Workload { observed_generation: 1, replicas: 2, ready };
     let index = ChildIndex::default();
     index.watched(read("5", 1, status(1)));
-    index.watched(read("7", 2, Facts::None).asking(Asked { replicas: Some(0), node: None }));
+    index.watched(read("7", 2, Facts::None).asking(Asked { replicas: Some(0), ..Asked::default() }));
     let known = index.get(slot, "tenant-a", "redis").expect("known");
     assert_eq!((known.generation, &known.facts), (2, &status(1)), "not yet seen by its controller");
     assert_eq!(known.desired, Some(0), "what was written is known before the watch shows it");
