@@ -165,6 +165,14 @@ impl Entry {
         }
     }
 
+    /// The `StatefulSet` that a pod says made it, which need not be there, or known, any more.
+    pub fn maker(&self) -> Option<Self> {
+        let (workload, _) = self.name.rsplit_once('-').filter(|_| self.slot == Slot::Pod)?;
+        let (name, uid) = (workload.to_owned(), self.owner.clone()?);
+        let slot = Slot::Child(ChildKind::StatefulSet);
+        Some(Entry { slot, name, uid, deleting: false, ..self.clone() })
+    }
+
     /// Reads an object's metadata. `None` for an object without a name, which the API server never sends.
     pub fn read(slot: Slot, metadata: &ObjectMeta, facts: Facts) -> Option<Self> {
         let name = metadata.name.clone()?;

@@ -103,6 +103,10 @@ async fn pass(context: &Context, fleet: &BotFleet) -> Result<(Outcome, View), Ou
             return stop(context, fleet, tenant, wanted, outcome).await;
         }
         Err(outcome) => {
+            if matches!(outcome, Outcome::Waiting(_)) {
+                // Others may wait for its turn, and it for them.
+                context.end_turn(&namespace, Some(&names::fleet_workload(&name)));
+            }
             let entries = context.index.namespace(&namespace);
             let set = context.index.get(Slot::Child(ChildKind::StatefulSet), &namespace, &names::fleet_workload(&name));
             let desired = set.map_or(Some(0), |set| set.desired);

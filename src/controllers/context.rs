@@ -370,6 +370,8 @@ pub struct Memory {
     asked: Mutex<HashSet<Key>>,
     /// Tenants whose dashboard is refused.
     without_dashboard: Mutex<HashSet<Key>>,
+    /// Since when this process has been stopping the bots of what is being deleted.
+    ends: Mutex<HashMap<Key, Instant>>,
 }
 
 fn lock<T>(known: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -420,6 +422,11 @@ impl Memory {
     pub fn wrote(&self, key: &Key, written: Written, now: Instant) {
         lock(&self.written).insert(key.clone(), written);
         lock(&self.spoken).insert(key.clone(), now);
+    }
+
+    /// How long this process has been stopping the bots of this object, which is being deleted.
+    pub fn ends_for(&self, key: &Key, now: Instant) -> Duration {
+        now.saturating_duration_since(*lock(&self.ends).entry(key.clone()).or_insert(now))
     }
 
     /// How long ago the status was written last; `None` when this process has not written it.
@@ -479,6 +486,7 @@ impl Memory {
         lock(&self.written).remove(key);
         lock(&self.without_dashboard).remove(key);
         lock(&self.asked).remove(key);
+        lock(&self.ends).remove(key);
     }
 
     fn retain(&self, stays: impl Fn(&Key) -> bool) {
@@ -488,6 +496,7 @@ impl Memory {
         lock(&self.written).retain(|key, _| stays(key));
         lock(&self.without_dashboard).retain(|key| stays(key));
         lock(&self.asked).retain(|key| stays(key));
+        lock(&self.ends).retain(|key, _| stays(key));
     }
 
     /// The referenced text, if it was read since the `ConfigMap` last changed.

@@ -1,9 +1,9 @@
 //! What bots wait for before they start: those who trade on the same account, what keeps others away, and their keys.
 
-use kube::ResourceExt;
+use kube::{Resource, ResourceExt};
 
 use super::children;
-use super::context::Context;
+use super::context::{Context, Guarded};
 use super::outcome::Outcome;
 use super::sight;
 use super::workloads::{self, Wanted};
@@ -28,8 +28,10 @@ pub async fn await_all(
     let (workloads, entries) = (children::workloads(children), context.index.namespace(&tenant.namespace));
     let starts = starts(fleet, &entries, &workloads);
     let made = are_made(&entries, &workloads);
-    if starts || !made {
-        await_predecessors(context, fleet, tenant, &entries).await?;
+    let heir = Heir::of(fleet, tenant, context);
+    let heir = heir.filter(|heir| starts || !made && !heir.has_keys(&entries, &workloads));
+    if let Some(heir) = &heir {
+        heir.await_bots(&entries)?;
     }
     if starts {
         await_isolation(context, &tenant.namespace)?;
@@ -40,6 +42,9 @@ pub async fn await_all(
         let ran_with_it = made && workloads.iter().all(|wanted| has_run(&entries, wanted));
         await_secret(context, fleet, &tenant.namespace, ran_with_it).await?;
     }
+    if let Some(heir) = &heir {
+        heir.await_unlabelled(&entries).await?;
+    }
     Ok(())
 }
 
@@ -48,7 +53,7 @@ fn starts(fleet: &BotFleet, entries: &[Entry], workloads: &[Wanted]) -> bool {
     let mut entries = entries.to_vec();
     // Where there is no set for them, those that stop are made anew.
     let workload = names::fleet_workload(&fleet.name_any());
-    if !entries.iter().any(|e| e.slot == Slot::Child(ChildKind::StatefulSet) && e.name == workload) {
+    if set(&entries, &workload).is_none() {
         entries.retain(|entry| entry.slot != Slot::Pod || !entry.deleting);
     }
     let running = sight::running(&entries, &fleet.name_any());
@@ -58,79 +63,108 @@ fn starts(fleet: &BotFleet, entries: &[Entry], workloads: &[Wanted]) -> bool {
 /// Whether pods of these workloads have what is wanted of them: by what their sets say, or where a set is made anew around its pods, by those.
 fn are_made(entries: &[Entry], workloads: &[Wanted]) -> bool {
     workloads.iter().all(|wanted| {
-        let set = entries.iter().find(|e| e.slot == Slot::Child(ChildKind::StatefulSet) && e.name == wanted.name);
         let mut pods = workloads::pods(entries, wanted).filter(|pod| !pod.deleting).peekable();
-        match set {
+        match set(entries, &wanted.name) {
             Some(set) => set.restart_hash == wanted.restart_hash,
             None => pods.peek().is_some() && pods.all(|pod| pod.restart_hash == wanted.restart_hash),
         }
     })
 }
 
-/// No bot starts beside those of another fleet that have the same keys and are not to have them any more, because it goes, is to have no
-/// bots, or other keys: two would trade on one account. Nor does one that runs get those keys.
-async fn await_predecessors(
-    context: &Context,
-    fleet: &BotFleet,
-    tenant: &ValidatedTenant,
-    entries: &[Entry],
-) -> Result<(), Outcome> {
-    let Some(secret) = &fleet.spec.credentials_secret else { return Ok(()) };
-    let keys = Keys::of(secret);
-    let waits = |name: &str, why: String| {
-        Err(Outcome::Waiting(format!("fleet {name} has to leave credentialsSecret {secret} first: {why}")))
-    };
-    let mut stopped = Vec::new();
-    for guarded in context.looked_after(&tenant.namespace) {
-        let Ok(other) = &guarded.0 else { continue };
-        let name = other.name_any();
-        let wanted = spec_to_come(other, tenant).filter(|spec| spec.wanted() > 0);
-        // Two that are asked for it trade on one account.
-        if name == fleet.name_any() || wanted.is_some_and(|spec| spec.credentials_secret.as_ref() == Some(secret)) {
-            continue;
-        }
-        let left = entries.iter().filter(|pod| holds(pod, &name, keys)).count();
-        if left > 0 {
-            let swap = if wanted.is_some() { "; where each waits for the other, pause one" } else { "" };
-            return waits(&name, format!("{left} of its bots still have it{swap}"));
+/// A fleet whose bots are to get keys. None gets them beside bots of other fleets that have them and are not to have them any more, because
+/// their fleet goes, is to have no bots, or other keys: two would trade on one account.
+struct Heir<'a> {
+    context: &'a Context,
+    tenant: &'a ValidatedTenant,
+    name: String,
+    secret: &'a str,
+    keys: Keys,
+}
+
+impl<'a> Heir<'a> {
+    fn of(fleet: &'a BotFleet, tenant: &'a ValidatedTenant, context: &'a Context) -> Option<Self> {
+        let secret = fleet.spec.credentials_secret.as_deref()?;
+        Some(Self { context, tenant, name: fleet.name_any(), secret, keys: Keys::of(secret) })
+    }
+
+    /// Whether its bots have the keys already, or are about to: another change of them lets nobody trade who did not.
+    fn has_keys(&self, entries: &[Entry], workloads: &[Wanted]) -> bool {
+        workloads.iter().all(|wanted| match set(entries, &wanted.name) {
+            Some(set) => set.keys == Some(self.keys),
+            None => workloads::pods(entries, wanted).all(|pod| pod.keys == Some(self.keys)),
+        })
+    }
+
+    fn await_bots(&self, entries: &[Entry]) -> Result<(), Outcome> {
+        if let Some(name) = entries.iter().find_map(|pod| self.holder(pod)) {
+            let left = entries.iter().filter(|pod| self.holder(pod) == Some(name)).count();
+            let swap = if self.is_to_run(name) { "; where each waits for the other, pause one" } else { "" };
+            return self.waits_for(name, &format!("{left} of its bots still have it{swap}"));
         }
         // One that has no pod just now, but asks for one, is about to.
-        let workload = names::fleet_workload(&name);
-        let set = entries.iter().find(|e| e.slot == Slot::Child(ChildKind::StatefulSet) && e.name == workload);
-        if set.is_some_and(|set| set.keys == Some(keys)) && !sight::bots(entries, Some(&name)).gone() {
-            return waits(&name, "its StatefulSet still gives it to bots".to_owned());
-        }
-        if wanted.is_none() {
-            stopped.push(name);
-        }
+        let gives = |set: &&Entry| set.slot == Slot::Child(ChildKind::StatefulSet) && set.keys == Some(self.keys);
+        let makers = entries.iter().filter(gives).filter_map(Entry::fleet_by_name);
+        let mut makers = makers.filter(|name| !self.shares(name) && !sight::bots(entries, Some(name)).gone());
+        makers.next().map_or(Ok(()), |name| self.waits_for(name, "its StatefulSet still gives it to bots"))
     }
-    if stopped.is_empty() {
-        return Ok(());
+
+    /// Of a bot that has lost its labels the watch tells that it has gone. So it is asked where one may have been.
+    async fn await_unlabelled(&self, entries: &[Entry]) -> Result<(), Outcome> {
+        let had = |other: &Guarded<BotFleet>| {
+            let name = other.name_any();
+            let by_spec = |fleet: &BotFleet| fleet.spec.credentials_secret.as_deref() == Some(self.secret);
+            let by_set = || set(entries, &names::fleet_workload(&name)).is_some_and(|set| set.keys == Some(self.keys));
+            !self.shares(&name) && (other.0.as_ref().map_or(true, by_spec) || by_set())
+        };
+        if !self.context.looked_after(&self.tenant.namespace).iter().any(|other| had(other)) {
+            return Ok(());
+        }
+        let pods = self.context.reader.pods(&self.tenant.namespace).await?;
+        let left = pods.iter().find_map(|pod| Some((self.holder(pod)?, &pod.name)));
+        left.map_or(Ok(()), |(name, pod)| {
+            let why =
+                format!("pod {pod} still has it; if it stays, it has lost its labels: delete it when it may stop");
+            self.waits_for(name, &why)
+        })
     }
-    // Of one that has lost its labels the watch tells that it has gone.
-    let pods = context.reader.pods(&tenant.namespace).await?;
-    let left = stopped.iter().find_map(|name| Some((name, pods.iter().find(|pod| holds(pod, name, keys))?)));
-    left.map_or(Ok(()), |(name, pod)| {
-        waits(
-            name,
-            format!("pod {} still has it; if it stays, it has lost its labels: delete it when it may stop", pod.name),
-        )
-    })
+
+    /// The other fleet whose bot this is, if it has the keys and is not to have them any more.
+    fn holder<'b>(&self, pod: &'b Entry) -> Option<&'b str> {
+        let has = sight::counts(pod) && pod.keys == Some(self.keys);
+        let fleet = pod.fleet_by_name().or(pod.fleet.as_deref()).filter(|_| has)?;
+        (!self.shares(fleet)).then_some(fleet)
+    }
+
+    /// Whether this is the fleet itself, or another that is asked to trade on the same account.
+    fn shares(&self, fleet: &str) -> bool {
+        let asked = |spec: &BotFleetSpec| spec.wanted() > 0 && spec.credentials_secret.as_deref() == Some(self.secret);
+        fleet == self.name || self.with_spec_to_come(fleet, asked)
+    }
+
+    fn is_to_run(&self, fleet: &str) -> bool {
+        self.with_spec_to_come(fleet, |spec| spec.wanted() > 0)
+    }
+
+    /// What is true of a fleet as it is asked for, which its Tenant may not have written to it yet. Of one that goes, or cannot be read,
+    /// nothing is.
+    fn with_spec_to_come(&self, fleet: &str, is: impl Fn(&BotFleetSpec) -> bool) -> bool {
+        let Some(known) = self.context.fleet(&self.tenant.namespace, fleet) else { return false };
+        let owners = known.meta().owner_references.iter().flatten();
+        let mut owners = owners.filter(|owner| owner.controller == Some(true)).map(|owner| &owner.uid);
+        let own = owners.any(|uid| Some(uid) == self.tenant.uid.as_ref());
+        let named = self.tenant.fleets.iter().find(|(name, _)| name == fleet).map(|(_, spec)| spec);
+        let stored = known.0.as_ref().ok().map(|fleet| &fleet.spec).filter(|_| !own);
+        known.meta().deletion_timestamp.is_none() && named.or(stored).is_some_and(is)
+    }
+
+    fn waits_for(&self, fleet: &str, why: &str) -> Result<(), Outcome> {
+        let secret = self.secret;
+        Err(Outcome::Waiting(format!("fleet {fleet} has to leave credentialsSecret {secret} first: {why}")))
+    }
 }
 
-/// What a fleet is asked for, which its Tenant may not have written to it yet. `None` where it goes.
-fn spec_to_come<'a>(fleet: &'a BotFleet, tenant: &'a ValidatedTenant) -> Option<&'a BotFleetSpec> {
-    let owners = fleet.metadata.owner_references.iter().flatten();
-    let mut owners = owners.filter(|owner| owner.controller == Some(true)).map(|owner| &owner.uid);
-    let own = owners.any(|uid| Some(uid) == tenant.uid.as_ref());
-    let named = tenant.fleets.iter().find(|(name, _)| *name == fleet.name_any()).map(|(_, spec)| spec);
-    let stays = if own { named } else { named.or(Some(&fleet.spec)) };
-    stays.filter(|_| fleet.metadata.deletion_timestamp.is_none())
-}
-
-/// Whether this is a bot of the fleet that may trade with these keys.
-fn holds(pod: &Entry, fleet: &str, keys: Keys) -> bool {
-    sight::is_bot_of(pod, fleet) && sight::counts(pod) && pod.keys == Some(keys)
+fn set<'a>(entries: &'a [Entry], name: &str) -> Option<&'a Entry> {
+    entries.iter().find(|entry| entry.slot == Slot::Child(ChildKind::StatefulSet) && entry.name == name)
 }
 
 /// No bot starts where other tenants' pods could reach it. Those that run are changed and stopped all the same.

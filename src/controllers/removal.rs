@@ -1,7 +1,9 @@
 //! Deletion of Tenants and `BotFleets`: bots first and gracefully, data only when the Tenant says so.
 
-use jiff::SignedDuration;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use std::collections::HashMap;
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Resource, ResourceExt};
 
 use super::context::{Context, Key};
@@ -19,9 +21,9 @@ use crate::domain::names::{self, Component, label};
 use crate::plan::ChildKind;
 use crate::status;
 
-/// After so long a workload whose controller has not told all bots to stop is taken down all the same: something writes its number of pods
-/// anew, or refuses what the controller writes. Many times what it takes with a thousand tenants.
-const LATE: SignedDuration = SignedDuration::from_mins(2);
+/// A workload that was asked for no bots so long ago, and whose controller has not told all of them to stop, is taken down all the same:
+/// something writes its number of pods anew, or refuses what the controller writes.
+const LATE: Duration = Duration::from_secs(120);
 /// `CustomResourceDefinition` of Tenant.
 const TENANTS: &str = "tenants.torpor.dev";
 /// `CustomResourceDefinition` of `BotFleet`.
@@ -35,7 +37,7 @@ pub async fn tenant(context: &Context, metadata: &ObjectMeta, policy: DeletionPo
 }
 
 async fn try_tenant(context: &Context, metadata: &ObjectMeta, policy: DeletionPolicy) -> Result<Outcome, Outcome> {
-    let (name, since) = (metadata.name.as_deref().unwrap_or_default(), metadata.deletion_timestamp.as_ref());
+    let name = metadata.name.as_deref().unwrap_or_default();
     if !has_finalizer(metadata) {
         return Ok(Outcome::Again);
     }
@@ -78,7 +80,7 @@ async fn try_tenant(context: &Context, metadata: &ObjectMeta, policy: DeletionPo
         failed.keep(stop_left(context, &entries, |pod| pod.is_of(Component::Bot)).await)?;
         let sets = entries.iter().filter(|entry| entry.slot == Slot::Child(ChildKind::StatefulSet));
         for set in sets.filter(|set| set.is_of(Component::Bot)) {
-            failed.keep(end_bots(context, &entries, set, since).await)?;
+            failed.keep(end_bots(context, &entries, set, &Key::new(Own::Tenant, None, name)).await)?;
         }
         failed.told()?;
         return Ok(Outcome::Deleting("bots are stopping gracefully".to_owned()));
@@ -203,24 +205,24 @@ async fn stop_all(context: &Context, workload: &Entry, kind: ChildKind) -> Resul
 }
 
 /// Ends the workload of bots. Its controller stops them first: the garbage collector may be behind by thousands of objects, and they would trade
-/// on until their turn. Where it cannot be asked for none, or does not do it, it is left to the collector. `since` is when its fleet's or
-/// its Tenant's deletion began.
-async fn end_bots(context: &Context, entries: &[Entry], set: &Entry, since: Option<&Time>) -> Result<(), Outcome> {
-    let late = || since.is_some_and(|since| context.clock.now().duration_since(since.0) > LATE);
-    if set.deleting || sight::has_stopped(entries, set) || late() && trades_on(entries, set) {
+/// on until their turn. Where it cannot be asked for none, or does not do it, it is left to the collector. `key` is whose end it is.
+async fn end_bots(context: &Context, entries: &[Entry], set: &Entry, key: &Key) -> Result<(), Outcome> {
+    if set.deleting || sight::has_stopped(entries, set) {
         return take_down(context, set).await;
     }
+    let lasts = context.memory.ends_for(key, context.clock.monotonic());
     let stopped = stop_all(context, set, ChildKind::StatefulSet).await;
-    if let Err(Outcome::Refused(_)) = &stopped {
+    if matches!(stopped, Err(Outcome::Refused(_))) || lasts > LATE && !stops(entries, set) {
         take_down(context, set).await?;
     }
     stopped
 }
 
-/// Whether a workload is asked for pods yet, or one of them has not been told to stop.
-fn trades_on(entries: &[Entry], set: &Entry) -> bool {
+/// Whether pods of a workload are left, and each has been told to stop.
+fn stops(entries: &[Entry], set: &Entry) -> bool {
     let own = |pod: &&Entry| ordinal(&pod.name, &set.name).is_some() && sight::counts(pod);
-    set.desired != Some(0) || entries.iter().filter(own).any(|pod| !pod.deleting)
+    let mut pods = entries.iter().filter(own).peekable();
+    pods.peek().is_some() && pods.all(|pod| pod.deleting)
 }
 
 /// Lets the Tenant go. Until the watch shows that it has gone another pass may begin with it, and must take nothing down of a
@@ -248,7 +250,7 @@ async fn try_fleet(context: &Context, metadata: &ObjectMeta) -> Result<Outcome, 
     let workload = names::fleet_workload(name);
     let entries = context.index.namespace(namespace);
     if let Some(set) = entries.iter().find(|e| e.slot == Slot::Child(ChildKind::StatefulSet) && e.name == workload) {
-        end_bots(context, &entries, set, metadata.deletion_timestamp.as_ref()).await?;
+        end_bots(context, &entries, set, &Key::new(Own::BotFleet, Some(namespace), name)).await?;
         return Ok(Outcome::Deleting("bots are stopping gracefully".to_owned()));
     }
     let own = |pod: &Entry| sight::is_bot_of(pod, name);
@@ -346,7 +348,14 @@ async fn stop_left(context: &Context, entries: &[Entry], of: impl Fn(&Entry) -> 
     let known =
         |owner: &String| entries.iter().any(|set| set.slot == Slot::Child(ChildKind::StatefulSet) && set.uid == *owner);
     let left = |pod: &&Entry| pod.slot == Slot::Pod && of(pod) && !pod.owner.as_ref().is_some_and(known);
-    stop_each(context, entries.iter().filter(left)).await
+    let left: Vec<&Entry> = entries.iter().filter(left).collect();
+    // One that has lost its labels is there and not known, and would make them anew.
+    let makers: HashMap<String, Entry> =
+        left.iter().filter_map(|pod| pod.maker()).map(|maker| (maker.uid.clone(), maker)).collect();
+    for maker in makers.values() {
+        context.applier.delete(maker).await?;
+    }
+    stop_each(context, left.into_iter()).await
 }
 
 /// Stops pods that nobody else would stop, each with its grace period. `set` is the `StatefulSet` whose pods are meant, where there is one.
@@ -403,18 +412,38 @@ mod tests {
     use super::*;
     use crate::cluster::index::Facts;
 
+    fn entry(slot: Slot, name: &str, owner: Option<&str>, deleting: bool) -> Entry {
+        let mut metadata = json!({"name": name, "namespace": "tenant-a", "uid": name});
+        if let Some(owner) = owner {
+            metadata["ownerReferences"] = json!([{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": owner, "uid": owner, "controller": true}]);
+        }
+        if deleting {
+            metadata["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        }
+        Entry::read(slot, &serde_json::from_value(metadata).expect("metadata"), Facts::None).expect("a name")
+    }
+
+    #[test]
+    fn a_workload_stops_once_each_of_its_pods_has_been_told_to() {
+        let set = entry(Slot::Child(ChildKind::StatefulSet), "bots-a", None, false);
+        let pod = |name: &str, deleting: bool| entry(Slot::Pod, name, Some("bots-a"), deleting);
+        assert!(!stops(&[], &set), "nobody would ever tell that it has stopped");
+        assert!(!stops(&[pod("bots-b-0", true)], &set), "another's");
+        assert!(!stops(&[pod("bots-a-0", true), pod("bots-a-1", false)], &set));
+        assert!(stops(&[pod("bots-a-0", true), pod("bots-a-1", true), pod("bots-b-0", false)], &set));
+    }
+
+    #[test]
+    fn a_pod_names_who_made_it() {
+        let pod = entry(Slot::Pod, "bots-a-b-12", Some("one"), true);
+        let maker = pod.maker().expect("a maker");
+        let slot = Slot::Child(ChildKind::StatefulSet);
+        assert_eq!((maker.slot, &*maker.name, &*maker.uid, maker.deleting), (slot, "bots-a-b", "one", false));
+        assert!(entry(Slot::Pod, "bots-a-0", None, false).maker().is_none());
+    }
+
     #[test]
     fn nobody_else_stops_pods_without_an_owner_and_of_a_set_that_is_kept() {
-        let entry = |slot: Slot, name: &str, owner: Option<&str>, deleting: bool| {
-            let mut metadata = json!({"name": name, "namespace": "tenant-a", "uid": name});
-            if let Some(owner) = owner {
-                metadata["ownerReferences"] = json!([{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": owner, "uid": owner, "controller": true}]);
-            }
-            if deleting {
-                metadata["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
-            }
-            Entry::read(slot, &serde_json::from_value(metadata).expect("metadata"), Facts::None).expect("a name")
-        };
         let workload = |kind: ChildKind, deleting: bool| entry(Slot::Child(kind), "bots-a", None, deleting);
         let pods = [
             entry(Slot::Pod, "bots-a-0", Some("bots-a"), false),

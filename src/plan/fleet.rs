@@ -120,7 +120,8 @@ fn stateful_set(scope: &Scope, fleet: &ValidatedFleet, name: &str, replicas: i32
         pod::config("config", name),
         // Keystores are made anew at every start; in memory they never reach a disk.
         pod::memory("conf", Bytes::mi(16)),
-        pod::scratch("tmp", Bytes::mi(256)),
+        // Where it is full a write fails. A bot that fills one on a disk is evicted, with a second to stop.
+        pod::memory("tmp", Bytes::mi(64)),
     ];
     volumes.extend(fleet.credentials_secret.as_deref().map(|secret| pod::secret(KEYS_VOLUME, secret)));
     let pod = Pod {

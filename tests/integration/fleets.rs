@@ -179,8 +179,10 @@ pub fn bots_without_labels_are_reckoned_with(ctx: &Ctx) -> Result<(), String> {
     eventually(LIMIT, || ensure(ctx.get(&surplus).is_err(), || "the surplus bot is still there".to_owned()))?;
 
     edit(json!([with_keys("a", 2, true), with_keys("b", 1, false)]))?;
-    let message = await_reason_within(ctx, LIMIT, &["bf", "b", "-n", namespace], "Ready", "False", "Waiting")?;
-    ensure(message.contains("pod bots-a-0"), || message)?;
+    eventually(LIMIT, || {
+        let told = condition(&ctx.get(&["bf", "b", "-n", namespace])?, "Ready").clone();
+        ensure(text(&told["message"]).contains("pod bots-a-0"), || format!("no word of the bot: {told}"))
+    })?;
     same("bots of b", &of_fleet(&bots(ctx, namespace)?, "b").len(), &0)?;
     ctx.kubectl(&[&["delete"][..], &bot].concat())?;
     ctx.await_ready(name)?;
@@ -263,7 +265,21 @@ pub fn renamed_fleets_trade_one_after_the_other(ctx: &Ctx) -> Result<(), String>
             format!("the bot of {old} went at event {gone:?}, that of {new} came at {came:?}")
         })?;
     }
-    Ok(())
+    // One of which nothing is left but a bot that does not stop.
+    let (bot, fifth) = (["pod", "bots-fifth-0", "-n", namespace], ["bf", "fifth", "-n", namespace]);
+    patch(ctx, &bot, &json!({"metadata": {"finalizers": ["example.com/keep"]}}))?;
+    patch(ctx, &["tenant", name], &json!({"spec": {"fleets": [with_keys("sixth")]}}))?;
+    eventually(LIMIT, || {
+        let deleted = &ctx.get(&fifth)?["metadata"]["deletionTimestamp"];
+        ensure(deleted.is_string(), || "fleet fifth is not deleted".to_owned())
+    })?;
+    patch(ctx, &fifth, &json!({"metadata": {"finalizers": null}}))?;
+    let sixth = ["bf", "sixth", "-n", namespace];
+    let message = await_reason_within(ctx, LIMIT, &sixth, "Ready", "False", "Waiting")?;
+    ensure(message.contains("fleet fifth has to leave credentialsSecret keys first: 1 of its bots"), || message)?;
+    same("bots of sixth", &of_fleet(&bots(ctx, namespace)?, "sixth").len(), &0)?;
+    patch(ctx, &bot, &json!({"metadata": {"finalizers": null}}))?;
+    ctx.await_ready(name).map(drop)
 }
 
 /// A new tier moves bots to its pool and PriorityClass, one at a time, with their volumes.

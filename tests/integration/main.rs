@@ -45,8 +45,14 @@ pub use harness::Ctx;
 type Test = fn(&Ctx) -> Result<(), String>;
 type OwnTest = fn() -> Result<(), String>;
 
-/// Tests on the shared cluster.
+/// Tests on the shared cluster, the longest first, or a core would be idle at the end.
 const SHARED: &[(&str, Test)] = &[
+    ("tenants::stages::decisions_are_enacted", tenants::stages::decisions_are_enacted),
+    ("refused::a_silent_webhook_holds_up_no_stop", refused::a_silent_webhook_holds_up_no_stop),
+    ("fleets::volumes_grow_without_restart", fleets::volumes_grow_without_restart),
+    ("fleets::surplus_bots_are_not_started", fleets::surplus_bots_are_not_started),
+    ("refused::refused_objects_stop_nobody", refused::refused_objects_stop_nobody),
+    ("tenants::tiers::four_tiers_run", tenants::tiers::four_tiers_run),
     ("examples::invalid_examples_are_refused", examples::invalid_examples_are_refused),
     ("examples::examples_are_accepted", examples::examples_are_accepted),
     ("examples::examples_are_reconciled", examples::examples_are_reconciled),
@@ -65,9 +71,7 @@ const SHARED: &[(&str, Test)] = &[
     ("fleets::bots_without_labels_are_reckoned_with", fleets::bots_without_labels_are_reckoned_with),
     ("fleets::fleets_that_wait_get_smaller", fleets::fleets_that_wait_get_smaller),
     ("fleets::shrinking_keeps_volumes", fleets::shrinking_keeps_volumes),
-    ("fleets::surplus_bots_are_not_started", fleets::surplus_bots_are_not_started),
     ("fleets::broken_fleets_are_mended", fleets::broken_fleets_are_mended),
-    ("fleets::volumes_grow_without_restart", fleets::volumes_grow_without_restart),
     ("gateway::wakes::a_login_wakes_and_is_told", gateway::wakes::a_login_wakes_and_is_told),
     ("gateway::wakes::replicas_agree_on_who_is_awake", gateway::wakes::replicas_agree_on_who_is_awake),
     ("gateway::strangers::strangers_learn_nothing", gateway::strangers::strangers_learn_nothing),
@@ -78,13 +82,11 @@ const SHARED: &[(&str, Test)] = &[
     ("privilege::stolen_tokens_are_worth_little", privilege::stolen_tokens_are_worth_little),
     ("privilege::fields::no_field_leads_out", privilege::fields::no_field_leads_out),
     ("privilege::fields::a_fleet_cannot_name_another_tenant", privilege::fields::a_fleet_cannot_name_another_tenant),
-    ("refused::refused_objects_stop_nobody", refused::refused_objects_stop_nobody),
     (
         "refused::keys_that_cannot_be_asked_for_keep_no_bot_asleep",
         refused::keys_that_cannot_be_asked_for_keep_no_bot_asleep,
     ),
     ("refused::a_failing_webhook_holds_up_nobody", refused::a_failing_webhook_holds_up_nobody),
-    ("refused::a_silent_webhook_holds_up_no_stop", refused::a_silent_webhook_holds_up_no_stop),
     ("own_fleets::what_waits_sleeps_and_waits_again", own_fleets::what_waits_sleeps_and_waits_again),
     ("own_fleets::bots_stop_whatever_becomes_of_their_tenant", own_fleets::bots_stop_whatever_becomes_of_their_tenant),
     ("own_fleets::a_fleet_that_comes_back_keeps_its_data", own_fleets::a_fleet_that_comes_back_keeps_its_data),
@@ -112,11 +114,9 @@ const SHARED: &[(&str, Test)] = &[
     ("tenants::stages::a_refused_resize_stops_nobody", tenants::stages::a_refused_resize_stops_nobody),
     ("tenants::stages::the_quota_lends_to_every_bot", tenants::stages::the_quota_lends_to_every_bot),
     ("tenants::stages::sleep_requests_hold_until_activity", tenants::stages::sleep_requests_hold_until_activity),
-    ("tenants::stages::decisions_are_enacted", tenants::stages::decisions_are_enacted),
     ("tenants::stages::activity_wins_at_every_step", tenants::stages::activity_wins_at_every_step),
     ("tenants::stages::activity_wins_half_way", tenants::stages::activity_wins_half_way),
     ("tenants::status::kstatus_is_honest", tenants::status::kstatus_is_honest),
-    ("tenants::tiers::four_tiers_run", tenants::tiers::four_tiers_run),
 ];
 
 /// Tests that start clusters of their own and want both cores of a small machine, one after another.
@@ -134,7 +134,12 @@ const PAIRED: &[(&str, OwnTest)] = &[
     ("install::releases_come_and_go", install::releases_come_and_go),
     ("turning::tenants_turn_round_at_each_write", turning::tenants_turn_round_at_each_write),
     ("hibernation::stages::kills_end_alike", hibernation::stages::kills_end_alike),
-    ("examples::columns_and_names_are_short", examples::columns_and_names_are_short),
+    ("hibernation::webhooks::nobody_sleeps_unwarned", hibernation::webhooks::nobody_sleeps_unwarned),
+    ("rollout::catalogues_change_few_tenants_at_a_time", rollout::catalogues_change_few_tenants_at_a_time),
+    (
+        "rollout::what_concerns_all_holds_up_nobody_who_is_awaited",
+        rollout::what_concerns_all_holds_up_nobody_who_is_awaited,
+    ),
     ("pools::pools_keep_nodes_and_classes", pools::pools_keep_nodes_and_classes),
     ("faults::kills_change_nothing", faults::kills_change_nothing),
     ("faults::deletions_lose_no_data", faults::deletions_lose_no_data),
@@ -158,17 +163,12 @@ const PAIRED: &[(&str, OwnTest)] = &[
         hibernation::breaker::a_clock_that_jumps_puts_nobody_to_sleep,
     ),
     ("hibernation::breaker::a_silent_feed_and_a_hand_hold", hibernation::breaker::a_silent_feed_and_a_hand_hold),
-    ("hibernation::webhooks::nobody_sleeps_unwarned", hibernation::webhooks::nobody_sleeps_unwarned),
     ("hibernation::webhooks::a_dead_receiver_is_given_up", hibernation::webhooks::a_dead_receiver_is_given_up),
     ("gateway::faults::killed_replicas_lose_no_login", gateway::faults::killed_replicas_lose_no_login),
     ("gateway::faults::an_absent_api_server_is_told_at_once", gateway::faults::an_absent_api_server_is_told_at_once),
     ("install::examples_are_accepted", install::examples_are_accepted),
-    ("rollout::catalogues_change_few_tenants_at_a_time", rollout::catalogues_change_few_tenants_at_a_time),
-    (
-        "rollout::what_concerns_all_holds_up_nobody_who_is_awaited",
-        rollout::what_concerns_all_holds_up_nobody_who_is_awaited,
-    ),
     ("receiver::receiver_behaves_as_told", receiver::receiver_behaves_as_told),
+    ("examples::columns_and_names_are_short", examples::columns_and_names_are_short),
 ];
 
 /// Tests that need programs from elsewhere or the image, run by `make page-test`, `make api-test`, `make traefik-test` and

@@ -37,11 +37,12 @@ impl Turning<'_> {
         patched.map(drop).map_err(|error| format!("{name}: {error}"))
     }
 
-    /// The operator's writes about each tenant since the mark.
-    fn written(&self, since: AuditMark) -> Result<BTreeMap<String, usize>, String> {
+    /// Counts the operator's writes about each tenant since the mark, which goes on.
+    fn count(&self, since: &mut AuditMark, counts: &mut BTreeMap<String, usize>) -> Result<(), String> {
         let log = self.ctx.cluster.audit().ok_or("this test reads the audit log of a cluster of its own")?;
-        let mut counts = BTreeMap::new();
-        for event in log.since(since).map_err(|error| format!("{error:#}"))? {
+        let (events, end) = log.read(*since).map_err(|error| format!("{error:#}"))?;
+        *since = end;
+        for event in events {
             let own = event.user_agent.starts_with("torpor-operator/") && event.stage == "ResponseComplete";
             if !own || matches!(event.verb.as_str(), "get" | "list" | "watch") {
                 continue;
@@ -53,13 +54,13 @@ impl Turning<'_> {
             };
             *counts.entry(name).or_default() += 1;
         }
-        Ok(counts)
+        Ok(())
     }
 
     /// Starts all on their way by one annotation, and turns the n-th round by the other after n writes. Returns how many
     /// writes each had seen when it was turned.
     fn turn(&self, names: &[String], go: &str, back: &str) -> Result<Vec<usize>, String> {
-        let start = mark(self.ctx)?;
+        let (mut seen, mut counts) = (mark(self.ctx)?, BTreeMap::new());
         // Whoever turns round first starts last, so that it has not gone on before it is looked at.
         for name in names.iter().rev() {
             self.annotate(name, go)?;
@@ -67,7 +68,7 @@ impl Turning<'_> {
         let began = Instant::now();
         let mut met = vec![None; names.len()];
         while met.contains(&None) {
-            let counts = self.written(start)?;
+            self.count(&mut seen, &mut counts)?;
             for (number, name) in names.iter().enumerate() {
                 let count = counts.get(name).copied().unwrap_or_default();
                 // Several changes may have become one write; such a tenant turns round when its way is over.
@@ -77,6 +78,7 @@ impl Turning<'_> {
                     met[number] = Some(count);
                 }
             }
+            std::thread::sleep(Duration::from_millis(10));
         }
         Ok(met.into_iter().flatten().collect())
     }

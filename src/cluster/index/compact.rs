@@ -264,7 +264,8 @@ impl Compact {
         let mut extra = self.extra.take().map(|extra| *extra).unwrap_or_default();
         if extra.facts == Facts::None {
             extra.facts.clone_from(&known.facts);
-            extra.keys = extra.keys.or(known.keys);
+            // Until its controller tells that it knows the new template it makes pods of the old one.
+            extra.keys = known.keys.or(extra.keys);
         }
         extra.desired = extra.desired.or(known.desired);
         extra.node = extra.node.or_else(|| known.node.clone());

@@ -101,7 +101,7 @@ pub fn a_refused_resize_stops_nobody(ctx: &Ctx) -> Result<(), String> {
 
 /// The tenant's own quota refuses nothing that a wake lends, and keeps no bot waiting until it is counted anew.
 pub fn the_quota_lends_to_every_bot(ctx: &Ctx) -> Result<(), String> {
-    let (name, namespace) = ("crowded", "tenant-crowded");
+    let (name, namespace) = ("lenders", "tenant-lenders");
     apply(ctx, &tenant(name, json!({"tier": "pro", "suspended": true, "fleets": [fleet("a", 8)]})))?;
     await_reason_within(ctx, LIMIT, &["tenant", name], "Ready", "True", "Asleep")?;
     let start = mark(ctx)?;

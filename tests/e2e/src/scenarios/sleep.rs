@@ -63,8 +63,10 @@ pub fn stages(rig: &Rig) -> Result<()> {
         Ok([copies(rig, BASIC)?.len(), copies(rig, FREE)?.len()])
     });
     rig.install(None)?;
-    for (tenant, before) in [BASIC, FREE].into_iter().zip(asleep?) {
+    for tenant in [BASIC, FREE] {
         rig.portal(tenant, "wake")?;
+    }
+    for (tenant, before) in [BASIC, FREE].into_iter().zip(asleep?) {
         rig.await_awake(tenant)?;
         row_is_there(rig, tenant)?;
         // A bot is ready a moment before its first tick.
@@ -108,23 +110,31 @@ fn fall_asleep(rig: &Rig) -> Result<()> {
     Ok(())
 }
 
-/// Puts one tenant to sleep by hand and wakes it by a login, again and again. How long that takes is printed and not judged:
-/// it depends on what else the machine does.
+/// Puts both tenants to sleep by hand and wakes one after the other by a login, again and again. How long that takes is printed and not
+/// judged: it depends on what else the machine does.
 pub fn wakes(rig: &Rig) -> Result<()> {
-    for tenant in [BASIC, FREE] {
-        let mut took = Vec::new();
-        for _ in 0..rig.wakes {
+    let mut took = [Vec::new(), Vec::new()];
+    for _ in 0..rig.wakes {
+        for tenant in [BASIC, FREE] {
             rig.await_awake(tenant)?;
             trades(rig, tenant)?;
+        }
+        for tenant in [BASIC, FREE] {
             rig.portal(tenant, "sleep")?;
+        }
+        for tenant in [BASIC, FREE] {
             rig.await_stage(tenant, "DatabaseOnly", STEP)?;
-            std::thread::sleep(SETTLED);
+        }
+        std::thread::sleep(SETTLED);
+        for (tenant, took) in [BASIC, FREE].into_iter().zip(&mut took) {
             let token = rig.portal_token()?;
             let began = Instant::now();
             rig.portal_with(&token, tenant, "wake")?;
             until_ready(rig, tenant)?;
             took.push(began.elapsed().as_secs_f64());
         }
+    }
+    for (tenant, took) in [BASIC, FREE].into_iter().zip(&mut took) {
         all_but_the_last_stopped(rig, tenant)?;
         took.sort_by(f64::total_cmp);
         let (median, max) = (took[took.len() / 2], took[took.len() - 1]);
