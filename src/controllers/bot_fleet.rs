@@ -103,12 +103,14 @@ async fn pass(context: &Context, fleet: &BotFleet) -> Result<(Outcome, View), Ou
             return stop(context, fleet, tenant, wanted, outcome).await;
         }
         Err(outcome) => {
-            if matches!(outcome, Outcome::Waiting(_)) {
-                // Others may wait for its turn, and it for them.
-                context.end_turn(&namespace, Some(&names::fleet_workload(&name)));
-            }
             let entries = context.index.namespace(&namespace);
-            let set = context.index.get(Slot::Child(ChildKind::StatefulSet), &namespace, &names::fleet_workload(&name));
+            let workload = names::fleet_workload(&name);
+            let set = context.index.get(Slot::Child(ChildKind::StatefulSet), &namespace, &workload);
+            // Others may wait for its turn, and it for them.
+            let holds_up = matches!(outcome, Outcome::Waiting(_)) && context.rollout.has((&namespace, &workload));
+            if holds_up && set.as_ref().is_some_and(|set| workloads::is_whole(&entries, set)) {
+                context.end_turn(&namespace, Some(&workload));
+            }
             let desired = set.map_or(Some(0), |set| set.desired);
             let sleep = Some((wanted, sight::bots(&entries, Some(&name)).gone(), waking));
             return Ok((outcome, View { sleep, desired, ..observe(&entries, &name) }));

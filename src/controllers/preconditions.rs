@@ -29,7 +29,9 @@ pub async fn await_all(
     let starts = starts(fleet, &entries, &workloads);
     let made = are_made(&entries, &workloads);
     let heir = Heir::of(fleet, tenant, context);
-    let heir = heir.filter(|heir| starts || !made && !heir.has_keys(&entries, &workloads));
+    // Around those that trade on the account already a set is made anew as it was.
+    let anew = |heir: &Heir<'_>| heir.has_keys(&entries, &workloads) && (!starts || is_around(&entries, &workloads));
+    let heir = heir.filter(|heir| (starts || !made) && !anew(heir));
     if let Some(heir) = &heir {
         heir.await_bots(&entries)?;
     }
@@ -58,6 +60,12 @@ fn starts(fleet: &BotFleet, entries: &[Entry], workloads: &[Wanted]) -> bool {
     }
     let running = sight::running(&entries, &fleet.name_any());
     workloads.iter().any(|workload| workload.replicas > running)
+}
+
+/// Whether these workloads are to be made, and have pods that run.
+fn is_around(entries: &[Entry], workloads: &[Wanted]) -> bool {
+    let runs = |pod: &Entry| !pod.deleting && sight::counts(pod);
+    workloads.iter().all(|wanted| set(entries, &wanted.name).is_none() && workloads::pods(entries, wanted).any(runs))
 }
 
 /// Whether pods of these workloads have what is wanted of them: by what their sets say, or where a set is made anew around its pods, by those.

@@ -349,13 +349,16 @@ async fn stop_left(context: &Context, entries: &[Entry], of: impl Fn(&Entry) -> 
         |owner: &String| entries.iter().any(|set| set.slot == Slot::Child(ChildKind::StatefulSet) && set.uid == *owner);
     let left = |pod: &&Entry| pod.slot == Slot::Pod && of(pod) && !pod.owner.as_ref().is_some_and(known);
     let left: Vec<&Entry> = entries.iter().filter(left).collect();
+    let mut failed = FirstFailure::default();
     // One that has lost its labels is there and not known, and would make them anew.
-    let makers: HashMap<String, Entry> =
-        left.iter().filter_map(|pod| pod.maker()).map(|maker| (maker.uid.clone(), maker)).collect();
+    let makers = left.iter().filter(|pod| !pod.deleting).filter_map(|pod| pod.maker());
+    let makers = makers.filter(|maker| names::is_fleet_workload(&maker.name));
+    let makers: HashMap<String, Entry> = makers.map(|maker| (maker.uid.clone(), maker)).collect();
     for maker in makers.values() {
-        context.applier.delete(maker).await?;
+        failed.keep(context.applier.delete(maker).await.map_err(Outcome::from))?;
     }
-    stop_each(context, left.into_iter()).await
+    failed.keep(stop_each(context, left.into_iter()).await)?;
+    failed.told()
 }
 
 /// Stops pods that nobody else would stop, each with its grace period. `set` is the `StatefulSet` whose pods are meant, where there is one.

@@ -62,6 +62,14 @@ fn working(entries: &[Entry], wanted: &Wanted) -> i32 {
     i32::try_from(pods(entries, wanted).filter(works).count()).unwrap_or(i32::MAX)
 }
 
+/// Whether a `StatefulSet` has all the pods that it asks for, and each of them is ready and stays.
+pub fn is_whole(entries: &[Entry], set: &Entry) -> bool {
+    let own = |pod: &&Entry| pod.slot == Slot::Pod && ordinal(&pod.name, &set.name).is_some();
+    let mut count = 0;
+    let whole = entries.iter().filter(own).inspect(|_| count += 1).all(|pod| !pod.deleting && is_ready(pod));
+    whole && set.desired == Some(count)
+}
+
 /// The ordinal of a `StatefulSet`'s pod, or of a claim named after one.
 pub fn ordinal(name: &str, prefix: &str) -> Option<i32> {
     name.strip_prefix(prefix)?.strip_prefix('-')?.parse().ok()
@@ -151,6 +159,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::cluster::index::Asked;
 
     fn entry(slot: Slot, name: &str, hash: &str, facts: Facts, deleting: bool) -> Entry {
         let annotations = json!({"torpor.dev/restart-hash": hash});
@@ -190,6 +199,17 @@ mod tests {
 
     fn next(entries: &[Entry]) -> Option<&str> {
         next_replacement(entries, &wanted()).map(|pod| pod.name.as_str())
+    }
+
+    #[test]
+    fn a_set_is_whole_while_each_of_its_pods_works() {
+        let set = set("new", 2, 2, 2).asking(Asked { replicas: Some(2), ..Asked::default() });
+        let whole = |entries: &[Entry]| is_whole(entries, &set);
+        assert!(whole(&[pod(0, "new", true), pod(1, "old", true)]));
+        assert!(!whole(&[pod(0, "new", true)]), "one is missing");
+        assert!(!whole(&[pod(0, "new", true), pod(1, "new", false)]), "one is on its way up");
+        let leaving = entry(Slot::Pod, "bots-a-1", "old", facts(true, None), true);
+        assert!(!whole(&[pod(0, "new", true), leaving]), "one is on its way down");
     }
 
     #[test]

@@ -95,6 +95,12 @@ const fn folder(kind: StrategyKind) -> (&'static str, &'static str) {
     }
 }
 
+/// Size of `/tmp`. Where it is full a write fails; a bot that fills one on a disk is evicted, with a second to stop. It counts in the memory
+/// that the bot may use, which is to go to the bot: the stock image needs a few MiB there.
+fn scratch(memory: Bytes) -> Bytes {
+    Bytes((memory.0 / 8).min(Bytes::mi(64).0))
+}
+
 /// Name of the configuration file. Hummingbot names the trades database after it, up to the first
 /// dot; a fleet's name has none, and stays the same for the fleet's life.
 fn file(fleet: &str) -> String {
@@ -120,8 +126,7 @@ fn stateful_set(scope: &Scope, fleet: &ValidatedFleet, name: &str, replicas: i32
         pod::config("config", name),
         // Keystores are made anew at every start; in memory they never reach a disk.
         pod::memory("conf", Bytes::mi(16)),
-        // Where it is full a write fails. A bot that fills one on a disk is evicted, with a second to stop.
-        pod::memory("tmp", Bytes::mi(64)),
+        pod::memory("tmp", scratch(fleet.size.memory)),
     ];
     volumes.extend(fleet.credentials_secret.as_deref().map(|secret| pod::secret(KEYS_VOLUME, secret)));
     let pod = Pod {

@@ -264,7 +264,9 @@ impl Compact {
         let mut extra = self.extra.take().map(|extra| *extra).unwrap_or_default();
         if extra.facts == Facts::None {
             extra.facts.clone_from(&known.facts);
-            // Until its controller tells that it knows the new template it makes pods of the old one.
+        }
+        // Until its controller tells that it knows the new template it makes pods of the old one.
+        if matches!(extra.facts, Facts::Workload { observed_generation, .. } if observed_generation < self.generation) {
             extra.keys = known.keys.or(extra.keys);
         }
         extra.desired = extra.desired.or(known.desired);

@@ -188,3 +188,33 @@ fn a_late_answer_brings_back_nothing_that_has_gone() {
     index.answered(entry("5", "h", json!({})));
     assert_eq!(known(), 1);
 }
+
+#[test]
+fn a_set_has_the_keys_of_its_old_template_until_its_controller_has_seen_the_new_one() {
+    let index = ChildIndex::default();
+    let slot = Slot::Child(ChildKind::StatefulSet);
+    let read = |version: u32, generation: i64, seen: Option<i64>, secret: &str| {
+        let metadata: ObjectMeta = serde_json::from_value(json!({
+            "name": "bots-a", "namespace": "tenant-a", "uid": "u1", "resourceVersion": version.to_string(), "generation": generation,
+        }))
+        .expect("metadata");
+        let facts = seen.map_or(Facts::None, |observed_generation| Facts::Workload {
+            observed_generation,
+            replicas: 1,
+            ready: 1,
+        });
+        let asked = Asked { keys: Some(Keys::of(secret)), ..Asked::default() };
+        Entry::read(slot, &metadata, facts).expect("a name").asking(asked)
+    };
+    let keys = || index.get(slot, "tenant-a", "bots-a").and_then(|set| set.keys);
+    index.watched(read(5, 1, Some(1), "old"));
+    assert_eq!(keys(), Some(Keys::of("old")));
+    index.answered(read(6, 2, None, "new"));
+    assert_eq!(keys(), Some(Keys::of("old")), "by the answer to the write");
+    index.watched(read(6, 2, Some(1), "new"));
+    index.watched(read(7, 2, Some(1), "new"));
+    assert_eq!(keys(), Some(Keys::of("old")), "by the watch");
+    index.watched(read(8, 2, Some(2), "new"));
+    assert_eq!(keys(), Some(Keys::of("new")));
+    assert_ne!(Keys::of("old"), Keys::of("new"));
+}

@@ -1,5 +1,5 @@
-//! Who decides about sleep and who lets users in: the hibernator and the gateway, killed at each of their writes, while tenants fall
-//! asleep because nobody comes, and wake because somebody does.
+//! Who decides about sleep and who lets users in: the hibernator and the gateway, killed at each of their writes, or answered with an
+//! error, while tenants fall asleep because nobody comes, and wake because somebody does.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,7 +10,7 @@ use torpor_cluster::torpor::{Process, Program};
 
 use crate::canonical::{self, Objects};
 use crate::door::Door;
-use crate::faults;
+use crate::faults::{self, Fault};
 use crate::matrix::{Settings, await_goal};
 use crate::oracle::{self, Counts};
 use crate::plan::{Action, Plan, Rule};
@@ -28,7 +28,9 @@ const STAGES: [(&str, &str, u64); 3] = [
     ("stopServicesAfter: 35s", "ServicesStopped", 110),
     ("databaseOnlyAfter: 45s", "DatabaseOnly", 120),
 ];
-/// How long the way down may take, kills included, and the way up.
+/// Tenants that fall asleep together: so many have been made before the first of them is due.
+const ROUND: usize = 45;
+/// How long the way down may take, faults included, and the way up.
 const LIMIT: Duration = Duration::from_secs(300);
 /// A time in an object is one of whole seconds.
 const SECOND: Duration = Duration::from_secs(1);
@@ -72,7 +74,7 @@ impl Mortal<'_> {
     }
 }
 
-/// One kill: where, how, and whose write it is.
+/// One fault: where, which, and whose write it meets.
 #[derive(Clone)]
 struct Case {
     subject: String,
@@ -123,45 +125,57 @@ pub async fn run(settings: &Settings) -> Result<Vec<Row>> {
     await_goal(&rig.api, Goal::Ready, &first[0]).await?;
     let asks = boundaries(&above, &UP, &first[0]);
     ensure!(!writes.is_empty() && !asks.is_empty(), "hibernator or gateway has written nothing");
-    let began = Instant::now();
-    let cases = cases(&writes, settings);
-    let subjects: Vec<String> = cases.iter().map(|case| case.subject.clone()).collect();
-    let made = make(&rig, &subjects).await?;
-    let number = below.count();
-    below.set(plan(&cases));
-    sleep(&rig, &mut hibernator, &subjects).await?;
-    count(&mut down, &cases, &below.rest(), began);
-    below.set(Plan::default());
-    let records = below.since(number);
-    for Case { subject, name, .. } in &cases {
-        let now = Seen::of(&rig, &DOWN, subject).await?;
-        let mut wrong = judge(&rig, &records, subject, &made[subject]).await?;
-        wrong.extend(canonical::differences(&asleep.objects, &now.objects));
-        wrong.extend(oracle::counts_differ("told", &asleep.told, &now.told));
-        for what in wrong {
-            found(&mut down, name, subject, what);
-        }
-    }
-    eprintln!("{down}\nthe hibernator was killed {} times", hibernator.kills);
-
-    // Those that sleep now are woken, each by itself.
-    let began = Instant::now();
+    let (falls, mut wakes) = (cases(&writes, settings), cases(&asks, settings));
     let mut up = Row::new(UP.name, asks.len());
-    let cases: Vec<Case> =
-        self::cases(&asks, settings).into_iter().zip(&subjects).map(|(case, subject)| case.of(subject)).collect();
-    above.set(plan(&cases));
-    for Case { subject, name, .. } in &cases {
-        let before = Before::of(&rig, &UP, subject).await?;
-        let number = above.count();
-        log_in(&rig, &mut gateway, &door, subject).await?;
-        let mut wrong = before.lost(&rig, &UP, subject).await?;
-        wrong.extend(oracle::requests(&about(&above.since(number), &UP, subject), &UP));
-        for what in wrong {
-            found(&mut up, name, subject, what);
-        }
+    for (row, writes, chosen) in [(&mut down, &writes, &falls), (&mut up, &asks, &wakes)] {
+        row.not_chosen = writes.len() * faults().len() - chosen.len();
     }
-    count(&mut up, &cases, &above.rest(), began);
-    eprintln!("{up}\nthe gateway was killed {} times", gateway.kills);
+    for (round, falls) in falls.chunks(ROUND).enumerate() {
+        if round > 0 && settings.is_over() {
+            down.left_out += falls.len();
+            continue;
+        }
+        let began = Instant::now();
+        let subjects: Vec<String> = falls.iter().map(|case| case.subject.clone()).collect();
+        let made = make(&rig, &subjects).await?;
+        let number = below.count();
+        below.set(plan(falls));
+        sleep(&rig, &mut hibernator, &subjects).await?;
+        count(&mut down, falls, &below.rest(), began);
+        below.set(Plan::default());
+        let records = below.since(number);
+        for Case { subject, name, .. } in falls {
+            let now = Seen::of(&rig, &DOWN, subject).await?;
+            let mut wrong = judge(&rig, &records, subject, &made[subject]).await?;
+            wrong.extend(canonical::differences(&asleep.objects, &now.objects));
+            wrong.extend(oracle::counts_differ("told", &asleep.told, &now.told));
+            for what in wrong {
+                found(&mut down, name, subject, what);
+            }
+        }
+        eprintln!("{down}\nthe hibernator was killed {} times", hibernator.kills);
+
+        // Those that sleep now are woken, each by itself.
+        let began = Instant::now();
+        let later = wakes.split_off(wakes.len().min(subjects.len()));
+        let now = std::mem::replace(&mut wakes, later);
+        let now: Vec<Case> = now.iter().zip(&subjects).map(|(case, subject)| case.of(subject)).collect();
+        above.set(plan(&now));
+        for Case { subject, name, .. } in &now {
+            let before = Before::of(&rig, &UP, subject).await?;
+            let number = above.count();
+            log_in(&rig, &mut gateway, &door, subject).await?;
+            let mut wrong = before.lost(&rig, &UP, subject).await?;
+            wrong.extend(oracle::requests(&about(&above.since(number), &UP, subject), &UP));
+            for what in wrong {
+                found(&mut up, name, subject, what);
+            }
+        }
+        count(&mut up, &now, &above.rest(), began);
+        above.set(Plan::default());
+        eprintln!("{up}\nthe gateway was killed {} times", gateway.kills);
+    }
+    up.left_out += wakes.len();
     Ok(vec![down, up])
 }
 
@@ -189,15 +203,20 @@ fn about(records: &[Record], workflow: &Workflow, subject: &str) -> Vec<Record> 
     records.iter().filter(|record| trial::is_about(&record.request, workflow, subject)).cloned().collect()
 }
 
-/// A subject for each kill at each of these writes, or for so many.
+/// What is tried at each write.
+fn faults() -> Vec<Fault> {
+    [faults::kills(), faults::errors().at_writes].concat()
+}
+
+/// A subject for each fault at each of these writes, or for so many.
 fn cases(writes: &[Boundary], settings: &Settings) -> Vec<Case> {
-    let kills = faults::kills();
-    let mut all: Vec<_> = writes.iter().flat_map(|write| kills.iter().map(move |kill| (write, kill))).collect();
+    let faults = faults();
+    let mut all: Vec<_> = writes.iter().flat_map(|write| faults.iter().map(move |fault| (write, fault))).collect();
     fastrand::Rng::with_seed(settings.seed).shuffle(&mut all);
     all.truncate(settings.sample.unwrap_or(usize::MAX));
-    let case = |(number, (write, kill)): (usize, (&Boundary, &faults::Fault))| {
-        let name = format!("{write}: {}", kill.name);
-        Case { subject: String::new(), name, write: write.clone(), action: kill.action.clone() }
+    let case = |(number, (write, fault)): (usize, (&Boundary, &Fault))| {
+        let name = format!("{write}: {}", fault.name);
+        Case { subject: String::new(), name, write: write.clone(), action: fault.action.clone() }
             .of(&format!("d-{number:03}"))
     };
     all.into_iter().enumerate().map(case).collect()
@@ -210,10 +229,11 @@ fn plan(cases: &[Case]) -> Plan {
 /// Counts which cases have been met.
 fn count(row: &mut Row, cases: &[Case], rest: &Plan, began: Instant) {
     let unmet = cases.iter().filter(|case| rest.rules.contains(&case.rule()));
-    row.unmet = unmet.map(|case| case.name.clone()).collect();
-    row.trials = cases.len();
-    row.met = row.trials - row.unmet.len();
-    row.seconds = began.elapsed().as_secs_f64();
+    let before = row.unmet.len();
+    row.unmet.extend(unmet.map(|case| case.name.clone()));
+    row.trials += cases.len();
+    row.met += cases.len() - (row.unmet.len() - before);
+    row.seconds += began.elapsed().as_secs_f64();
     row.seconds_each = row.each(row.seconds);
 }
 

@@ -65,7 +65,7 @@ enum Part {
     Watches,
     /// The leader is stopped past its lease at writes, and goes on
     Leaders,
-    /// Hibernator and gateway are killed before, during and after each of their writes
+    /// Hibernator and gateway are killed before, during and after each of their writes, or answered with an error
     Deciders,
     /// Objects whose fields hold anything
     Hostile,
@@ -85,7 +85,7 @@ impl Part {
             Self::Disasters => ("disasters", "what befalls the whole cluster"),
             Self::Watches => ("watches", "each watch broken"),
             Self::Leaders => ("leaders", "stopped past the lease"),
-            Self::Deciders => ("deciders", "hibernator and gateway killed at each write"),
+            Self::Deciders => ("deciders", "hibernator and gateway, a fault at each write"),
             Self::Hostile => ("hostile", "fields that hold anything"),
             Self::Soak => ("soak", "changes and errors for a long time"),
         }
@@ -121,7 +121,7 @@ const EVERYTHING: [(Part, u64, Option<usize>); 12] = [
     (Part::Leaders, 3, Some(4)),
     (Part::Watches, 5, None),
     (Part::Disasters, 5, None),
-    (Part::Deciders, 4, Some(12)),
+    (Part::Deciders, 4, Some(40)),
     (Part::Hostile, 4, None),
     (Part::Soak, 2, None),
 ];

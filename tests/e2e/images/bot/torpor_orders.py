@@ -24,6 +24,7 @@ class TorporOrdersConfig(StrategyV2ConfigBase):
     exchange: str = Field(description="Address of the exchange, e.g. http://exchange.example:8000")
     orders: int = Field(default=4, ge=1, description="Orders to keep open")
     refresh_seconds: float = Field(default=6, gt=0, description="Age at which an order is replaced")
+    start_seconds: int = Field(default=0, ge=0, description="Seconds that the strategy takes to start")
     allocate_mib_per_tick: int = Field(default=0, ge=0, description="Memory to take at every tick and never give back")
 
 
@@ -38,6 +39,8 @@ class TorporOrders(StrategyV2Base):
 
     def __init__(self, connectors, config: TorporOrdersConfig):
         super().__init__(connectors, config)
+        # As a strategy that loads what it needs: nothing else is done meanwhile.
+        time.sleep(config.start_seconds)
         self.bot = HummingbotApplication.main_application().client_config_map.instance_id
         self.instance = f"{self.bot}@{socket.gethostname()}-{time.time_ns()}"
         self.held = False

@@ -1,4 +1,4 @@
-//! A bot that takes more memory than it may.
+//! A bot that takes more memory than it may, and one that is stopped while it starts.
 
 use std::time::Duration;
 
@@ -8,12 +8,21 @@ use serde_json::{Value, json};
 use super::{
     copies::pods,
     rig::{BASIC, Rig, eventually, namespace, strategy, tenant, text},
+    sleep::copies,
 };
 
 /// The fleet whose bot takes too much; its orders stay open, which nobody can help.
 pub const HOG: &str = "hog";
 const TENANT: &str = "carol";
 const LIMIT: Duration = Duration::from_secs(240);
+/// Seconds that the late bot takes to start, and those that a bot has to stop. It has been told to for longer than those when it has
+/// started.
+const START: u64 = 160;
+const GRACE: u64 = 120;
+
+fn late(rig: &Rig) -> Result<Value> {
+    rig.get(&["pod", "bots-late-0", "-n", &namespace(TENANT)])
+}
 
 fn killed(pod: &Value) -> Option<u64> {
     let status = &pod["status"]["containerStatuses"][0];
@@ -24,8 +33,17 @@ fn killed(pod: &Value) -> Option<u64> {
 pub fn run(rig: &Rig) -> Result<()> {
     rig.await_awake(BASIC)?;
     let neighbours = pods(rig, BASIC)?;
-    let fleet = |name: &str, mebibytes: u32| json!({"name": name, "replicas": 1, "strategy": {"kind": "script", "config": strategy(mebibytes)}});
-    rig.apply(&tenant(TENANT, "basic", &[fleet("calm", 0), fleet(HOG, 32)]))?;
+    let fleet = |name: &str, more: &str| json!({"name": name, "replicas": 1, "strategy": {"kind": "script", "config": strategy(more)}});
+    let fleets =
+        [fleet("calm", ""), fleet(HOG, "allocate_mib_per_tick: 32"), fleet("late", &format!("start_seconds: {START}"))];
+    rig.apply(&tenant(TENANT, "basic", &fleets))?;
+    eventually(LIMIT, || {
+        let status = &late(rig)?["status"];
+        ensure!(!status["containerStatuses"][0]["state"]["running"].is_null(), "the late bot does not run: {status}");
+        Ok(())
+    })?;
+    // It stops while the other one is looked at.
+    rig.apply(&tenant(TENANT, "basic", &fleets[..2]))?;
     let calm = |rig: &Rig| -> Result<(String, u64)> {
         let found = pods(rig, TENANT)?.into_iter().find(|(name, ..)| name == "bots-calm-0");
         found.map(|(_, uid, restarts)| (uid, restarts)).ok_or_else(|| anyhow::anyhow!("no bot is calm"))
@@ -58,5 +76,13 @@ pub fn run(rig: &Rig) -> Result<()> {
     ensure!(before == after && after.1 == 0, "the calm bot changed from {before:?} to {after:?}");
     let others = pods(rig, BASIC)?;
     ensure!(others == neighbours, "pods of {BASIC} changed from {neighbours:?} to {others:?}");
+
+    eventually(LIMIT, || {
+        ensure!(late(rig).is_err(), "the late bot is still there");
+        Ok(())
+    })?;
+    let runs: Vec<_> = copies(rig, TENANT)?.into_iter().filter(|run| run.instance.contains("bots-late")).collect();
+    ensure!(runs.len() == 1 && runs[0].stopping.is_some(), "the late bot was not asked to stop: {runs:#?}");
+    println!("         a bot that took {START} s to start, and had {GRACE} s to stop, was asked to when it could be");
     rig.cluster.kubectl(["delete", "tenant", TENANT, "--timeout=180s"]).map(drop)
 }

@@ -39,7 +39,11 @@ const SCENARIOS: [(&str, &str, Scenario); 10] = [
     ("restarts", "kubelet and operator are ended; no bot notices", copies::restarts),
     ("drain", "a drained node's bots stop gracefully and come back once", copies::drain),
     ("partition", "a node is cut off; nobody starts its bots a second time", copies::partition),
-    ("memory", "a bot that takes too much is killed alone", limits::run),
+    (
+        "memory",
+        "a bot that takes too much is killed alone; one that is stopped while it starts can still be asked to",
+        limits::run,
+    ),
     ("release", "helm uninstall and install again; tenants run on", release::run),
 ];
 

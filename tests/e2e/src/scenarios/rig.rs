@@ -151,7 +151,7 @@ impl Rig {
     fn tenant(name: &str, tier: &str, cpu: &str) -> Value {
         let fleet = json!({
             "name": "makers", "replicas": 1, "resources": {"cpu": cpu, "memory": "512Mi"},
-            "strategy": {"kind": "script", "config": strategy(0)},
+            "strategy": {"kind": "script", "config": strategy("")},
         });
         tenant(name, tier, &[fleet])
     }
@@ -295,11 +295,8 @@ pub fn namespace(tenant: &str) -> String {
 }
 
 /// A bot's configuration: orders at the exchange, and memory that it takes at every tick.
-pub fn strategy(mebibytes: u32) -> String {
-    format!(
-        "script_file_name: torpor_orders.py\nexchange: http://{}:{EXCHANGE_PORT}/\nallocate_mib_per_tick: {mebibytes}\n",
-        EXCHANGE.0
-    )
+pub fn strategy(more: &str) -> String {
+    format!("script_file_name: torpor_orders.py\nexchange: http://{}:{EXCHANGE_PORT}/\n{more}\n", EXCHANGE.0)
 }
 
 pub fn tenant(name: &str, tier: &str, fleets: &[Value]) -> Value {
