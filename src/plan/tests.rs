@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::core::v1::{Container, PodSpec};
+use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, PodSpec};
 use serde_json::json;
 
 use super::cost::{pods, size};
@@ -130,6 +130,20 @@ fn a_bot_that_is_stopped_while_it_starts_has_that_time_beside_its_own() {
         assert_eq!(pod.termination_grace_period_seconds, starts.map(|seconds| seconds + 120));
         let restarts = probes.map(|probe| probe.as_ref().and_then(|probe| probe.termination_grace_period_seconds));
         assert_eq!(restarts, [Some(120); 2]);
+    }
+}
+
+#[test]
+fn no_bot_can_be_evicted_for_what_it_writes_beside_its_volume() {
+    for child in plan_of(Tier::Pro, Stage::Active).iter().filter(|child| names::is_fleet_workload(child.name())) {
+        let Some((_, pod)) = pods(child) else { continue };
+        let memory = limits(pod).memory;
+        let room = pod.volumes.iter().flatten().filter_map(|volume| volume.empty_dir.as_ref());
+        let of = |room: &EmptyDirVolumeSource| room.size_limit.as_ref().and_then(|limit| Bytes::parse(&limit.0).ok());
+        let sizes: Vec<Bytes> = room.clone().filter_map(of).collect();
+        assert_eq!(sizes.len(), 2);
+        assert!(room.clone().all(|room| room.medium.as_deref() == Some("Memory")));
+        assert!(sizes.iter().map(|size| size.0).sum::<i64>() * 6 < memory.0, "{sizes:?} of {memory}");
     }
 }
 
