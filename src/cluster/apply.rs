@@ -460,7 +460,13 @@ impl Applier {
         let answer = api.delete(&entry.name, &params).await;
         self.metrics.api_write("delete", name);
         match answer {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                // Or another bot would be taken down beside it until the watch has told.
+                if entry.slot == Slot::Pod {
+                    self.index.leaves(entry);
+                }
+                Ok(())
+            }
             // Another object of that name is a conflict, and looked at when the watch has told of it.
             Err(error) if ClusterError::is_not_found(&error) => Ok(()),
             Err(error) => Err(ClusterError::of(&format!("{name} {}/{}", entry.namespace, entry.name), &error)),

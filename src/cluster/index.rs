@@ -369,6 +369,16 @@ impl ChildIndex {
         inner.upsert(entry);
     }
 
+    /// Takes in that this object was told to go, of which the watch tells later.
+    pub fn leaves(&self, entry: &Entry) {
+        if let Some(children) = self.lock().namespaces.get_mut(&*entry.namespace)
+            && let Ok(at) = find(children, entry.slot, &entry.name)
+            && children[at].uid == Uid::read(&entry.uid)
+        {
+            children[at].deleting = true;
+        }
+    }
+
     /// Takes in what a watch has shown. `false` when that was known already, or is older.
     pub fn watched(&self, entry: Entry) -> bool {
         let mut inner = self.lock();

@@ -107,8 +107,8 @@ async fn pass(context: &Context, fleet: &BotFleet) -> Result<(Outcome, View), Ou
             let workload = names::fleet_workload(&name);
             let set = context.index.get(Slot::Child(ChildKind::StatefulSet), &namespace, &workload);
             // Others may wait for its turn, and it for them.
-            let holds_up = matches!(outcome, Outcome::Waiting(_)) && context.rollout.has((&namespace, &workload));
-            if holds_up && set.as_ref().is_some_and(|set| workloads::is_whole(&entries, set)) {
+            let has_turn = context.rollout.has((&namespace, &workload));
+            if has_turn && set.as_ref().is_some_and(|set| workloads::is_whole(&entries, set)) {
                 context.end_turn(&namespace, Some(&workload));
             }
             let desired = set.map_or(Some(0), |set| set.desired);

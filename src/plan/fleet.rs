@@ -96,9 +96,10 @@ const fn folder(kind: StrategyKind) -> (&'static str, &'static str) {
 }
 
 /// Size of `/tmp`. Where it is full a write fails; a bot that fills one on a disk is evicted, with a second to stop. It counts in the memory
-/// that the bot may use, which is to go to the bot: the stock image needs a few MiB there.
-fn scratch(memory: Bytes) -> Bytes {
-    Bytes((memory.0 / 8).min(Bytes::mi(64).0))
+/// that the bot may use, which is to go to the bot: the stock image needs a few MiB there. Whole MiB, for the kernel rounds up to pages, and
+/// what lies above the limit is evicted here, too.
+pub(super) fn scratch(memory: Bytes) -> Bytes {
+    Bytes::mi((memory.0 / Bytes::mi(8).0).clamp(1, 64))
 }
 
 /// Name of the configuration file. Hummingbot names the trades database after it, up to the first

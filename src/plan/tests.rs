@@ -145,6 +145,9 @@ fn no_bot_can_be_evicted_for_what_it_writes_beside_its_volume() {
         assert!(room.clone().all(|room| room.medium.as_deref() == Some("Memory")));
         assert!(sizes.iter().map(|size| size.0).sum::<i64>() * 6 < memory.0, "{sizes:?} of {memory}");
     }
+    for (memory, room) in [("16Mi", 2), ("5M", 1), ("400M", 47), ("512Mi", 64), ("4Gi", 64)] {
+        assert_eq!(fleet::scratch(Bytes::parse(memory).expect("a size")), Bytes::mi(room), "{memory}");
+    }
 }
 
 #[test]

@@ -262,11 +262,13 @@ impl Compact {
     pub(super) fn keep_of(&mut self, known: &Self) {
         let Some(known) = &known.extra else { return };
         let mut extra = self.extra.take().map(|extra| *extra).unwrap_or_default();
-        if extra.facts == Facts::None {
+        let is_answer = extra.facts == Facts::None;
+        if is_answer {
             extra.facts.clone_from(&known.facts);
         }
         // Until its controller tells that it knows the new template it makes pods of the old one.
-        if matches!(extra.facts, Facts::Workload { observed_generation, .. } if observed_generation < self.generation) {
+        let seen = matches!(extra.facts, Facts::Workload { observed_generation, .. } if observed_generation >= self.generation);
+        if is_answer || self.slot != Slot::Pod && !seen {
             extra.keys = known.keys.or(extra.keys);
         }
         extra.desired = extra.desired.or(known.desired);

@@ -56,6 +56,21 @@ fn an_answer_keeps_the_status_and_the_watch_brings_the_newer_one() {
 }
 
 #[test]
+fn a_pod_that_was_told_to_stop_is_on_its_way_before_the_watch_says_so() {
+    let index = ChildIndex::default();
+    let pod = |uid: &str| {
+        let metadata = json!({"name": "bots-a-0", "namespace": "tenant-a", "uid": uid, "resourceVersion": "5"});
+        Entry::read(Slot::Pod, &serde_json::from_value(metadata).expect("metadata"), Facts::None).expect("a name")
+    };
+    let leaves = || index.get(Slot::Pod, "tenant-a", "bots-a-0").map(|pod| pod.deleting);
+    index.watched(pod("u2"));
+    index.leaves(&pod("u1"));
+    assert_eq!(leaves(), Some(false), "its predecessor was");
+    index.leaves(&pod("u2"));
+    assert_eq!(leaves(), Some(true));
+}
+
+#[test]
 fn a_listing_forgets_only_what_it_could_have_seen() {
     let index = ChildIndex::default();
     let slot = Slot::Child(ChildKind::ConfigMap);
