@@ -8,14 +8,17 @@ use jiff::SignedDuration;
 
 use super::process::{self, Leading, ProcessArgs, at_least_one};
 use super::{Failure, write};
-use crate::cluster::breaker::{BreakerStore, NAME};
+use crate::cluster::breaker::{BreakerStore, NAME, Stored};
 use crate::cluster::client::connect;
-use crate::cluster::error::ClusterError;
+use crate::cluster::error::{ClusterError, within};
 use crate::cluster::watch;
 use crate::controllers::hibernation::{self, Start};
 use crate::domain::{duration, names};
 use crate::hibernation::breaker::{Limits, Saved};
 use crate::webhook::{Webhook, WebhookConfig};
+
+/// How long a read at the start may take, and the pause before the next.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Options of `torpor hibernator`. Each is a flag and an environment variable.
 #[derive(Debug, clap::Args)]
@@ -90,12 +93,25 @@ pub fn run(args: HibernatorArgs) -> Result<(), Failure> {
         let Leading { clock, catalog, cluster, health, metrics, leader } = leading;
         let store = cluster.breaker(&namespace);
         // A breaker that was left open and cannot be read must not be taken for a closed one.
-        let stored = store.load().await.map_err(Failure::run)?;
+        let stored = loaded(&store).await?;
         let saved = stored.as_ref().map(|stored| Saved::from_data(&stored.data, clock.now())).unwrap_or_default();
         let hold = stored.and_then(|stored| stored.hold);
         let start = Start { clock, catalog, limits, saved, hold, webhook, give_up, store, leader, health, metrics };
         Ok(hibernation::hibernator(cluster, start).await)
     })
+}
+
+/// What the breaker was left as. An API server that is busy is waited for: a program that ended would be started ever later.
+async fn loaded(store: &BreakerStore) -> Result<Option<Stored>, Failure> {
+    loop {
+        match within(PATIENCE, "breaker", store.load()).await {
+            Err(error @ ClusterError::Transient { .. }) => {
+                tracing::warn!(%error, "the breaker was not read; trying again");
+            }
+            done => return done.map_err(Failure::run),
+        }
+        tokio::time::sleep(PATIENCE).await;
+    }
 }
 
 fn webhook(args: &HibernatorArgs) -> Result<Option<Arc<Webhook>>, Failure> {

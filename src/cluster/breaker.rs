@@ -25,6 +25,8 @@ pub struct BreakerStore {
 /// What the ConfigMap says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stored {
+    /// Its resource version as a number; 0 where it is none.
+    pub version: u64,
     /// What the hibernator saved.
     pub data: BTreeMap<String, String>,
     /// Somebody's words why sleep is held by hand.
@@ -38,6 +40,7 @@ impl Stored {
     pub fn of(object: &ConfigMap) -> Self {
         let annotated = |key: &str| object.annotations().get(key).cloned();
         Stored {
+            version: object.resource_version().and_then(|version| version.parse().ok()).unwrap_or_default(),
             data: object.data.clone().unwrap_or_default(),
             hold: annotated(annotation::BREAKER_HOLD),
             release: annotated(annotation::BREAKER_RELEASE),

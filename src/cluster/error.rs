@@ -1,6 +1,21 @@
 //! What an answer of the API server means for the work at hand.
 
+use std::time::Duration;
+
 use thiserror::Error;
+
+/// The answer to a request, its body included, or that there was none within so long. What was asked for may be done all the same.
+///
+/// # Errors
+/// That of the answer, and [`ClusterError::Transient`] where there is none.
+pub async fn within<T>(
+    limit: Duration,
+    what: &str,
+    answer: impl Future<Output = Result<T, ClusterError>>,
+) -> Result<T, ClusterError> {
+    let late = || ClusterError::Transient { what: what.to_owned(), reason: format!("no answer in {limit:?}") };
+    tokio::time::timeout(limit, answer).await.unwrap_or_else(|_| Err(late()))
+}
 
 /// Why a request did not do what was asked.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]

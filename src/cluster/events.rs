@@ -11,7 +11,7 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Api, Client};
 use tokio::sync::{mpsc, oneshot};
 
-use super::error::ClusterError;
+use super::error::{ClusterError, within};
 use super::status::Own;
 use crate::api::{GROUP, VERSION};
 use crate::leader::LeaderGuard;
@@ -32,6 +32,9 @@ const REMEMBERED: u32 = 256;
 
 /// A repetition that comes after so long a pause is news again.
 const QUIET: Duration = Duration::from_secs(60);
+
+/// An Event that takes longer is lost: others wait behind it.
+const PATIENCE: Duration = Duration::from_secs(8);
 
 /// How long a process that ends waits for the Events that are on their way.
 const LAST: Duration = Duration::from_secs(1);
@@ -165,7 +168,10 @@ async fn publish(
         match next {
             Some(Waiting::Event(about, event, reason)) if leader.is_valid() => {
                 published += 1;
-                match recorder.publish(&event, &about).await {
+                let what = format!("Event {reason}");
+                let published =
+                    async { recorder.publish(&event, &about).await.map_err(|error| ClusterError::of(&what, &error)) };
+                match within(PATIENCE, &what, published).await {
                     Ok(()) => metrics.event_published(reason),
                     Err(error) => {
                         metrics.event_lost(reason);

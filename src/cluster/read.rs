@@ -82,6 +82,10 @@ impl Reader {
         let unknown = |reason: String| ClusterError::Transient { what: what.to_owned(), reason };
         let request = http::Request::get("/version").body(Body::empty()).map_err(|error| unknown(error.to_string()))?;
         let answer = self.client.send(request).await.map_err(|error| ClusterError::of(what, &error))?;
+        // One who stands between answers with a clock of its own.
+        if !answer.status().is_success() {
+            return Err(unknown(format!("it answered {}", answer.status())));
+        }
         let date = answer.headers().get(http::header::DATE).and_then(|date| date.to_str().ok());
         let date = date.ok_or_else(|| unknown("its answer has no Date".to_owned()))?;
         let zoned = jiff::fmt::rfc2822::parse(date).map_err(|error| unknown(error.to_string()))?;

@@ -92,8 +92,14 @@ impl Reviewer {
             ..SubjectAccessReviewSpec::default()
         };
         let review = SubjectAccessReview { spec, ..SubjectAccessReview::default() };
-        let status = self.ask("SubjectAccessReview", &review).await?.status.unwrap_or_default();
-        Ok(status.allowed && status.denied != Some(true))
+        let what = "SubjectAccessReview";
+        let status = self.ask(what, &review).await?.status.unwrap_or_default();
+        let permitted = status.allowed && status.denied != Some(true);
+        match status.evaluation_error.filter(|_| !permitted && status.denied != Some(true)) {
+            // Somebody who was to be asked was not there, and may know better.
+            Some(reason) if !reason.is_empty() => Err(ClusterError::Transient { what: what.to_owned(), reason }),
+            _ => Ok(permitted),
+        }
     }
 
     async fn ask<K>(&self, what: &str, review: &K) -> Result<K, ClusterError>

@@ -21,7 +21,7 @@ use crate::api::{Tenant, TenantStatus};
 use crate::clock::Clock;
 use crate::cluster::Cluster;
 use crate::cluster::breaker::{BreakerStore, Stored};
-use crate::cluster::error::ClusterError;
+use crate::cluster::error::{ClusterError, within};
 use crate::cluster::events::Once;
 use crate::cluster::status::Own;
 use crate::domain::catalog::Catalog;
@@ -46,6 +46,11 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 const LONGEST_SILENCE: Duration = Duration::from_secs(180);
 /// A request of the loop's own that failed is tried again after this time.
 const AGAIN: Duration = Duration::from_secs(5);
+/// How long a request may take: less than the third of the Lease that its successor waits for, by default, and so long that few are given up
+/// which are done all the same. What they would do a second time, their versions and names prevent.
+const PATIENCE: Duration = Duration::from_secs(8);
+/// How old the API server's time may be when it is compared.
+const CLOCK_PATIENCE: Duration = Duration::from_secs(5);
 const NAME: &str = "hibernation";
 
 /// What the hibernator is started with.
@@ -109,11 +114,20 @@ pub async fn hibernator(cluster: Cluster, start: Start) -> Result<(), Ended> {
     {
         let (tell, (api, selected)) = (tell.clone(), start.store.watched());
         loops.spawn(async move {
+            let mut there = false;
             let sink = |event: Event<ConfigMap>| {
                 let happened = match event {
-                    Event::Apply(object) | Event::InitApply(object) => Happened::Breaker(Stored::of(&object)),
+                    Event::Apply(object) | Event::InitApply(object) => {
+                        there = true;
+                        Happened::Breaker(Stored::of(&object))
+                    }
                     Event::Delete(_) => Happened::BreakerGone,
-                    Event::Init | Event::InitDone => return,
+                    Event::InitDone if !there => Happened::BreakerGone,
+                    Event::InitDone => return,
+                    Event::Init => {
+                        there = false;
+                        return;
+                    }
                 };
                 let _ = tell.send(happened);
             };
@@ -125,7 +139,8 @@ pub async fn hibernator(cluster: Cluster, start: Start) -> Result<(), Ended> {
     let breaker = Breaker::new(start.limits, start.saved.clone(), &policies);
     let mut roster = Roster::new(breaker, start.give_up);
     roster.hold(start.hold.as_deref(), start.clock.now());
-    let shell = Shell { cluster: Arc::new(cluster), start, tell, roster, under_way: UnderWay::default() };
+    let under_way = UnderWay::default();
+    let shell = Shell { cluster: Arc::new(cluster), start, tell, roster, under_way, breaker_version: 0 };
     loops.spawn(async move {
         shell.run(told).await;
         NAME
@@ -184,6 +199,8 @@ struct Shell {
     tell: UnboundedSender<Happened>,
     roster: Roster,
     under_way: UnderWay,
+    /// The newest version of the breaker's ConfigMap that was seen: it is watched, and read.
+    breaker_version: u64,
 }
 
 impl Shell {
@@ -220,7 +237,11 @@ impl Shell {
                 self.roster.listed(&|name| present.contains(name), now);
                 tracing::info!(tenants = self.roster.len(), due = self.roster.due(), "all tenants are known");
             }
-            Happened::Breaker(stored) => self.breaker_changed(&stored, now),
+            Happened::Breaker(stored) if stored.version < self.breaker_version => {}
+            Happened::Breaker(stored) => {
+                self.breaker_version = stored.version;
+                self.breaker_changed(&stored, now);
+            }
             Happened::BreakerGone => {
                 if self.roster.hold_lost(now) {
                     tracing::warn!(
@@ -332,7 +353,7 @@ impl Shell {
         let data = self.roster.breaker().saved().to_data();
         let (store, leader, tell) = (self.start.store.clone(), self.start.leader.clone(), self.tell.clone());
         tokio::spawn(async move {
-            while let Err(error) = store.save(&data, &leader).await {
+            while let Err(error) = within(PATIENCE, "breaker", store.save(&data, &leader)).await {
                 tracing::warn!(%error, "the breaker was not saved; trying again");
                 tokio::time::sleep(AGAIN).await;
             }
@@ -340,17 +361,23 @@ impl Shell {
         });
     }
 
-    /// Nobody falls asleep by a clock that nobody else confirms.
+    /// Nobody falls asleep by a clock that nobody else confirms, nor by a breaker of which a watch may have lost sight.
     fn check_clock(&self) {
         let (reader, clock, tell) = (self.cluster.reader.clone(), self.start.clock.clone(), self.tell.clone());
+        let store = self.start.store.clone();
         tokio::spawn(async move {
-            let ahead = loop {
-                match reader.time().await {
-                    Ok(theirs) => break theirs.duration_since(clock.now()),
-                    Err(error) => tracing::warn!(%error, "the clock was not confirmed; nobody falls asleep meanwhile"),
+            let (ahead, breaker) = loop {
+                let breaker = within(PATIENCE, "breaker", store.load()).await;
+                let theirs = within(CLOCK_PATIENCE, "time of the API server", reader.time()).await;
+                match theirs.and_then(|theirs| Ok((theirs.duration_since(clock.now()), breaker?))) {
+                    Ok(found) => break found,
+                    Err(error) => {
+                        tracing::warn!(%error, "clock and breaker were not confirmed; nobody falls asleep meanwhile");
+                    }
                 }
                 tokio::time::sleep(AGAIN).await;
             };
+            let _ = tell.send(breaker.map_or(Happened::BreakerGone, Happened::Breaker));
             let _ = tell.send(Happened::ApiTime(ahead));
         });
     }
@@ -369,7 +396,8 @@ impl Shell {
             let mut about = metadata(&write.name, &write.uid);
             // It is decided about the Tenant as it is, not about one that has changed meanwhile.
             about.resource_version = Some(write.version.to_string());
-            let answer = status.write_unchanged(Own::Tenant, &about, &part).await;
+            let what = format!("status of Tenant {}", write.name);
+            let answer = within(PATIENCE, &what, status.write_unchanged(Own::Tenant, &about, &part)).await;
             let version = answer.map(|version| version.and_then(|version| version.parse().ok()));
             let _ = tell.send(Happened::Wrote(write, version));
         });
@@ -387,10 +415,10 @@ impl Shell {
                 self.events_of(write);
             }
             // It has changed or gone, or another of its name has come; the watch tells.
-            Ok(None) => self.roster.not_written(write, now),
+            Ok(None) => self.roster.not_written(write, false, now),
             Err(error) => {
                 tracing::warn!(tenant = &*write.name, %error, "a decision was not written; trying again");
-                self.roster.not_written(write, now);
+                self.roster.not_written(write, true, now);
             }
         }
     }
@@ -423,7 +451,11 @@ impl Shell {
             };
             let once = Once { id: &id, at: now, reason, note: &note };
             let about = metadata(&tell.name, &tell.uid);
-            let recorded = if tell.recorded { Ok(()) } else { events.publish_once(Own::Tenant, &about, once).await };
+            let recorded = if tell.recorded {
+                Ok(())
+            } else {
+                within(PATIENCE, "Event", events.publish_once(Own::Tenant, &about, once)).await
+            };
             let given = match (recorded, hook) {
                 (Err(error), _) => Err(NotTold::Event(error.to_string())),
                 (Ok(()), None) => Ok(()),

@@ -98,6 +98,17 @@ pub fn change(ask: Ask, tenant: &Tenant, now: Timestamp) -> Result<Option<Value>
     })
 }
 
+/// Whether the Tenant's status says what was to be written.
+pub fn says(tenant: &Tenant, fields: &Value) -> bool {
+    fn holds(known: &Value, wanted: &Value) -> bool {
+        match wanted.as_object() {
+            Some(wanted) => wanted.iter().all(|(key, wanted)| holds(&known[key], wanted)),
+            None => known == wanted,
+        }
+    }
+    serde_json::to_value(&tenant.status).is_ok_and(|status| holds(&status, fields))
+}
+
 /// The latest time at which another process has noted something: by then it was that late for somebody, however far our own
 /// clock is behind.
 fn noted_at(tenant: &Tenant) -> Option<Timestamp> {
@@ -192,6 +203,18 @@ mod tests {
             }
         }
         serde_json::from_value(value).expect("a Tenant")
+    }
+
+    #[test]
+    fn what_was_written_is_recognised() {
+        for ask in [Ask::Activity, Ask::Wake, Ask::Sleep, Ask::Approve] {
+            let before = asleep();
+            let before =
+                if ask == Ask::Sleep { tenant(json!({"lastActivityTime": "2026-05-01T00:00:00Z"})) } else { before };
+            let fields = changed(ask, &before).expect("something to write");
+            assert!(!says(&before, &fields), "{ask:?}");
+            assert!(says(&after(&before, &fields), &fields), "{ask:?}");
+        }
     }
 
     #[test]

@@ -44,6 +44,7 @@ use self::time::Time;
 use crate::api::Tenant;
 use crate::clock::Clock;
 use crate::cluster::Cluster;
+use crate::cluster::error::ClusterError;
 use crate::cluster::status::Merged;
 use crate::domain::activity;
 use crate::domain::stage::{Stage, effective_stage};
@@ -66,8 +67,9 @@ const TRIES: u32 = 5;
 /// anybody noticing, and whoever logs in must not be left asleep for it.
 const BELIEVED: Duration = Duration::from_secs(60);
 /// Another replica's write is seen so soon, or where the watch is behind so much later; after each of these pauses a login that was
-/// no news is looked at once more.
-const SECOND_LOOKS: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(10)];
+/// no news is looked at once more, the last time as the API server has it: together they last as long as the watch is believed, so that
+/// this is the read that the next login would be.
+const SECOND_LOOKS: [Duration; 3] = [Duration::from_secs(2), Duration::from_secs(10), Duration::from_secs(48)];
 /// Longest pause between two tries to write a login that such a look has found missing.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Somebody waits for what is read.
@@ -212,9 +214,7 @@ impl Gateway {
         let first = change(ask, &tenant, now);
         let exact = matches!(ask, Ask::Wake | Ask::Sleep);
         if first == Ok(None) && !exact && self.confirmed.contains_key(name) {
-            if matches!(ask, Ask::Activity) {
-                self.look_later(name, now);
-            }
+            self.look_later(name, ask, now);
             return Ok((tenant, false));
         }
         // Of many who report the same login, one writes and the others find it written.
@@ -227,13 +227,17 @@ impl Gateway {
         if !matches!(first, Ok(Some(_))) && !enough {
             self.look_again(name).await?;
         }
-        for _ in 0..TRIES {
+        for number in 0..TRIES {
             let tenant = self.tenant(name)?;
+            // Whoever has come while this was tried has come after it was asked for.
+            if number > 0 && matches!(ask, Ask::Sleep | Ask::Approve) && activity::read(&tenant).newest > now {
+                return Ok((tenant, false));
+            }
             let Some(fields) = change(ask, &tenant, self.now().await)? else {
                 let looked = self.confirmed.get(name).is_some_and(|since| since >= began);
-                if !looked && matches!(ask, Ask::Activity) {
+                if !looked {
                     // What it goes by may have been asked for before it came.
-                    self.look_later(name, now);
+                    self.look_later(name, ask, now);
                 }
                 if !exact || looked {
                     return Ok((tenant, false));
@@ -242,14 +246,24 @@ impl Gateway {
                 continue;
             };
             let asked = self.clock.monotonic();
-            match self.cluster.status.merge_unchanged(&tenant.metadata, &fields).await? {
-                Merged::Written(written) => {
+            match self.cluster.status.merge_unchanged(&tenant.metadata, &fields).await {
+                Ok(Merged::Written(written)) => {
                     self.tenants.put(*written);
                     self.confirmed.insert(name.to_owned(), asked);
                     return Ok((self.tenant(name)?, true));
                 }
-                Merged::Gone => self.tenants.remove(name),
-                Merged::Changed => self.look_again(name).await?,
+                Ok(Merged::Gone) => self.tenants.remove(name),
+                Ok(Merged::Changed) => self.look_again(name).await?,
+                // It may have been written all the same, and who is told that it was not asks again, later than it meant.
+                Err(error @ (ClusterError::Transient { .. } | ClusterError::Failed { .. })) => {
+                    self.look_again(name).await?;
+                    let tenant = self.tenant(name)?;
+                    if !ask::says(&tenant, &fields) {
+                        return Err(error.into());
+                    }
+                    return Ok((tenant, true));
+                }
+                Err(error) => return Err(error.into()),
             }
         }
         tracing::warn!(tenant = name, "its status changes faster than it can be written");
@@ -271,7 +285,12 @@ impl Gateway {
 
     /// A sleep request may have gone through another replica just before this login and not be seen here yet. Soon it
     /// is, and then this login is the newer one.
-    fn look_later(self: &Arc<Self>, name: &str, login: Timestamp) {
+    fn look_later(self: &Arc<Self>, name: &str, ask: Ask, now: Timestamp) {
+        let login = match ask {
+            Ask::Activity => now,
+            Ask::Follow(at) => at,
+            Ask::Wake | Ask::Sleep | Ask::Approve => return,
+        };
         let mut looks = self.second_looks.lock().unwrap_or_else(PoisonError::into_inner);
         if looks.insert(name.to_owned(), login).is_some() {
             return;
@@ -280,13 +299,14 @@ impl Gateway {
         tokio::spawn(async move {
             let looks = || gateway.second_looks.lock().unwrap_or_else(PoisonError::into_inner);
             let newest = || looks().get(&name).copied().unwrap_or_default();
-            // A login that comes meanwhile has both looks of its own.
+            // A login that comes meanwhile has all looks of its own.
             loop {
                 let login = newest();
-                for pause in SECOND_LOOKS {
+                for (number, pause) in (1..).zip(SECOND_LOOKS) {
                     tokio::time::sleep(pause).await;
                     let mut again = pause;
-                    while !gateway.second_look(&name, newest()).await {
+                    let last = number == SECOND_LOOKS.len();
+                    while !gateway.second_look(&name, newest(), last).await {
                         again = (again * 2).min(LONGEST_PAUSE);
                         tokio::time::sleep(again).await;
                     }
@@ -300,8 +320,11 @@ impl Gateway {
         });
     }
 
-    /// Whether this login wakes whom it should, as far as can be seen here.
-    async fn second_look(self: &Arc<Self>, name: &str, login: Timestamp) -> bool {
+    /// Whether this login wakes whom it should, as far as can be seen here, or as the API server has it.
+    async fn second_look(self: &Arc<Self>, name: &str, login: Timestamp, read: bool) -> bool {
+        if read && self.look_again(name).await.is_err() {
+            return false;
+        }
         let now = self.now().await;
         let missed = self.tenants.get(name).is_some_and(|tenant| {
             let asleep = effective_stage(&activity::facts(&tenant, now)) > Stage::Active;

@@ -31,6 +31,8 @@ struct Store {
     times: usize,
     /// What its clock says, where it says anything.
     date: Option<String>,
+    /// The answer to a write is lost.
+    lost: bool,
 }
 
 #[derive(Clone, Default)]
@@ -96,17 +98,24 @@ async fn read(State(api): State<Api>, Path(name): Path<String>) -> Response {
     found.map_or_else(|| (StatusCode::NOT_FOUND, Json(status)).into_response(), |tenant| Json(tenant).into_response())
 }
 
-async fn write(State(api): State<Api>, Path(name): Path<String>, body: String) -> Json<Value> {
+async fn write(State(api): State<Api>, Path(name): Path<String>, body: String) -> Response {
     let body: Value = serde_json::from_str(&body).expect("a patch");
-    let written = api.with(|store| {
+    let failed = |code: u16, reason: &str| {
+        let status = json!({"kind": "Status", "status": "Failure", "reason": reason, "code": code, "message": reason});
+        (StatusCode::from_u16(code).expect("a code"), Json(status)).into_response()
+    };
+    api.with(|store| {
+        let lost = store.lost;
         let tenant = store.tenants.get_mut(&name).expect("a Tenant");
+        if body["metadata"]["resourceVersion"] != tenant["metadata"]["resourceVersion"] {
+            return failed(409, "Conflict");
+        }
         for (key, field) in body["status"].as_object().expect("fields") {
             tenant["status"][key] = field.clone();
         }
         tenant["metadata"]["resourceVersion"] = "9".into();
-        tenant.clone()
-    });
-    Json(written)
+        if lost { failed(504, "Timeout") } else { Json(tenant.clone()).into_response() }
+    })
 }
 
 /// One that is awake and was made so many days ago.
@@ -171,6 +180,63 @@ async fn a_login_is_written_at_the_api_servers_time_where_our_clock_is_behind() 
     clock.advance(Duration::from_secs(59));
     assert_eq!(gateway.now().await, "2026-06-04T00:00:59Z".parse().expect("a time"));
     assert_eq!(api.with(|store| store.times), 1, "once a minute");
+}
+
+/// Somebody else's sleep request, ten seconds ago.
+fn put_to_sleep(tenant: &Value) -> Value {
+    let mut tenant = tenant.clone();
+    tenant["metadata"]["resourceVersion"] = "5".into();
+    tenant["status"]["requests"]["sleepRequestedAt"] = "2026-05-31T23:59:50Z".into();
+    tenant
+}
+
+#[tokio::test]
+async fn a_login_that_a_silent_watch_called_no_news_wakes_all_the_same() {
+    let api = Api::default();
+    let (gateway, _) = api.gateway();
+    let mut alice = tenant("alice", 30, None);
+    alice["status"]["lastActivityTime"] = "2026-05-31T23:59:00Z".into();
+    api.has(&alice);
+    gateway.tenants().put(decoded(&alice));
+    let seen = |api: &Api| api.with(|store| store.tenants["alice"]["status"]["lastActivityTime"].clone());
+    gateway.ask("alice", Ask::Activity).await.expect("an answer");
+    // Through another replica, and the watch here does not tell.
+    api.has(&put_to_sleep(&alice));
+    let (_, written) = gateway.ask("alice", Ask::Activity).await.expect("an answer");
+    assert!(!written && seen(&api) == "2026-05-31T23:59:00Z", "it looks like no news");
+    let login = NOW.parse().expect("a time");
+    assert!(gateway.second_look("alice", login, false).await && seen(&api) == "2026-05-31T23:59:00Z", "nor later");
+    assert!(gateway.second_look("alice", login, true).await && seen(&api) == NOW, "as the API server has it");
+    assert_eq!(api.with(|store| store.reads), 2, "one for the first, one for the last look");
+}
+
+#[tokio::test]
+async fn a_request_to_sleep_is_not_put_after_a_login_that_came_meanwhile() {
+    let api = Api::default();
+    let (gateway, _) = api.gateway();
+    let mut alice = tenant("alice", 30, None);
+    gateway.tenants().put(decoded(&alice));
+    alice["metadata"]["resourceVersion"] = "5".into();
+    alice["status"]["lastActivityTime"] = "2026-06-01T00:00:01Z".into();
+    api.has(&alice);
+    for ask in [Ask::Sleep, Ask::Approve] {
+        gateway.tenants().put(decoded(&tenant("alice", 30, None)));
+        let (found, written) = gateway.ask("alice", ask).await.expect("an answer");
+        assert!(!written && found.status.as_ref().is_some_and(|status| status.requests.is_none()), "{ask:?}");
+        api.with(|store| store.tenants.get_mut("alice").map(|alice| alice["metadata"]["resourceVersion"] = "6".into()));
+    }
+}
+
+#[tokio::test]
+async fn what_was_written_is_answered_so_where_the_answer_to_the_write_is_lost() {
+    let api = Api::default();
+    api.with(|store| store.lost = true);
+    let (gateway, _) = api.gateway();
+    api.has(&tenant("alice", 30, None));
+    gateway.tenants().put(decoded(&tenant("alice", 30, None)));
+    let (found, written) = gateway.ask("alice", Ask::Sleep).await.expect("an answer");
+    let asked = found.status.as_ref().and_then(|status| status.requests.as_ref()?.sleep_requested_at);
+    assert!(written && asked == NOW.parse().ok(), "{asked:?}");
 }
 
 async fn visited(gateway: &Arc<Gateway>, name: &str) -> (StatusCode, HeaderMap, String) {

@@ -220,10 +220,11 @@ impl Breaker {
         self.slept.insert(name, (at, due_at));
     }
 
-    /// How many more tenants may fall asleep within this minute.
-    pub fn pace(&self, now: Timestamp) -> usize {
-        let recent = self.slept.values().filter(|(at, _)| now.duration_since(*at) < PACE).count();
-        self.limits.per_minute.saturating_sub(recent)
+    /// How many more tenants may fall asleep within this minute. Those that were permitted to, and are `unwritten`, still will.
+    pub fn pace(&self, now: Timestamp, unwritten: impl Fn(&Arc<str>) -> bool) -> usize {
+        let counts =
+            |(name, (at, _)): &(&Arc<str>, &(Timestamp, Timestamp))| now.duration_since(*at) < PACE || unwritten(name);
+        self.limits.per_minute.saturating_sub(self.slept.iter().filter(counts).count())
     }
 
     /// When the pace allows the next one.

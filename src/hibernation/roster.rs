@@ -20,8 +20,11 @@ use crate::domain::stage::Stage;
 
 /// A comparison with the API server's clock counts for so long.
 const CLOCK_FRESH: Duration = Duration::from_secs(60);
-/// A status write that failed is tried again after this time.
+/// A status write that failed is tried again after this time, twice that if it fails again, and so on.
 const WRITE_AGAIN: SignedDuration = SignedDuration::from_secs(5);
+const WRITE_AGAIN_AT_LAST: SignedDuration = SignedDuration::from_mins(5);
+/// Where the pace lets nobody fall asleep because some are permitted and not written it is looked at again after this time.
+const LOOK_AGAIN: SignedDuration = SignedDuration::from_secs(1);
 
 /// One tenant, and what is under way for it.
 #[derive(Debug)]
@@ -32,8 +35,12 @@ struct Member {
     ready: Option<Timestamp>,
     /// Its place among those with something to be told.
     untold: Option<Timestamp>,
+    /// Its place among those with something to be written.
+    dirty: Option<Timestamp>,
     /// A status write is under way.
     writing: bool,
+    /// Status writes that failed in a row.
+    failed_writes: u32,
     /// A notice that is being given, or is to be tried again.
     telling: Option<Telling>,
     /// A notice that was given, with the activity it was about.
@@ -71,7 +78,8 @@ pub struct Roster {
     ready: BTreeSet<(Timestamp, Arc<str>)>,
     /// Those with something to be told, whoever has waited longest first.
     untold: BTreeSet<(Timestamp, Arc<str>)>,
-    dirty: BTreeSet<Arc<str>>,
+    /// Those with something to be written, whoever has waited longest first.
+    dirty: BTreeSet<(Timestamp, Arc<str>)>,
     breaker: Breaker,
     give_up: SignedDuration,
     listed: bool,
@@ -149,7 +157,9 @@ impl Roster {
                     timer: None,
                     ready: None,
                     untold: None,
+                    dirty: None,
                     writing: false,
+                    failed_writes: 0,
                     telling: None,
                     told: None,
                     failing: None,
@@ -175,8 +185,10 @@ impl Roster {
             if let Some(place) = member.untold {
                 self.untold.remove(&(place, name.clone()));
             }
+            if let Some(place) = member.dirty {
+                self.dirty.remove(&(place, name.clone()));
+            }
             self.due.remove(name);
-            self.dirty.remove(name);
         }
     }
 
@@ -257,11 +269,9 @@ impl Roster {
         let timer = timers.filter(|at| *at > now).min();
         move_to(&mut self.timers, &mut member.timer, timer, name);
         let breaker = self.breaker.open().map(|open| open.message.as_str());
-        if worth_writing(&member.facts, &member.written(&view, breaker, now)) {
-            self.dirty.insert(name.clone());
-        } else {
-            self.dirty.remove(name);
-        }
+        let worth = worth_writing(&member.facts, &member.written(&view, breaker, now));
+        let dirty = worth.then(|| member.dirty.unwrap_or(now));
+        move_to(&mut self.dirty, &mut member.dirty, dirty, name);
     }
 
     /// Time has passed. Call it whenever something happened and at [`Roster::next`].
@@ -311,7 +321,8 @@ impl Roster {
             wants.check_clock = true;
             return;
         }
-        for _ in 0..self.breaker.pace(wall) {
+        let unwritten = |name: &Arc<str>| self.members.get(name).is_some_and(Member::is_unwritten);
+        for _ in 0..self.breaker.pace(wall, unwritten) {
             let Some((activity, name)) = self.ready.pop_first() else { break };
             let Some(member) = self.members.get_mut(&name) else { continue };
             let view = member.view(wall);
@@ -319,10 +330,12 @@ impl Roster {
             member.permitted = Some((activity, view.gate.stage));
             let due_at = self.due.get(&name).copied().unwrap_or(wall);
             self.breaker.fell_asleep(name.clone(), wall, due_at);
-            self.dirty.insert(name);
+            let dirty = Some(member.dirty.unwrap_or(wall));
+            move_to(&mut self.dirty, &mut member.dirty, dirty, &name);
         }
         if !self.ready.is_empty() {
-            self.next_place = Some(self.breaker.next_place(wall));
+            let next = wall.checked_add(LOOK_AGAIN).unwrap_or(wall);
+            self.next_place = Some(self.breaker.next_place(wall).max(next));
         }
     }
 
@@ -335,9 +348,9 @@ impl Roster {
     /// The next status to write, if any. The shell answers with [`Roster::wrote`] or [`Roster::not_written`].
     pub fn take_write(&mut self, now: Timestamp) -> Option<Write> {
         let writing = |name: &Arc<str>| self.members.get(name).is_some_and(|member| member.writing);
-        let name = self.dirty.iter().find(|name| !writing(name))?.clone();
-        self.dirty.remove(&name);
+        let (_, name) = self.dirty.iter().find(|(_, name)| !writing(name))?.clone();
         let member = self.members.get_mut(&name)?;
+        move_to(&mut self.dirty, &mut member.dirty, None, &name);
         let view = member.view(now);
         let breaker = self.breaker.open().map(|open| open.message.as_str());
         let written = member.written(&view, breaker, now);
@@ -355,6 +368,7 @@ impl Roster {
             return;
         };
         member.writing = false;
+        member.failed_writes = 0;
         if version >= member.facts.version {
             member.facts.version = version;
             member.facts.decision = Some(write.written.decision.clone());
@@ -363,13 +377,15 @@ impl Roster {
         self.look(&write.name, now);
     }
 
-    /// A status was not written; it is tried again a little later.
-    pub fn not_written(&mut self, write: &Write, now: Timestamp) {
+    /// A status was not written, because that failed or the Tenant has changed; it is tried again a little later, ever later while it fails.
+    pub fn not_written(&mut self, write: &Write, failed: bool, now: Timestamp) {
         let Some(member) = self.members.get_mut(&write.name).filter(|member| member.facts.uid == write.uid) else {
             return;
         };
         member.writing = false;
-        let at = now.checked_add(WRITE_AGAIN).unwrap_or(now);
+        let pause = WRITE_AGAIN.saturating_mul(1 << member.failed_writes.min(6)).min(WRITE_AGAIN_AT_LAST);
+        member.failed_writes = if failed { member.failed_writes.saturating_add(1) } else { 0 };
+        let at = now.checked_add(pause).unwrap_or(now);
         let timer = member.timer.map_or(at, |timer| timer.min(at));
         move_to(&mut self.timers, &mut member.timer, Some(timer), &write.name);
     }
@@ -466,6 +482,14 @@ impl Roster {
 }
 
 impl Member {
+    /// Whether it may fall asleep, and no decision says so yet.
+    fn is_unwritten(&self) -> bool {
+        let decision = self.facts.decision.as_ref();
+        let says = |activity, stage| decision.is_some_and(|said| said.based_on == activity && said.stage >= stage);
+        let current = self.permitted.filter(|(activity, _)| *activity == self.facts.activity.newest);
+        current.is_some_and(|(activity, stage)| !says(activity, stage))
+    }
+
     fn view(&self, now: Timestamp) -> View {
         let told = self.told.as_ref().filter(|(about, _)| *about == self.facts.activity.newest);
         View::of(&self.facts, told.map(|(_, notice)| notice), now)

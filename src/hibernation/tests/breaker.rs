@@ -159,11 +159,12 @@ fn a_silent_feed_counts_only_where_one_is_configured() {
 #[test]
 fn the_pace_is_kept_over_each_minute() {
     let mut breaker = breaker(Limits { per_minute: 2, ..Limits::default() });
-    assert_eq!(breaker.pace(at(0)), 2);
+    assert_eq!(breaker.pace(at(0), |_| false), 2);
     breaker.fell_asleep("a".into(), at(0), at(0));
     breaker.fell_asleep("b".into(), at(30), at(0));
-    assert_eq!((breaker.pace(at(59)), breaker.next_place(at(59))), (0, at(60)));
-    assert_eq!((breaker.pace(at(60)), breaker.pace(at(90))), (1, 2));
+    assert_eq!((breaker.pace(at(59), |_| false), breaker.next_place(at(59))), (0, at(60)));
+    assert_eq!((breaker.pace(at(60), |_| false), breaker.pace(at(90), |_| false)), (1, 2));
+    assert_eq!(breaker.pace(at(90), |_| true), 0, "they still will, all at once");
 }
 
 #[test]
