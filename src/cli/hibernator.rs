@@ -105,7 +105,7 @@ pub fn run(args: HibernatorArgs) -> Result<(), Failure> {
 async fn loaded(store: &BreakerStore) -> Result<Option<Stored>, Failure> {
     loop {
         match within(PATIENCE, "breaker", store.load()).await {
-            Err(error @ ClusterError::Transient { .. }) => {
+            Err(error @ (ClusterError::Transient { .. } | ClusterError::Failed { .. })) => {
                 tracing::warn!(%error, "the breaker was not read; trying again");
             }
             done => return done.map_err(Failure::run),

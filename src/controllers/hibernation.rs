@@ -30,7 +30,7 @@ use crate::hibernation::breaker::{Breaker, Limits, Open, Saved, Trip};
 use crate::hibernation::gate::NoticeKind;
 use crate::hibernation::member::Facts;
 use crate::hibernation::notices::{NotTold, Tell};
-use crate::hibernation::roster::{Roster, Wants, Write};
+use crate::hibernation::roster::{NotWritten, Roster, Wants, Write};
 use crate::http::probes::Health;
 use crate::leader::LeaderGuard;
 use crate::metrics::Metrics;
@@ -415,10 +415,11 @@ impl Shell {
                 self.events_of(write);
             }
             // It has changed or gone, or another of its name has come; the watch tells.
-            Ok(None) => self.roster.not_written(write, false, now),
+            Ok(None) => self.roster.not_written(write, NotWritten::Changed, now),
             Err(error) => {
                 tracing::warn!(tenant = &*write.name, %error, "a decision was not written; trying again");
-                self.roster.not_written(write, true, now);
+                let refused = matches!(error, ClusterError::Refused { .. });
+                self.roster.not_written(write, if refused { NotWritten::Refused } else { NotWritten::Failed }, now);
             }
         }
     }

@@ -44,6 +44,9 @@ pub enum Hindered {
     /// Whatever else is said, such a tenant stays awake.
     #[error("an annotation that tells of the tenant's activity cannot be read, so it stays awake")]
     Unreadable,
+    /// Somebody has come while it was tried.
+    #[error("the user has come since this was asked for; ask again if it is still wanted")]
+    Overtaken,
     /// The end of a suspension is not recorded yet.
     #[error("the tenant's suspension was lifted a moment ago; try again")]
     Resuming,

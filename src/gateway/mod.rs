@@ -35,7 +35,7 @@ use kube::ResourceExt;
 use tokio::sync::Mutex;
 
 use self::access::Access;
-use self::ask::{Ask, change};
+use self::ask::{Ask, Hindered, change};
 use self::links::{Link, LinkKeys};
 use self::problem::Problem;
 use self::progress::Progress;
@@ -212,6 +212,7 @@ impl Gateway {
         let tenant = self.find(name).await?;
         let now = self.now().await;
         let first = change(ask, &tenant, now);
+        let newest = activity::read(&tenant).newest;
         let exact = matches!(ask, Ask::Wake | Ask::Sleep);
         if first == Ok(None) && !exact && self.confirmed.contains_key(name) {
             self.look_later(name, ask, now);
@@ -227,11 +228,11 @@ impl Gateway {
         if !matches!(first, Ok(Some(_))) && !enough {
             self.look_again(name).await?;
         }
-        for number in 0..TRIES {
+        for _ in 0..TRIES {
             let tenant = self.tenant(name)?;
-            // Whoever has come while this was tried has come after it was asked for.
-            if number > 0 && matches!(ask, Ask::Sleep | Ask::Approve) && activity::read(&tenant).newest > now {
-                return Ok((tenant, false));
+            // Clocks of replicas differ: what was known when it was asked for came before.
+            if matches!(ask, Ask::Sleep | Ask::Approve) && activity::read(&tenant).newest > newest.max(now) {
+                return Err(Hindered::Overtaken.into());
             }
             let Some(fields) = change(ask, &tenant, self.now().await)? else {
                 let looked = self.confirmed.get(name).is_some_and(|since| since >= began);
@@ -256,6 +257,7 @@ impl Gateway {
                 Ok(Merged::Changed) => self.look_again(name).await?,
                 // It may have been written all the same, and who is told that it was not asks again, later than it meant.
                 Err(error @ (ClusterError::Transient { .. } | ClusterError::Failed { .. })) => {
+                    tracing::warn!(tenant = name, %error, "a write may have failed; looking whether it was done");
                     self.look_again(name).await?;
                     let tenant = self.tenant(name)?;
                     if !ask::says(&tenant, &fields) {
@@ -288,11 +290,13 @@ impl Gateway {
     fn look_later(self: &Arc<Self>, name: &str, ask: Ask, now: Timestamp) {
         let login = match ask {
             Ask::Activity => now,
-            Ask::Follow(at) => at,
-            Ask::Wake | Ask::Sleep | Ask::Approve => return,
+            // Most links are made when somebody comes, and tell nothing new.
+            Ask::Follow(at) if self.tenants.get(name).is_some_and(|tenant| at > activity::read(&tenant).newest) => at,
+            Ask::Follow(_) | Ask::Wake | Ask::Sleep | Ask::Approve => return,
         };
         let mut looks = self.second_looks.lock().unwrap_or_else(PoisonError::into_inner);
-        if looks.insert(name.to_owned(), login).is_some() {
+        let newest = looks.get(name).map_or(login, |known| login.max(*known));
+        if looks.insert(name.to_owned(), newest).is_some() {
             return;
         }
         let (gateway, name) = (self.clone(), name.to_owned());

@@ -212,19 +212,58 @@ async fn a_login_that_a_silent_watch_called_no_news_wakes_all_the_same() {
 
 #[tokio::test]
 async fn a_request_to_sleep_is_not_put_after_a_login_that_came_meanwhile() {
+    for ask in [Ask::Sleep, Ask::Approve] {
+        let api = Api::default();
+        let (gateway, _) = api.gateway();
+        let mut alice = tenant("alice", 30, None);
+        gateway.tenants().put(decoded(&alice));
+        alice["metadata"]["resourceVersion"] = "5".into();
+        alice["status"]["lastActivityTime"] = "2026-06-01T00:00:01Z".into();
+        api.has(&alice);
+        let overtaken = Problem::from(Hindered::Overtaken);
+        assert_eq!(gateway.ask("alice", ask).await.err(), Some(overtaken.clone()), "{ask:?}");
+        assert!(api.with(|store| store.tenants["alice"]["status"]["requests"].is_null()), "{ask:?}");
+        // Known by now, it came before, whatever the clock says that noted it.
+        alice["metadata"]["resourceVersion"] = "6".into();
+        api.has(&alice);
+        assert!(gateway.ask("alice", ask).await.is_ok_and(|(_, written)| written), "{ask:?}");
+
+        // One waits for a login that is being written.
+        let (gateway, clock) = api.gateway();
+        let bob = tenant("bob", 30, None);
+        api.has(&bob);
+        gateway.tenants().put(decoded(&bob));
+        let lock = usize::try_from(gateway.hasher.hash_one("bob")).unwrap_or_default() % LOCKS;
+        let held = gateway.locks[lock].lock().await;
+        let asked = tokio::spawn({
+            let gateway = gateway.clone();
+            async move { gateway.ask("bob", ask).await }
+        });
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        clock.advance(Duration::from_secs(5));
+        let mut seen = bob.clone();
+        seen["metadata"]["resourceVersion"] = "2".into();
+        seen["status"]["lastActivityTime"] = "2026-06-01T00:00:05Z".into();
+        api.has(&seen);
+        gateway.tenants().put(decoded(&seen));
+        drop(held);
+        assert_eq!(asked.await.expect("no panic").err(), Some(overtaken), "{ask:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_older_link_takes_no_login_from_those_that_are_looked_at_again() {
     let api = Api::default();
     let (gateway, _) = api.gateway();
-    let mut alice = tenant("alice", 30, None);
-    gateway.tenants().put(decoded(&alice));
-    alice["metadata"]["resourceVersion"] = "5".into();
-    alice["status"]["lastActivityTime"] = "2026-06-01T00:00:01Z".into();
+    let alice = tenant("alice", 30, None);
     api.has(&alice);
-    for ask in [Ask::Sleep, Ask::Approve] {
-        gateway.tenants().put(decoded(&tenant("alice", 30, None)));
-        let (found, written) = gateway.ask("alice", ask).await.expect("an answer");
-        assert!(!written && found.status.as_ref().is_some_and(|status| status.requests.is_none()), "{ask:?}");
-        api.with(|store| store.tenants.get_mut("alice").map(|alice| alice["metadata"]["resourceVersion"] = "6".into()));
-    }
+    gateway.tenants().put(decoded(&alice));
+    let now: Timestamp = NOW.parse().expect("a time");
+    gateway.look_later("alice", Ask::Activity, now);
+    gateway.look_later("alice", Ask::Follow(now - SignedDuration::from_secs(50)), now);
+    gateway.look_later("bob", Ask::Follow(now), now);
+    let looks = gateway.second_looks.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    assert_eq!(looks, HashMap::from([("alice".to_owned(), now)]));
 }
 
 #[tokio::test]

@@ -221,10 +221,11 @@ impl Breaker {
     }
 
     /// How many more tenants may fall asleep within this minute. Those that were permitted to, and are `unwritten`, still will.
-    pub fn pace(&self, now: Timestamp, unwritten: impl Fn(&Arc<str>) -> bool) -> usize {
-        let counts =
-            |(name, (at, _)): &(&Arc<str>, &(Timestamp, Timestamp))| now.duration_since(*at) < PACE || unwritten(name);
-        self.limits.per_minute.saturating_sub(self.slept.iter().filter(counts).count())
+    pub fn pace<'a>(&self, now: Timestamp, unwritten: impl Iterator<Item = &'a Arc<str>>) -> usize {
+        let is_recent = |at: &Timestamp| now.duration_since(*at) < PACE;
+        let recent = self.slept.values().filter(|(at, _)| is_recent(at)).count();
+        let older = unwritten.filter(|name| !self.slept.get(*name).is_some_and(|(at, _)| is_recent(at))).count();
+        self.limits.per_minute.saturating_sub(recent + older)
     }
 
     /// When the pace allows the next one.

@@ -41,6 +41,8 @@ struct Member {
     writing: bool,
     /// Status writes that failed in a row.
     failed_writes: u32,
+    /// The last of them was refused, for which nobody else waits.
+    refused: bool,
     /// A notice that is being given, or is to be tried again.
     telling: Option<Telling>,
     /// A notice that was given, with the activity it was about.
@@ -65,6 +67,17 @@ pub struct Write {
     pub before: Stage,
     /// Condition types that hold now and did not before.
     pub raised: Vec<SmolStr>,
+}
+
+/// Why a status was not written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotWritten {
+    /// The Tenant has changed or gone meanwhile.
+    Changed,
+    /// It failed, and may be done all the same.
+    Failed,
+    /// The API server refuses it.
+    Refused,
 }
 
 /// All tenants.
@@ -160,6 +173,7 @@ impl Roster {
                     dirty: None,
                     writing: false,
                     failed_writes: 0,
+                    refused: false,
                     telling: None,
                     told: None,
                     failing: None,
@@ -254,8 +268,9 @@ impl Roster {
         } else {
             self.due.remove(name);
         }
-        // A permission belongs to one descent under a closed breaker.
-        if !view.gate.falls_asleep || self.breaker.open().is_some() {
+        // A permission belongs to one descent to one stage under a closed breaker.
+        let another = member.permitted.is_some_and(|(_, stage)| stage != view.gate.stage);
+        if !view.gate.falls_asleep || another || self.breaker.open().is_some() {
             member.permitted = None;
         }
         let waits = view.gate.falls_asleep && member.permitted != Some((activity, view.gate.stage));
@@ -321,7 +336,7 @@ impl Roster {
             wants.check_clock = true;
             return;
         }
-        let unwritten = |name: &Arc<str>| self.members.get(name).is_some_and(Member::is_unwritten);
+        let unwritten = self.members.iter().filter(|(_, member)| member.is_unwritten()).map(|(name, _)| name);
         for _ in 0..self.breaker.pace(wall, unwritten) {
             let Some((activity, name)) = self.ready.pop_first() else { break };
             let Some(member) = self.members.get_mut(&name) else { continue };
@@ -368,7 +383,7 @@ impl Roster {
             return;
         };
         member.writing = false;
-        member.failed_writes = 0;
+        (member.failed_writes, member.refused) = (0, false);
         if version >= member.facts.version {
             member.facts.version = version;
             member.facts.decision = Some(write.written.decision.clone());
@@ -377,14 +392,16 @@ impl Roster {
         self.look(&write.name, now);
     }
 
-    /// A status was not written, because that failed or the Tenant has changed; it is tried again a little later, ever later while it fails.
-    pub fn not_written(&mut self, write: &Write, failed: bool, now: Timestamp) {
+    /// A status was not written; it is tried again a little later, ever later while it fails.
+    pub fn not_written(&mut self, write: &Write, why: NotWritten, now: Timestamp) {
         let Some(member) = self.members.get_mut(&write.name).filter(|member| member.facts.uid == write.uid) else {
             return;
         };
         member.writing = false;
-        let pause = WRITE_AGAIN.saturating_mul(1 << member.failed_writes.min(6)).min(WRITE_AGAIN_AT_LAST);
-        member.failed_writes = if failed { member.failed_writes.saturating_add(1) } else { 0 };
+        let failed = if why == NotWritten::Changed { 0 } else { member.failed_writes };
+        let pause = WRITE_AGAIN.saturating_mul(1 << failed.min(6)).min(WRITE_AGAIN_AT_LAST);
+        member.failed_writes = if why == NotWritten::Changed { 0 } else { failed.saturating_add(1) };
+        member.refused = why == NotWritten::Refused;
         let at = now.checked_add(pause).unwrap_or(now);
         let timer = member.timer.map_or(at, |timer| timer.min(at));
         move_to(&mut self.timers, &mut member.timer, Some(timer), &write.name);
@@ -486,7 +503,7 @@ impl Member {
     fn is_unwritten(&self) -> bool {
         let decision = self.facts.decision.as_ref();
         let says = |activity, stage| decision.is_some_and(|said| said.based_on == activity && said.stage >= stage);
-        let current = self.permitted.filter(|(activity, _)| *activity == self.facts.activity.newest);
+        let current = self.permitted.filter(|(activity, _)| *activity == self.facts.activity.newest && !self.refused);
         current.is_some_and(|(activity, stage)| !says(activity, stage))
     }
 

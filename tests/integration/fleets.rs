@@ -170,6 +170,7 @@ pub fn bots_without_labels_are_reckoned_with(ctx: &Ctx) -> Result<(), String> {
     ctx.await_ready(name)?;
     let bot = ["pod", "bots-a-0", "-n", namespace];
     let lose_labels = || {
+        eventually(LIMIT, || ensure(is_ready(&ctx.get(&bot)?), || "the bot is not ready".to_owned()))?;
         patch(ctx, &bot, &json!({"metadata": {"labels": null}}))?;
         eventually(LIMIT, || same("owner", &ctx.get(&bot)?["metadata"]["ownerReferences"], &Value::Null))
     };

@@ -159,12 +159,18 @@ fn a_silent_feed_counts_only_where_one_is_configured() {
 #[test]
 fn the_pace_is_kept_over_each_minute() {
     let mut breaker = breaker(Limits { per_minute: 2, ..Limits::default() });
-    assert_eq!(breaker.pace(at(0), |_| false), 2);
+    let pace = |breaker: &Breaker, second: i64, unwritten: &[&str]| {
+        let unwritten: Vec<Arc<str>> = unwritten.iter().map(|name| (*name).into()).collect();
+        breaker.pace(at(second), unwritten.iter())
+    };
+    assert_eq!(pace(&breaker, 0, &[]), 2);
     breaker.fell_asleep("a".into(), at(0), at(0));
     breaker.fell_asleep("b".into(), at(30), at(0));
-    assert_eq!((breaker.pace(at(59), |_| false), breaker.next_place(at(59))), (0, at(60)));
-    assert_eq!((breaker.pace(at(60), |_| false), breaker.pace(at(90), |_| false)), (1, 2));
-    assert_eq!(breaker.pace(at(90), |_| true), 0, "they still will, all at once");
+    assert_eq!((pace(&breaker, 59, &[]), breaker.next_place(at(59))), (0, at(60)));
+    assert_eq!((pace(&breaker, 60, &[]), pace(&breaker, 90, &[])), (1, 2));
+    assert_eq!(pace(&breaker, 60, &["b"]), 1, "each counts once");
+    assert_eq!(pace(&breaker, 90, &["b"]), 1, "it still will");
+    assert_eq!(pace(&breaker, 90, &["a", "b", "c"]), 0, "all at once");
 }
 
 #[test]

@@ -562,7 +562,7 @@ fn what_cannot_be_read_keeps_awake_and_is_reported() {
 }
 
 #[test]
-fn a_write_that_fails_again_and_again_is_made_ever_more_seldom_and_after_those_of_others() {
+fn a_write_that_fails_again_and_again_is_made_ever_more_seldom() {
     let mut world = four_tiers();
     for name in ["a", "b"] {
         world.tenant(name, "free");
@@ -573,7 +573,7 @@ fn a_write_that_fails_again_and_again_is_made_ever_more_seldom_and_after_those_o
         world.roster.tick(now, world.clock.monotonic());
         while let Some(write) = world.roster.take_write(now) {
             tries.push((write.name.to_string(), now));
-            world.roster.not_written(&write, true, now);
+            world.roster.not_written(&write, NotWritten::Failed, now);
         }
         world.clock.advance(std::time::Duration::from_secs(1));
     }
@@ -584,13 +584,27 @@ fn a_write_that_fails_again_and_again_is_made_ever_more_seldom_and_after_those_o
 }
 
 #[test]
+fn whoever_has_waited_longest_is_written_first() {
+    let mut world = four_tiers();
+    for name in ["z", "a"] {
+        world.tenant(name, "free");
+        let now = world.clock.now();
+        world.roster.tick(now, world.clock.monotonic());
+        world.clock.advance(std::time::Duration::from_secs(1));
+    }
+    let now = world.clock.now();
+    let first = world.roster.take_write(now).expect("a first decision");
+    assert_eq!(&*first.name, "z");
+}
+
+#[test]
 fn a_write_that_fails_is_made_again() {
     let mut world = four_tiers();
     world.tenant("new", "free");
     let now = world.clock.now();
     world.roster.tick(now, world.clock.monotonic());
     let write = world.roster.take_write(now).expect("a first decision");
-    world.roster.not_written(&write, true, now);
+    world.roster.not_written(&write, NotWritten::Failed, now);
     world.pass(10);
     assert_eq!(world.stage("new"), "Active");
 }
