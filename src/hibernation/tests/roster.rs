@@ -10,6 +10,8 @@ use crate::hibernation::breaker::{Limits, Saved, Trip};
 
 #[path = "warnings.rs"]
 mod warnings;
+#[path = "writes.rs"]
+mod writes;
 
 const DAY: u64 = 86_400;
 
@@ -559,54 +561,6 @@ fn what_cannot_be_read_keeps_awake_and_is_reported() {
     world.log_in("free");
     world.settle();
     assert_eq!(world.reason("free", "ActivityInvalid"), None);
-}
-
-#[test]
-fn a_write_that_fails_again_and_again_is_made_ever_more_seldom() {
-    let mut world = four_tiers();
-    for name in ["a", "b"] {
-        world.tenant(name, "free");
-    }
-    let mut tries = Vec::new();
-    for _ in 0..400 {
-        let now = world.clock.now();
-        world.roster.tick(now, world.clock.monotonic());
-        while let Some(write) = world.roster.take_write(now) {
-            tries.push((write.name.to_string(), now));
-            world.roster.not_written(&write, NotWritten::Failed, now);
-        }
-        world.clock.advance(std::time::Duration::from_secs(1));
-    }
-    let of = |name: &str| tries.iter().filter(|(tried, _)| tried == name).map(|(_, at)| *at).collect::<Vec<_>>();
-    let pauses: Vec<i64> = of("a").windows(2).map(|two| two[1].duration_since(two[0]).as_secs()).collect();
-    assert_eq!(pauses, [5, 10, 20, 40, 80, 160]);
-    assert_eq!(of("a"), of("b"));
-}
-
-#[test]
-fn whoever_has_waited_longest_is_written_first() {
-    let mut world = four_tiers();
-    for name in ["z", "a"] {
-        world.tenant(name, "free");
-        let now = world.clock.now();
-        world.roster.tick(now, world.clock.monotonic());
-        world.clock.advance(std::time::Duration::from_secs(1));
-    }
-    let now = world.clock.now();
-    let first = world.roster.take_write(now).expect("a first decision");
-    assert_eq!(&*first.name, "z");
-}
-
-#[test]
-fn a_write_that_fails_is_made_again() {
-    let mut world = four_tiers();
-    world.tenant("new", "free");
-    let now = world.clock.now();
-    world.roster.tick(now, world.clock.monotonic());
-    let write = world.roster.take_write(now).expect("a first decision");
-    world.roster.not_written(&write, NotWritten::Failed, now);
-    world.pass(10);
-    assert_eq!(world.stage("new"), "Active");
 }
 
 #[test]
