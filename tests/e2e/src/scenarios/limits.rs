@@ -17,7 +17,7 @@ const TENANT: &str = "carol";
 const LIMIT: Duration = Duration::from_secs(240);
 /// Seconds that the late bot takes to start, and those that a bot has to stop. It has been told to for longer than those when it has
 /// started.
-const START: u64 = 180;
+const START: u64 = 125;
 const GRACE: u64 = 120;
 
 fn late(rig: &Rig) -> Result<Value> {
