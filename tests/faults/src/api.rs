@@ -1,10 +1,15 @@
 //! The API server as an administrator sees it, past the proxy.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, bail, ensure};
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::proxy::client;
+
+/// Times that an API server which is busy is asked again, once a second.
+const BUSY: u32 = 20;
 
 /// A client with all rights.
 #[derive(Clone)]
@@ -30,7 +35,15 @@ impl Api {
 
     async fn ask(&self, method: Method, path: &str, content: &str, body: &Value) -> Result<Option<Value>> {
         let what = format!("{method} {path}");
-        let answer = self.send(method, path, content, body).await.with_context(|| what.clone())?;
+        let mut answer = self.send(method.clone(), path, content, body).await.with_context(|| what.clone())?;
+        // Nothing was done then, and whoever breaks a cluster asks a lot of it.
+        for _ in 0..BUSY {
+            if answer.status() != reqwest::StatusCode::TOO_MANY_REQUESTS {
+                break;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            answer = self.send(method.clone(), path, content, body).await.with_context(|| what.clone())?;
+        }
         let code = answer.status();
         let text = answer.text().await.with_context(|| what.clone())?;
         if code == reqwest::StatusCode::NOT_FOUND {
