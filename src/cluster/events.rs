@@ -169,9 +169,9 @@ async fn publish(
             Some(Waiting::Event(about, event, reason)) if leader.is_valid() => {
                 published += 1;
                 let what = format!("Event {reason}");
-                let published =
+                let answer =
                     async { recorder.publish(&event, &about).await.map_err(|error| ClusterError::of(&what, &error)) };
-                match within(PATIENCE, &what, published).await {
+                match within(PATIENCE, &what, answer).await {
                     Ok(()) => metrics.event_published(reason),
                     Err(error) => {
                         metrics.event_lost(reason);

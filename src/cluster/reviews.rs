@@ -10,7 +10,7 @@ use kube::{Api, Client};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::error::ClusterError;
+use super::error::{ClusterError, within};
 
 /// Somebody waits for the answer.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -94,11 +94,14 @@ impl Reviewer {
         let review = SubjectAccessReview { spec, ..SubjectAccessReview::default() };
         let what = "SubjectAccessReview";
         let status = self.ask(what, &review).await?.status.unwrap_or_default();
-        let permitted = status.allowed && status.denied != Some(true);
-        match status.evaluation_error.filter(|_| !permitted && status.denied != Some(true)) {
+        let denied = status.denied == Some(true);
+        if status.allowed || denied {
+            return Ok(!denied);
+        }
+        match status.evaluation_error.filter(|reason| !reason.is_empty()) {
             // Somebody who was to be asked was not there, and may know better.
-            Some(reason) if !reason.is_empty() => Err(ClusterError::Transient { what: what.to_owned(), reason }),
-            _ => Ok(permitted),
+            Some(reason) => Err(ClusterError::Transient { what: what.to_owned(), reason }),
+            None => Ok(false),
         }
     }
 
@@ -107,8 +110,10 @@ impl Reviewer {
         K: kube::Resource<DynamicType = ()> + Serialize + DeserializeOwned + Clone + std::fmt::Debug,
     {
         let api: Api<K> = Api::all(self.client.clone());
-        let answer = tokio::time::timeout(PATIENCE, api.create(&PostParams::default(), review)).await;
-        let late = |_| ClusterError::Transient { what: what.to_owned(), reason: format!("no answer in {PATIENCE:?}") };
-        answer.map_err(late)?.map_err(|error| ClusterError::of(what, &error))
+        let params = PostParams::default();
+        within(PATIENCE, what, async {
+            api.create(&params, review).await.map_err(|error| ClusterError::of(what, &error))
+        })
+        .await
     }
 }

@@ -105,10 +105,10 @@ async fn pass(context: &Context, fleet: &BotFleet) -> Result<(Outcome, View), Ou
         Err(outcome) => {
             let entries = context.index.namespace(&namespace);
             let workload = names::fleet_workload(&name);
-            let set = context.index.get(Slot::Child(ChildKind::StatefulSet), &namespace, &workload);
+            let set = workloads::set(&entries, &workload);
             // Others may wait for its turn, and it for them.
             let has_turn = context.rollout.has((&namespace, &workload));
-            if has_turn && set.as_ref().is_some_and(|set| workloads::is_whole(&entries, set)) {
+            if has_turn && set.is_some_and(|set| workloads::is_whole(&entries, set)) {
                 context.end_turn(&namespace, Some(&workload));
             }
             let desired = set.map_or(Some(0), |set| set.desired);
@@ -348,9 +348,7 @@ async fn drop_surplus_volumes(
 /// Pods of the fleet's workload, as its controller counts them.
 fn observe(entries: &[Entry], fleet: &str) -> View {
     let workload = names::fleet_workload(fleet);
-    let found =
-        entries.iter().find(|entry| entry.slot == Slot::Child(ChildKind::StatefulSet) && entry.name == workload);
-    let (replicas, ready) = match found.map(|entry| &entry.facts) {
+    let (replicas, ready) = match workloads::set(entries, &workload).map(|entry| &entry.facts) {
         Some(Facts::Workload { replicas, ready, .. }) => (*replicas, *ready),
         Some(Facts::None | Facts::Pod { .. }) | None => (0, 0),
     };

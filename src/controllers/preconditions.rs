@@ -6,7 +6,7 @@ use super::children;
 use super::context::{Context, Guarded};
 use super::outcome::Outcome;
 use super::sight;
-use super::workloads::{self, Wanted};
+use super::workloads::{self, Wanted, set};
 use crate::api::{BotFleet, BotFleetSpec};
 use crate::cluster::error::ClusterError;
 use crate::cluster::index::{Entry, Keys, Slot};
@@ -169,10 +169,6 @@ impl<'a> Heir<'a> {
         let secret = self.secret;
         Err(Outcome::Waiting(format!("fleet {fleet} has to leave credentialsSecret {secret} first: {why}")))
     }
-}
-
-fn set<'a>(entries: &'a [Entry], name: &str) -> Option<&'a Entry> {
-    entries.iter().find(|entry| entry.slot == Slot::Child(ChildKind::StatefulSet) && entry.name == name)
 }
 
 /// No bot starts where other tenants' pods could reach it. Those that run are changed and stopped all the same.

@@ -11,7 +11,7 @@ use super::outcome::{FirstFailure, Outcome, SHOWN_AFTER};
 use super::recheck;
 use super::sight;
 use super::steps::State;
-use super::workloads::{is_surplus, ordinal};
+use super::workloads::{is_surplus, ordinal, set};
 use crate::api::DeletionPolicy;
 use crate::api::conditions::{self, reasons};
 use crate::cluster::error::ClusterError;
@@ -249,7 +249,7 @@ async fn try_fleet(context: &Context, metadata: &ObjectMeta) -> Result<Outcome, 
     }
     let workload = names::fleet_workload(name);
     let entries = context.index.namespace(namespace);
-    if let Some(set) = entries.iter().find(|e| e.slot == Slot::Child(ChildKind::StatefulSet) && e.name == workload) {
+    if let Some(set) = set(&entries, &workload) {
         end_bots(context, &entries, set, &Key::new(Own::BotFleet, Some(namespace), name)).await?;
         return Ok(Outcome::Deleting("bots are stopping gracefully".to_owned()));
     }

@@ -62,8 +62,7 @@ pub fn has_stopped(entries: &[Entry], set: &Entry) -> bool {
 /// last one that is there: it makes its pods by number.
 pub fn running(entries: &[Entry], fleet: &str) -> i32 {
     let workload = names::fleet_workload(fleet);
-    let is_set = |entry: &&Entry| entry.slot == Slot::Child(ChildKind::StatefulSet) && entry.name == workload;
-    if let Some(set) = entries.iter().find(is_set) {
+    if let Some(set) = workloads::set(entries, &workload) {
         return set.desired.unwrap_or(i32::MAX);
     }
     let pods = entries.iter().filter(|entry| entry.slot == Slot::Pod);

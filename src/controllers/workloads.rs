@@ -62,6 +62,11 @@ fn working(entries: &[Entry], wanted: &Wanted) -> i32 {
     i32::try_from(pods(entries, wanted).filter(works).count()).unwrap_or(i32::MAX)
 }
 
+/// The `StatefulSet` of this name.
+pub fn set<'a>(entries: &'a [Entry], name: &str) -> Option<&'a Entry> {
+    entries.iter().find(|entry| entry.slot == Slot::Child(ChildKind::StatefulSet) && entry.name == name)
+}
+
 /// Whether a `StatefulSet` has all the pods that it asks for, and each of them is ready and stays.
 pub fn is_whole(entries: &[Entry], set: &Entry) -> bool {
     let own = |pod: &&Entry| pod.slot == Slot::Pod && ordinal(&pod.name, &set.name).is_some();

@@ -219,8 +219,7 @@ impl Gateway {
             return Ok((tenant, false));
         }
         // Of many who report the same login, one writes and the others find it written.
-        let lock = usize::try_from(self.hasher.hash_one(name)).unwrap_or_default() % LOCKS;
-        let _alone = self.locks[lock].lock().await;
+        let _alone = self.lock(name).lock().await;
         // The watch may be behind another replica's write, and nobody would come to mend it. Of those who waited for the lock, one looks
         // for all.
         let confirmed = self.confirmed.get(name);
@@ -270,6 +269,10 @@ impl Gateway {
         }
         tracing::warn!(tenant = name, "its status changes faster than it can be written");
         Err(Problem::Unavailable)
+    }
+
+    fn lock(&self, name: &str) -> &Mutex<()> {
+        &self.locks[usize::try_from(self.hasher.hash_one(name)).unwrap_or_default() % LOCKS]
     }
 
     async fn look_again(&self, name: &str) -> Result<(), Problem> {

@@ -233,8 +233,7 @@ async fn a_request_to_sleep_is_not_put_after_a_login_that_came_meanwhile() {
         let bob = tenant("bob", 30, None);
         api.has(&bob);
         gateway.tenants().put(decoded(&bob));
-        let lock = usize::try_from(gateway.hasher.hash_one("bob")).unwrap_or_default() % LOCKS;
-        let held = gateway.locks[lock].lock().await;
+        let held = gateway.lock("bob").lock().await;
         let asked = tokio::spawn({
             let gateway = gateway.clone();
             async move { gateway.ask("bob", ask).await }

@@ -35,15 +35,15 @@ impl Api {
 
     async fn ask(&self, method: Method, path: &str, content: &str, body: &Value) -> Result<Option<Value>> {
         let what = format!("{method} {path}");
-        let mut answer = self.send(method.clone(), path, content, body).await.with_context(|| what.clone())?;
-        // Nothing was done then, and whoever breaks a cluster asks a lot of it.
-        for _ in 0..BUSY {
-            if answer.status() != reqwest::StatusCode::TOO_MANY_REQUESTS {
-                break;
+        let mut again = 0..BUSY;
+        let answer = loop {
+            let answer = self.send(method.clone(), path, content, body).await.with_context(|| what.clone())?;
+            // Nothing was done then, and whoever breaks a cluster asks a lot of it.
+            if answer.status() != reqwest::StatusCode::TOO_MANY_REQUESTS || again.next().is_none() {
+                break answer;
             }
             tokio::time::sleep(Duration::from_secs(1)).await;
-            answer = self.send(method.clone(), path, content, body).await.with_context(|| what.clone())?;
-        }
+        };
         let code = answer.status();
         let text = answer.text().await.with_context(|| what.clone())?;
         if code == reqwest::StatusCode::NOT_FOUND {

@@ -133,11 +133,12 @@ pub async fn run(settings: &Settings) -> Result<Vec<Row>> {
     await_goal(&rig.api, Goal::Ready, &first[0]).await?;
     let asks = boundaries(&above, &UP, &first[0]);
     ensure!(!writes.is_empty() && !asks.is_empty(), "hibernator or gateway has written nothing");
-    let (falls, mut wakes) = (cases(&writes, settings), cases(&asks, settings));
+    let (falls, wakes) = (cases(&writes, settings), cases(&asks, settings));
     let mut up = Row::new(UP.name, asks.len());
     for (row, writes, chosen) in [(&mut down, &writes, &falls), (&mut up, &asks, &wakes)] {
         row.not_chosen = writes.len() * faults().len() - chosen.len();
     }
+    let mut wakes = wakes.into_iter();
     for (round, falls) in falls.chunks(ROUND).enumerate() {
         if round > 0 && settings.is_over() {
             down.left_out += falls.len();
@@ -176,9 +177,7 @@ pub async fn run(settings: &Settings) -> Result<Vec<Row>> {
 
         // Those that sleep now are woken, each by itself.
         let began = Instant::now();
-        let later = wakes.split_off(wakes.len().min(subjects.len()));
-        let now = std::mem::replace(&mut wakes, later);
-        let now: Vec<Case> = now.iter().zip(&subjects).map(|(case, subject)| case.of(subject)).collect();
+        let now: Vec<Case> = subjects.iter().zip(wakes.by_ref()).map(|(subject, case)| case.of(subject)).collect();
         above.set(plan(&now));
         for Case { subject, name, .. } in &now {
             let before = Before::of(&rig, &UP, subject).await?;

@@ -294,7 +294,7 @@ pub fn namespace(tenant: &str) -> String {
     format!("tenant-{tenant}")
 }
 
-/// A bot's configuration: orders at the exchange, and memory that it takes at every tick.
+/// A bot's configuration: orders at the exchange, and `more` lines.
 pub fn strategy(more: &str) -> String {
     format!("script_file_name: torpor_orders.py\nexchange: http://{}:{EXCHANGE_PORT}/\n{more}\n", EXCHANGE.0)
 }
